@@ -1,0 +1,52 @@
+"""Fine-tune and evaluate retrieval question answering on Determined, or on a laptop.
+
+Importing the package is cheap: names are loaded when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BaseTransformerTrial": "model_hub_rqa.trials.base",
+    "QATrial": "model_hub_rqa.trials.qa",
+    "ExtractiveReader": "model_hub_rqa.pipeline",
+    "build_using_auto": "model_hub_rqa.build",
+    "build_default_optimizer": "model_hub_rqa.build",
+    "build_default_lr_scheduler": "model_hub_rqa.build",
+    "default_load_dataset": "model_hub_rqa.data.loading",
+    "remove_unused_columns": "model_hub_rqa.data.loading",
+    **dict.fromkeys(
+        (
+            "ConfigKwargs",
+            "TokenizerKwargs",
+            "ModelKwargs",
+            "OptimizerKwargs",
+            "LRSchedulerKwargs",
+            "DatasetKwargs",
+            "TrainerKwargs",
+            "ExtractiveKwargs",
+            "parse_dict_to_dataclasses",
+            "default_parse_config_tokenizer_model_kwargs",
+            "default_parse_optimizer_lr_scheduler_kwargs",
+        ),
+        "model_hub_rqa.config",
+    ),
+}
+
+__all__ = ["__version__", *_HOME]
+
+if TYPE_CHECKING:
+    from model_hub_rqa.trials.base import BaseTransformerTrial as BaseTransformerTrial
+    from model_hub_rqa.trials.qa import QATrial as QATrial
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,45 @@
+"""The errors that a user can mend: each lists every fault found, so that one run is enough to see them all.
+
+A fault is one line that names the place (a field, or ``file: record``), the rule and the value found.
+"""
+
+from collections.abc import Iterable
+
+SHOWN = 20  # faults printed of one error; the rest are counted
+
+
+class RqaError(Exception):
+    """Base of the package's errors.
+
+    Args:
+        problems: one fault, or all of them, a line each.
+
+    Attributes:
+        problems: every fault, as a tuple of lines; ``str(error)`` shows the first 20 and counts the rest.
+        exit_code: what the command line ends with.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        shown = list(self.problems[:SHOWN])
+        more = len(self.problems) - len(shown)
+        if more:
+            shown.append(f"... and {more} more")
+        return "\n".join(shown)
+
+
+class ConfigError(RqaError, ValueError):
+    """A field of the experiment configuration, or a command-line option, breaks a rule."""
+
+
+class DataError(RqaError, ValueError):
+    """A data file, or a record of one, breaks a rule."""
+
+
+class CheckpointError(RqaError):
+    """A checkpoint is missing, incomplete, damaged, or not what it is used for."""

