@@ -1,0 +1,311 @@
+"""The dataclasses of a run's settings: one for each thing that is built, under the names of model-hub.
+
+Field names are those of ``transformers.TrainingArguments`` and ``from_pretrained`` where one exists. A field that is
+None is unset: it is left out of ``as_dict()``, so that ``from_pretrained`` never sees it.
+
+The dataclasses can be built by hand, by keyword (``ExtractiveKwargs(doc_stride=64)``): they check themselves then and
+raise ConfigError with every fault. They are frozen: ``dataclasses.replace`` makes a changed copy, which is checked
+again. A subclass is to be decorated like its base, with ``@dataclass(frozen=True, kw_only=True)``.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from model_hub_rqa.config.fields import Problem, init_fields, kinds_of, option, plain, read_value, show
+from model_hub_rqa.errors import ConfigError
+
+MODEL_MODES: Mapping[str, str] = {
+    "base": "AutoModel",
+    "pretraining": "AutoModelForPreTraining",
+    "causal-lm": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "multiple-choice": "AutoModelForMultipleChoice",
+    "next-sentence": "AutoModelForNextSentencePrediction",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+}
+"""What a model is built for, and the name of the class of transformers that builds it."""
+
+# transformers is not imported here (it takes seconds): a test holds this list to its SchedulerType.
+LR_SCHEDULER_TYPES = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "reduce_lr_on_plateau",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+    "greedy",
+)
+METRIC_LR_SCHEDULER_TYPES = ("reduce_lr_on_plateau", "greedy")
+"""The schedules that step on a metric, so that no optimizer step alone can drive them."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+NO_NAME = "is required (or config_name, tokenizer_name and model_name one by one)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kwargs:
+    """Base of the settings: reads each field into its type, then holds the rules between fields."""
+
+    def __post_init__(self) -> None:
+        faults: dict[str, str] = {}
+        kinds = kinds_of(type(self))
+        for field in init_fields(type(self)):
+            try:
+                value = read_value(field, kinds[field.name], getattr(self, field.name))
+            except ValueError as fault:
+                faults[field.name] = str(fault)
+            else:
+                object.__setattr__(self, field.name, value)
+        lines = [f"{name}: {text}" for name, text in faults.items()]
+        lines += [f"{problem.fields[0]}: {problem.text}" for problem in holding(self.problems(), faults)]
+        if lines:
+            raise ConfigError([f"{type(self).__name__}.{line}" for line in lines])
+
+    def problems(self) -> Iterable[Problem]:
+        """The rules between fields that do not hold. A subclass adds its own."""
+        return ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """A plain dict of the fields that are set, copied."""
+        pairs = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return {name: plain(value) for name, value in pairs if value is not None}
+
+
+def holding(problems: Iterable[Problem], faulty: Iterable[str]) -> Iterator[Problem]:
+    """The problems that say something new: those which none of the ``faulty`` fields takes part in."""
+    skip = set(faulty)
+    return (problem for problem in problems if not skip & set(problem.fields))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubKwargs(Kwargs):
+    """What the config, the tokenizer and the model share: the name to load, and how to reach the hub."""
+
+    OWN_NAME: ClassVar[str] = ""
+
+    pretrained_model_name_or_path: str | None = option(None, help="a folder, or a model's name on the hub")
+    cache_dir: str | None = option(None, help="where files from the hub are kept")
+    revision: str = option("main", help="branch, tag or commit on the hub")
+    token: str | bool | None = option(
+        None, help="the hub's token, or true for the saved one", aliases=("use_auth_token",), secret=True
+    )
+    trust_remote_code: bool = option(False, help="run code that comes with a model")
+
+    @property
+    def name_field(self) -> str:
+        """The field that names what is loaded: the part's own where it is set, else the shared one."""
+        return self.OWN_NAME if getattr(self, self.OWN_NAME) is not None else "pretrained_model_name_or_path"
+
+    @property
+    def name(self) -> str | None:
+        """What is loaded, or None."""
+        name: str | None = getattr(self, self.name_field)
+        return name
+
+    def as_dict(self) -> dict[str, Any]:
+        """The keyword arguments of ``from_pretrained``: the name in force is under pretrained_model_name_or_path."""
+        kwargs = super().as_dict()
+        own = kwargs.pop(self.OWN_NAME, None)
+        return kwargs if own is None else kwargs | {"pretrained_model_name_or_path": own}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigKwargs(HubKwargs):
+    """The model's config: loaded by name, or made from scratch where ``config_overrides`` has a ``model_type``."""
+
+    OWN_NAME: ClassVar[str] = "config_name"
+
+    config_name: str | None = option(None, help="in place of pretrained_model_name_or_path, for the config")
+    num_labels: int | None = option(None, ge=1, help="labels of a classification head")
+    finetuning_task: str | None = option(None, help="the task's name, kept in the config")
+    config_overrides: Mapping[str, Any] | None = option(None, help="attributes of the config to set, by name")
+
+    def problems(self) -> Iterator[Problem]:
+        made = "model_type" in (self.config_overrides or {})
+        names = ("pretrained_model_name_or_path", "config_name", "config_overrides")
+        if self.name is None and not made:
+            yield Problem(names, NO_NAME)
+        if self.name is not None and made:
+            text = f"model_type makes a config from scratch, but {self.name_field} is given as well"
+            yield Problem(("config_overrides", *names), text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerKwargs(HubKwargs):
+    """The tokenizer. transformers 5 has fast tokenizers only and ignores ``use_fast``."""
+
+    OWN_NAME: ClassVar[str] = "tokenizer_name"
+
+    tokenizer_name: str | None = option(None, help="in place of pretrained_model_name_or_path, for the tokenizer")
+    do_lower_case: bool | None = option(None, help="lower the text's case; unset: as the tokenizer was saved")
+    use_fast: bool = option(True, help="ask for the tokenizer in Rust")
+    padding_side: str | None = option(None, choices=("left", "right"), help="where padding goes")
+    model_max_length: int | None = option(None, ge=1, help="the longest input in tokens")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.name is None:
+            yield Problem(("pretrained_model_name_or_path", "tokenizer_name"), NO_NAME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelKwargs(HubKwargs):
+    """The model's weights. A name is needed only where pretrained weights are used, which parsing checks."""
+
+    OWN_NAME: ClassVar[str] = "model_name"
+
+    model_name: str | None = option(None, help="in place of pretrained_model_name_or_path, for the weights")
+    # transformers 5 keeps a checkpoint's own dtype, so a checkpoint in bfloat16 would be trained in bfloat16 unasked.
+    dtype: str = option("float32", choices=DTYPES, help="of the weights; auto: as they were saved")
+    attn_implementation: str | None = option(None, help="eager, sdpa, flash_attention_2 ...; unset: the model's own")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerKwargs(Kwargs):
+    """AdamW, or Adafactor where ``optim`` or ``adafactor`` asks for it."""
+
+    learning_rate: float = option(5e-5, ge=0, help="the peak of the schedule; unused by Adafactor with relative_step")
+    weight_decay: float = option(0.0, ge=0, help="of all weights but biases and norms")
+    adam_beta1: float = option(0.9, ge=0, lt=1, help="AdamW's beta1")
+    adam_beta2: float = option(0.999, ge=0, lt=1, help="AdamW's beta2")
+    adam_epsilon: float = option(1e-8, ge=0, help="AdamW's epsilon")
+    optim: str | None = option(None, choices=("adamw_torch", "adafactor"), help="unset: adamw_torch")
+    adafactor: bool = option(False, help="the same as optim: adafactor")
+    scale_parameter: bool = option(False, help="Adafactor: scale the learning rate by a weight's root mean square")
+    relative_step: bool = option(False, help="Adafactor: find the learning rate from the step")
+    warmup_init: bool = option(False, help="Adafactor with relative_step: start low")
+
+    @property
+    def use_adafactor(self) -> bool:
+        """Whether Adafactor is asked for, by either name."""
+        return self.adafactor or self.optim == "adafactor"
+
+    def problems(self) -> Iterator[Problem]:
+        if self.adafactor and self.optim == "adamw_torch":
+            yield Problem(("optim", "adafactor"), "must be adafactor where adafactor is true, got 'adamw_torch'")
+        if self.warmup_init and not self.relative_step:
+            yield Problem(("warmup_init", "relative_step"), "must be false where relative_step is false, got true")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LRSchedulerKwargs(Kwargs):
+    """The learning rate over the optimizer steps."""
+
+    lr_scheduler_type: str = option("linear", choices=LR_SCHEDULER_TYPES, help="a name of transformers' SchedulerType")
+    warmup_steps: int = option(0, ge=0, aliases=("num_warmup_steps",), help="optimizer steps up to the peak")
+    warmup_ratio: float = option(0.0, ge=0, le=1, help="the same as a share of all steps; unused with warmup_steps > 0")
+    num_training_steps: int | None = option(None, ge=1, help="all optimizer steps; unset: the trial finds them")
+    lr_scheduler_kwargs: Mapping[str, Any] | None = option(None, help="what the type takes beside, e.g. num_cycles")
+
+    def problems(self) -> Iterator[Problem]:
+        kind, given = self.lr_scheduler_type, self.lr_scheduler_kwargs or {}
+        fields = ("lr_scheduler_kwargs", "lr_scheduler_type")
+        if kind in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
+            found = [name for name in ("min_lr", "min_lr_rate") if given.get(name) is not None]
+            if len(found) != 1:
+                text = f"{kind} needs one of min_lr and min_lr_rate, got {' and '.join(found) or 'none'}"
+                yield Problem(fields, text)
+        if kind == "warmup_stable_decay" and given.get("num_decay_steps") is None:
+            yield Problem(fields, f"{kind} needs num_decay_steps, got none")
+        if kind in ("constant", "constant_with_warmup") and given:
+            yield Problem(fields, f"{kind} takes none, got {show(given)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetKwargs(Kwargs):
+    """The data: files, or else a data set by its name. Files win, so that they can stand in for a named data set."""
+
+    dataset_name: str | None = option(None, help="a data set on the hub, or a folder of one")
+    dataset_config_name: str | None = option(None, help="which configuration of the data set")
+    train_file: str | None = option(None, help="the file to train on")
+    validation_file: str | None = option(None, help="the file to evaluate on")
+    validation_split_percentage: float | None = option(
+        None, gt=0, lt=100, help="percent of the training data held out, where there is no validation data"
+    )
+    max_train_samples: int | None = option(None, ge=1, help="train on no more examples than this")
+    max_eval_samples: int | None = option(None, ge=1, help="evaluate on no more examples than this")
+    on_bad_record: str = option("error", choices=("error", "skip"), help="what a record that breaks a rule does")
+    cache_dir: str | None = option(None, help="where data sets are kept")
+    overwrite_cache: bool = option(False, help="make features anew")
+    revision: str | None = option(None, help="branch, tag or commit of the data set")
+    token: str | bool | None = option(
+        None, help="the hub's token, or true for the saved one", aliases=("use_auth_token",), secret=True
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        if self.train_file is None:
+            if self.validation_file is not None:
+                yield Problem(("validation_file", "train_file"), "needs train_file beside it")
+            elif self.dataset_name is None:
+                yield Problem(("dataset_name", "train_file"), "is required where train_file is not given")
+        elif self.validation_file is None and self.validation_split_percentage is None:
+            fields = ("validation_file", "validation_split_percentage", "train_file")
+            yield Problem(fields, "is required beside train_file (or validation_split_percentage)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerKwargs(Kwargs):
+    """The course of training. A step is an optimizer step, as in transformers."""
+
+    global_batch_size: int = option(ge=1, help="examples of a batch over all slots, before accumulation")
+    per_device_eval_batch_size: int | None = option(None, ge=1, help="unset: a slot's share of global_batch_size")
+    num_train_epochs: float = option(3.0, gt=0, help="passes over the training data, where max_steps is -1")
+    max_steps: int = option(-1, ge=-1, help="optimizer steps; -1: num_train_epochs decides")
+    eval_steps: int | None = option(None, ge=1, help="steps between validations; unset: every epoch")
+    save_steps: int | None = option(None, ge=1, help="steps between checkpoints; unset: every epoch")
+    logging_steps: int = option(50, ge=1, help="steps between reports of training metrics")
+    gradient_accumulation_steps: int = option(1, ge=1, help="batches for one optimizer step")
+    max_grad_norm: float = option(1.0, ge=0, help="clip the gradient's norm to this; 0: no clipping")
+    bf16: bool = option(False, help="compute in bfloat16")
+    fp16: bool = option(False, help="compute in float16 with a scaled loss")
+    gradient_checkpointing: bool = option(False, help="save memory, compute activations twice")
+    seed: int = option(42, ge=0, lt=2**32, help="of shuffling, initial weights and dropout")
+    dataloader_num_workers: int = option(0, ge=0, help="processes that make batches; 0: the main one")
+    group_by_length: bool = option(True, help="batch examples of like length together")
+    save_total_limit: int | None = option(None, ge=1, help="checkpoints to keep; unset: all")
+    model_mode: str | None = option(None, choices=MODEL_MODES, help="unset: the trial's own")
+    use_pretrained_weights: bool = option(True, help="false: start from random weights")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.max_steps == 0:
+            yield Problem(("max_steps",), "must be >= 1, or -1 for num_train_epochs to decide, got 0")
+        if self.bf16 and self.fp16:
+            yield Problem(("fp16", "bf16"), "must not be true together with bf16, got true")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractiveKwargs(Kwargs):
+    """Windows over a context, and answers taken from them."""
+
+    max_seq_length: int = option(384, ge=1, help="tokens of a window, question and special tokens included")
+    doc_stride: int = option(128, ge=0, help="tokens that two neighbouring windows share")
+    n_best_size: int = option(20, ge=1, help="candidates kept for a question")
+    max_answer_length: int = option(30, ge=1, help="the longest answer in tokens")
+    version_2_with_negative: bool = option(False, help="some questions have no answer, as in SQuAD 2.0")
+    null_score_diff_threshold: float = option(0.0, help="say 'no answer' where its score leads by more than this")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.doc_stride >= self.max_seq_length:
+            text = f"must be < max_seq_length ({self.max_seq_length}), got {self.doc_stride}"
+            yield Problem(("doc_stride", "max_seq_length"), text)
+
+
+ALL_KWARGS: tuple[type[Kwargs], ...] = (
+    ConfigKwargs,
+    TokenizerKwargs,
+    ModelKwargs,
+    OptimizerKwargs,
+    LRSchedulerKwargs,
+    DatasetKwargs,
+    TrainerKwargs,
+    ExtractiveKwargs,
+)

@@ -1,0 +1,178 @@
+"""From the mapping of a configuration file to the dataclasses, with every fault found in one error."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from model_hub_rqa.config.fields import Problem, did_you_mean, init_fields, is_required, kinds_of, names_of, read_value
+from model_hub_rqa.config.fields import show as show_value
+from model_hub_rqa.config.kwargs import (
+    ALL_KWARGS,
+    NO_NAME,
+    ConfigKwargs,
+    Kwargs,
+    LRSchedulerKwargs,
+    ModelKwargs,
+    OptimizerKwargs,
+    TokenizerKwargs,
+    holding,
+)
+from model_hub_rqa.config.search import resolve_search_specs
+from model_hub_rqa.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+HYPERPARAMETERS = "hyperparameters"
+
+
+def parse_dict_to_dataclasses(
+    dataclass_types: Sequence[type],
+    args: Mapping[str, Any],
+    as_dict: bool = False,
+    *,
+    section: str = HYPERPARAMETERS,
+    known: Iterable[str] = (),
+) -> list[Any]:
+    """Fill dataclasses from one mapping: each takes the names that it knows, and several may take the same one.
+
+    An int field takes 2.0 and a float field takes 2, as a cluster's JSON may turn one into the other; text is never
+    taken for a number, nor a bool for anything but a bool. None means unset, where the field can be unset. A name that
+    neither the types given, nor any type of this package, nor ``known`` has is warned about, once.
+
+    Args:
+        dataclass_types: what to fill: the types of this package, subclasses of theirs, or dataclasses of your own.
+        args: the hyperparameters, or another section of the configuration. It is not changed, and the results share
+            nothing with it.
+        as_dict: give plain dicts, without what is unset, in place of instances.
+        section: where ``args`` stands in the configuration: the messages name ``section.field``.
+        known: further names that are right.
+
+    Returns:
+        One instance, or dict, for each type, in their order.
+
+    Raises:
+        ConfigError: every fault of every type.
+    """
+    place = f"{section}." if section else ""
+    if not isinstance(args, Mapping):
+        raise ConfigError(f"{section or 'args'}: must be a mapping, got {show_value(args)}")
+    _warn_of_unknown_names(dataclass_types, args, place, known)
+    lines: list[str] = []
+    filled = []
+    for kind in dataclass_types:
+        values, faults = _read(kind, args)
+        filled.append((kind, values))
+        problems = holding(_problems(kind, values, args), {fault.fields[0] for fault in faults})
+        for problem in (*faults, *problems):
+            lines.append(f"{place}{_name_given(kind, problem.fields[0], args)}: {problem.text}")
+    if lines:
+        raise ConfigError(dict.fromkeys(lines))
+    instances = [kind(**values) for kind, values in filled]
+    return [_to_dict(instance) for instance in instances] if as_dict else instances
+
+
+def default_parse_config_tokenizer_model_kwargs(
+    hparams: Mapping[str, Any], *, section: str = HYPERPARAMETERS, known: Iterable[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The keyword arguments that config, tokenizer and model are built with; search specifications are resolved first.
+
+    Args:
+        hparams: the hyperparameters.
+        section: where they stand, for the messages.
+        known: further names that are right.
+
+    Returns:
+        Plain dicts for the config, the tokenizer and the model, as ``build.build_using_auto`` takes them.
+
+    Raises:
+        ConfigError: every fault.
+    """
+    resolved = resolve_search_specs(hparams, section=section)
+    types = (ConfigKwargs, TokenizerKwargs, ModelKwargs)
+    config, tokenizer, model = parse_dict_to_dataclasses(types, resolved, as_dict=True, section=section, known=known)
+    return config, tokenizer, model
+
+
+def default_parse_optimizer_lr_scheduler_kwargs(
+    hparams: Mapping[str, Any], *, section: str = HYPERPARAMETERS, known: Iterable[str] = ()
+) -> tuple[OptimizerKwargs, LRSchedulerKwargs]:
+    """The settings of optimizer and schedule, as dataclass instances; search specifications are resolved first.
+
+    Args:
+        hparams: the hyperparameters.
+        section: where they stand, for the messages.
+        known: further names that are right.
+
+    Returns:
+        Instances, as ``build.build_default_optimizer`` and ``build.build_default_lr_scheduler`` take them.
+
+    Raises:
+        ConfigError: every fault.
+    """
+    resolved = resolve_search_specs(hparams, section=section)
+    types = (OptimizerKwargs, LRSchedulerKwargs)
+    optimizer, scheduler = parse_dict_to_dataclasses(types, resolved, section=section, known=known)
+    return optimizer, scheduler
+
+
+def _read(kind: type, args: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """The values that ``args`` has for the fields of ``kind``, and the faults of single fields."""
+    values: dict[str, Any] = {}
+    faults = []
+    kinds = kinds_of(kind)
+    for field in init_fields(kind):
+        given = [name for name in names_of(field) if name in args]
+        if not given:
+            if is_required(field):
+                faults.append(Problem((field.name,), "is required"))
+            continue
+        if len(given) > 1:
+            faults.append(Problem((field.name,), f"is given twice, also as {', '.join(given[1:])}"))
+            continue
+        try:
+            values[field.name] = read_value(field, kinds[field.name], args[given[0]])
+        except ValueError as fault:
+            faults.append(Problem((field.name,), str(fault)))
+    return values, faults
+
+
+def _problems(kind: type, values: Mapping[str, Any], args: Mapping[str, Any]) -> Iterator[Problem]:
+    """The rules between fields that do not hold for ``values``, fields at fault standing at their defaults."""
+    if not issubclass(kind, Kwargs):
+        return
+    # An unchecked instance: the constructor would raise at the first type's faults, and this error is to have them all.
+    instance = object.__new__(kind)
+    for field in init_fields(kind):
+        default = None if is_required(field) else field.default
+        object.__setattr__(instance, field.name, values.get(field.name, default))
+    yield from instance.problems()
+    if isinstance(instance, ModelKwargs) and instance.name is None and args.get("use_pretrained_weights") is not False:
+        yield Problem(("pretrained_model_name_or_path", "model_name"), NO_NAME)
+
+
+def _name_given(kind: type, name: str, args: Mapping[str, Any]) -> str:
+    """The name under which ``args`` has a field, so that a message speaks of what the user wrote."""
+    field = next(field for field in init_fields(kind) if field.name == name)
+    return next((alias for alias in names_of(field) if alias in args), name)
+
+
+def _to_dict(instance: Any) -> dict[str, Any]:
+    if isinstance(instance, Kwargs):
+        return instance.as_dict()
+    return {name: value for name, value in dataclasses.asdict(instance).items() if value is not None}
+
+
+def _warn_of_unknown_names(types: Sequence[type], args: Mapping[str, Any], place: str, known: Iterable[str]) -> None:
+    fields = (field for kind in (*types, *ALL_KWARGS) for field in init_fields(kind))
+    names = {name for field in fields for name in names_of(field)} | set(known)
+    for name in args:
+        if name not in names:
+            _warn_once(f"{place}{name} is not a known name{did_you_mean(name, sorted(names))}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    # The sections are parsed piece by piece, each time with the same mapping.
+    logger.warning(message)

@@ -1,0 +1,117 @@
+"""The names of settings: model-hub's, each part's own, unset ones, unknown ones."""
+
+import copy
+import logging
+from typing import Any
+
+import pytest
+
+from model_hub_rqa.config import (
+    DatasetKwargs,
+    LRSchedulerKwargs,
+    ModelKwargs,
+    OptimizerKwargs,
+    default_parse_config_tokenizer_model_kwargs,
+    default_parse_optimizer_lr_scheduler_kwargs,
+    parse_dict_to_dataclasses,
+    parsing,
+)
+from model_hub_rqa.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _forget_warnings() -> None:
+    parsing._warn_once.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "alias", "name", "value"),
+    [
+        (ModelKwargs, "use_auth_token", "token", True),
+        (DatasetKwargs, "use_auth_token", "token", "hf_x"),
+        (LRSchedulerKwargs, "num_warmup_steps", "warmup_steps", 7),
+    ],
+)
+def test_model_hubs_names_are_taken(kind: type, alias: str, name: str, value: Any) -> None:
+    """A name of model-hub's is read into the field that has replaced it; giving both is a fault."""
+    least = {"pretrained_model_name_or_path": "m", "dataset_name": "d"}
+    [settings] = parse_dict_to_dataclasses((kind,), {**least, alias: value})
+    assert getattr(settings, name) == value
+    with pytest.raises(ConfigError) as caught:
+        parse_dict_to_dataclasses((kind,), {**least, alias: value, name: value})
+    assert caught.value.problems == (f"hyperparameters.{name}: is given twice, also as {alias}",)
+
+
+def test_a_fault_speaks_of_the_name_that_was_written() -> None:
+    """Under another name of a field, the message has that name."""
+    with pytest.raises(ConfigError, match=r"^hyperparameters.num_warmup_steps: must be >= 0, got -1$"):
+        parse_dict_to_dataclasses((LRSchedulerKwargs,), {"num_warmup_steps": -1})
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"pretrained_model_name_or_path": "m"}, ("m", "m", "m")),
+        ({"pretrained_model_name_or_path": "m", "config_name": "c"}, ("c", "m", "m")),
+        ({"pretrained_model_name_or_path": "m", "tokenizer_name": "t"}, ("m", "t", "m")),
+        ({"pretrained_model_name_or_path": "m", "model_name": "w"}, ("m", "m", "w")),
+        ({"config_name": "c", "tokenizer_name": "t", "model_name": "w"}, ("c", "t", "w")),
+        (
+            {"tokenizer_name": "t", "config_overrides": {"model_type": "bert"}, "use_pretrained_weights": False},
+            (None, "t", None),
+        ),
+    ],
+)
+def test_each_part_can_have_its_own_name(given: dict[str, Any], names: tuple[str | None, ...]) -> None:
+    """config_name, tokenizer_name and model_name override the shared name one by one, and do without it."""
+    parts = default_parse_config_tokenizer_model_kwargs(given)
+    assert tuple(part.get("pretrained_model_name_or_path") for part in parts) == names
+    assert all({"config_name", "tokenizer_name", "model_name"}.isdisjoint(part) for part in parts)
+
+
+def test_what_is_unset_is_absent() -> None:
+    """The kwargs dicts have what was given and the defaults, and nothing that from_pretrained should not see."""
+    config, tokenizer, model = default_parse_config_tokenizer_model_kwargs({"pretrained_model_name_or_path": "m"})
+    shared = {"pretrained_model_name_or_path": "m", "revision": "main", "trust_remote_code": False}
+    assert config == shared
+    assert tokenizer == {**shared, "use_fast": True}
+    assert model == {**shared, "dtype": "float32"}
+
+
+def test_a_search_is_resolved_by_the_default_parsers() -> None:
+    """In local test mode the hyperparameters arrive as search specifications."""
+    hparams = {
+        "pretrained_model_name_or_path": {"type": "const", "val": "m"},
+        "learning_rate": {"type": "log", "minval": -5, "maxval": -3, "base": 10},
+        "warmup_steps": {"type": "int", "minval": 0, "maxval": 101},
+    }
+    before = copy.deepcopy(hparams)
+    optimizer, scheduler = default_parse_optimizer_lr_scheduler_kwargs(hparams)
+    assert (optimizer.learning_rate, scheduler.warmup_steps) == (pytest.approx(1e-4), 50)
+    assert default_parse_config_tokenizer_model_kwargs(hparams)[2]["pretrained_model_name_or_path"] == "m"
+    assert hparams == before
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("learnig_rate", ": did you mean learning_rate?"),
+        ("num_epochs", ": did you mean num_train_epochs?"),
+        ("warmup_step", ": did you mean warmup_steps?"),
+        ("frobnicate", ""),
+    ],
+)
+def test_an_unknown_name_is_warned_about_once(name: str, hint: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Parsing the same mapping piece by piece gives one warning, with the nearest right name."""
+    for _ in range(2):
+        parse_dict_to_dataclasses((OptimizerKwargs,), {name: 1})
+        parse_dict_to_dataclasses((LRSchedulerKwargs,), {name: 1})
+    assert [record.getMessage() for record in caplog.records] == [f"hyperparameters.{name} is not a known name{hint}"]
+    assert caplog.records[0].levelno == logging.WARNING
+
+
+def test_known_names_are_not_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither another section's names, nor aliases, nor a subclass's own names are unknown."""
+    args = {"doc_stride": 64, "use_auth_token": True, "my_own": 1, "num_labels": 2}
+    parse_dict_to_dataclasses((OptimizerKwargs,), args, known=("my_own",))
+    assert not caplog.records
