@@ -1,0 +1,79 @@
+"""Training and validation data of a hub data set, through ``datasets.load_dataset``."""
+
+import errno
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from model_hub_rqa.data.readers import SQUAD_FEATURES
+from model_hub_rqa.data.squad_version import check_official_name, check_unanswerable
+from model_hub_rqa.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def load_hub_splits(settings: Mapping[str, Any], version_2_with_negative: bool | None) -> "dict[str, Dataset]":
+    """The splits train and, where there is one, validation.
+
+    Args:
+        settings: dataset_name, dataset_config_name, revision, token, cache_dir, overwrite_cache.
+        version_2_with_negative: for data in the SQuAD form; None for data of another form, of which nothing is
+            checked. The single records of a hub data set are not validated as those of a file are.
+
+    Raises:
+        ConfigError: the data set cannot be had (no network, no such name, configuration or revision), has no split
+            train, or is of the other SQuAD version by its name.
+        DataError: it is not in the SQuAD form, or of the other version by its content.
+    """
+    name = settings["dataset_name"]
+    if version_2_with_negative is not None:
+        check_official_name(name, version_2_with_negative)
+    found = _load(name, settings)
+    if "train" not in found:
+        raise ConfigError(f'data.dataset_name: {name} must have a split "train", found {sorted(map(str, found))}')
+    splits = {split: found[split] for split in ("train", "validation") if split in found}
+    if version_2_with_negative is not None:
+        _check_form(name, splits)
+        check_unanswerable(splits, version_2_with_negative, f"data.dataset_name: {name}")
+    return splits
+
+
+def _load(name: str, settings: Mapping[str, Any]) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(
+            name,
+            settings.get("dataset_config_name"),
+            revision=settings.get("revision"),
+            token=settings.get("token"),
+            cache_dir=settings.get("cache_dir"),
+            # What was downloaded stays valid; what was made of it is made anew.
+            download_mode="reuse_cache_if_exists" if settings.get("overwrite_cache") else None,
+        )
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # not the configuration's fault
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"data.dataset_name: cannot load {name!r}: {type(error).__name__}: {reason}") from error
+
+
+def _check_form(name: str, splits: "Mapping[str, Dataset]") -> None:
+    problems = []
+    for split, dataset in splits.items():
+        missing = [column for column in SQUAD_FEATURES if column != "title" and column not in dataset.column_names]
+        if missing:
+            problems.append(
+                f"data.dataset_name: {name}, split {split}: misses the columns {missing}, found {dataset.column_names}"
+            )
+        elif not _holds_two_lists(dataset.features["answers"]):
+            problems.append(
+                f"data.dataset_name: {name}, split {split}: answers must hold the lists text and answer_start, "
+                f"found {dataset.features['answers']}"
+            )
+    if problems:
+        raise DataError(problems)
+
+
+def _holds_two_lists(feature: Any) -> bool:
+    return isinstance(feature, Mapping) and set(feature) == set(SQUAD_FEATURES["answers"])

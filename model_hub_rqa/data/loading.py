@@ -1,0 +1,234 @@
+"""Training and validation data: from files or the hub, split, cut down and stripped to what a model takes."""
+
+import functools
+import inspect
+import logging
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from model_hub_rqa.data.arrow_cache import Reader, cached_dataset
+from model_hub_rqa.data.hub import load_hub_splits
+from model_hub_rqa.data.readers import Records, read_squad
+from model_hub_rqa.data.sampling import split_off, subsample
+from model_hub_rqa.data.slices import FileSlice, parse_slice
+from model_hub_rqa.data.squad_version import check_unanswerable
+from model_hub_rqa.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset, DatasetDict
+
+_FILE_FIELDS = {"train": "train_file", "validation": "validation_file"}
+_LIMIT_FIELDS = {"train": "max_train_samples", "validation": "max_eval_samples"}
+_FIELDS = (
+    *("dataset_name", "dataset_config_name", "revision", "token", *_FILE_FIELDS.values(), *_LIMIT_FIELDS.values()),
+    *("validation_split_percentage", "on_bad_record", "cache_dir", "overwrite_cache", "version_2_with_negative"),
+)
+
+logger = logging.getLogger(__name__)
+
+
+def default_load_dataset(
+    data_config: Any,
+    *,
+    seed: int = 42,
+    reader: Reader | None = None,
+    version_2_with_negative: bool | None = None,
+) -> "DatasetDict":
+    """Training and validation data, as the fields of :class:`~model_hub_rqa.config.DatasetKwargs` describe them.
+
+    Either ``train_file``, or ``dataset_name`` (on the hub, or a folder that ``datasets.load_dataset`` takes): files win
+    where both are given, so that local files can stand in for what a configuration names. ``train_file`` is with, or
+    without, ``validation_file``. A file may be a part of one: ``train.json[:4000]``, ``[1000:2000]`` or ``[:10%]``,
+    counted after the whole file has been validated. Where there is no validation data,
+    ``validation_split_percentage`` of the training data, drawn at random by ``seed``, becomes it (examples are drawn
+    one by one: questions about one paragraph may fall on both sides); where there is, the percentage plays no part.
+    ``max_train_samples`` and ``max_eval_samples`` then keep as many examples, drawn at random by ``seed``, in their
+    order.
+
+    Args:
+        data_config: an object with these attributes, or a mapping.
+        seed: of the random draws.
+        reader: ``reader(path, on_bad_record) -> Records`` for files; None for
+            :func:`~model_hub_rqa.data.readers.read_squad`.
+        version_2_with_negative: whether questions may be unanswerable, for read_squad; None to take it from
+            data_config, where it is False by default. With a reader of your own it plays no part.
+
+    Returns:
+        "train" and "validation".
+
+    Raises:
+        ConfigError: the fields contradict one another, or the hub data cannot be had.
+        DataError: all faults of both files; or a side has no example.
+    """
+    settings = _settings(data_config)
+    if version_2_with_negative is None:
+        version_2_with_negative = bool(settings["version_2_with_negative"])
+    _check(settings)
+    squad_version_2 = version_2_with_negative if reader is None else None
+    if not settings["train_file"]:
+        splits = load_hub_splits(settings, squad_version_2)
+    else:
+        splits = _load_files(settings, reader or squad_reader(version_2_with_negative), squad_version_2)
+    return _finish(splits, settings, seed)
+
+
+def load_file(
+    path: str | os.PathLike[str],
+    *,
+    version_2_with_negative: bool = False,
+    require_answers: bool = True,
+    on_bad_record: str = "error",
+    cache_dir: str | None = None,
+    overwrite_cache: bool = False,
+) -> "Dataset":
+    """One SQuAD-style file, or a part of one (``dev.json[:100]``), validated and memory-mapped.
+
+    Args:
+        path: as :func:`~model_hub_rqa.data.readers.read_squad` takes it, a slice may follow.
+        version_2_with_negative: whether questions may be unanswerable.
+        require_answers: False where answers may be missing, for a file to predict on.
+        on_bad_record: "error", or "skip" to leave faulty records out with a warning.
+        cache_dir: as :func:`~model_hub_rqa.data.arrow_cache.cached_dataset` takes it.
+        overwrite_cache: read the file anew.
+
+    Raises:
+        ConfigError: the slice is malformed.
+        DataError: all faults of the file.
+    """
+    part = parse_slice(os.fspath(path))
+    whole = cached_dataset(
+        part.path,
+        squad_reader(version_2_with_negative, require_answers=require_answers),
+        on_bad_record=on_bad_record,
+        cache_dir=cache_dir,
+        overwrite_cache=overwrite_cache,
+    )
+    return _cut(whole, part)
+
+
+def squad_reader(version_2_with_negative: bool, *, require_answers: bool = True) -> Reader:
+    """:func:`~model_hub_rqa.data.readers.read_squad` in the form of a reader: ``reader(path, on_bad_record)``."""
+    return functools.partial(_read_squad, version_2_with_negative, require_answers)
+
+
+def _read_squad(version_2_with_negative: bool, require_answers: bool, path: str, on_bad_record: str) -> Records:
+    return read_squad(
+        path,
+        version_2_with_negative=version_2_with_negative,
+        require_answers=require_answers,
+        on_bad_record=on_bad_record,
+    )
+
+
+def _settings(data_config: Any) -> dict[str, Any]:
+    if isinstance(data_config, Mapping):
+        return {name: data_config.get(name) for name in _FIELDS}
+    return {name: getattr(data_config, name, None) for name in _FIELDS}
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    problems = []
+    files = [name for name in _FILE_FIELDS.values() if settings[name]]
+    if "train_file" not in files and (files or not settings["dataset_name"]):
+        problems.append("data.train_file: must be given, or dataset_name, found neither")
+    for name in _LIMIT_FIELDS.values():
+        if settings[name] is not None and settings[name] < 1:
+            problems.append(f"data.{name}: must be at least 1, found {settings[name]!r}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _load_files(settings: Mapping[str, Any], reader: Reader, squad_version_2: bool | None) -> "dict[str, Dataset]":
+    slices = _parse_slices(settings)
+    whole: dict[str, Dataset] = {}
+    problems: list[str] = []
+    for split, part in slices.items():
+        try:
+            whole[split] = cached_dataset(
+                part.path,
+                reader,
+                on_bad_record=settings["on_bad_record"] or "error",
+                cache_dir=settings["cache_dir"],
+                overwrite_cache=bool(settings["overwrite_cache"]),
+            )
+        except DataError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise DataError(problems)
+    if squad_version_2 is not None:
+        check_unanswerable(whole, squad_version_2, ", ".join(dict.fromkeys(part.path for part in slices.values())))
+    return _cut_all(whole, slices)
+
+
+def _parse_slices(settings: Mapping[str, Any]) -> dict[str, FileSlice]:
+    slices = {}
+    problems: list[str] = []
+    for split, field in _FILE_FIELDS.items():
+        if not settings[field]:
+            continue
+        try:
+            slices[split] = parse_slice(os.fspath(settings[field]), f"data.{field}")
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return slices
+
+
+def _cut_all(whole: "Mapping[str, Dataset]", slices: Mapping[str, FileSlice]) -> "dict[str, Dataset]":
+    parts = {}
+    problems: list[str] = []
+    for split, part in slices.items():
+        try:
+            parts[split] = _cut(whole[split], part)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return parts
+
+
+def _cut(dataset: "Dataset", part: FileSlice) -> "Dataset":
+    start, stop = part.bounds(len(dataset))
+    return dataset if (start, stop) == (0, len(dataset)) else dataset.select(range(start, stop))
+
+
+def _finish(splits: "dict[str, Dataset]", settings: Mapping[str, Any], seed: int) -> "DatasetDict":
+    from datasets import DatasetDict
+
+    parts = dict(splits)
+    if "validation" not in parts:
+        percentage = settings["validation_split_percentage"]
+        if not percentage:
+            raise ConfigError("data.validation_split_percentage: must be given where there is no validation data")
+        parts["train"], parts["validation"] = split_off(parts["train"], percentage, seed)
+    return DatasetDict({name: subsample(parts[name], settings[limit], seed) for name, limit in _LIMIT_FIELDS.items()})
+
+
+def remove_unused_columns(model: "torch.nn.Module", dataset: "Dataset") -> "Dataset":
+    """Drops the columns that ``model.forward`` has no argument for, as transformers' Trainer does; logs their names.
+
+    Args:
+        model: its forward method tells the arguments; a wrapper that keeps the model in ``module`` is looked through.
+        dataset: features; left as it is.
+
+    Returns:
+        A data set with the remaining columns (and label, label_ids, labels where present), in the format of
+        ``dataset``.
+
+    Raises:
+        DataError: no column would remain.
+    """
+    inner: Any = model
+    while hasattr(inner, "module"):  # DistributedDataParallel takes any argument and hands it on
+        inner = inner.module
+    name = f"{type(inner).__name__}.forward"
+    kept = {*inspect.signature(inner.forward).parameters, "label", "label_ids", "labels"}
+    dropped = [column for column in dataset.column_names if column not in kept]
+    if len(dropped) == len(dataset.column_names):
+        raise DataError(f"remove_unused_columns: {name} takes none of the columns {dropped}")
+    if dropped:
+        logger.info("columns that %s does not take are dropped: %s", name, ", ".join(dropped))
+    return dataset.remove_columns(dropped)

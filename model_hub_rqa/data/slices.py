@@ -1,0 +1,69 @@
+"""A part of a file, spelled as datasets spells splits: ``train.json[:4000]``, ``[1000:2000]``, ``[:10%]``."""
+
+import os
+import re
+from dataclasses import dataclass
+
+from model_hub_rqa.errors import ConfigError, DataError
+
+_BRACKETED = re.compile(r"(?s)(?P<path>.+)\[(?P<inside>[^\[\]]*)\]")
+_END = re.compile(r"(-?[0-9]{1,15}%?)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class FileSlice:
+    """A file and which of its records are meant.
+
+    Attributes:
+        path: the file.
+        start: first record: a count, negative from the end, or a percentage as "10%"; "" for the beginning.
+        stop: the record after the last one, alike; "" for the end.
+    """
+
+    path: str
+    start: str = ""
+    stop: str = ""
+
+    def bounds(self, total: int) -> tuple[int, int]:
+        """First record and the one after the last, for a file of ``total`` records.
+
+        A percentage is rounded to the closest record, as datasets does.
+
+        Raises:
+            DataError: the slice reaches beyond the file, or no record is in it.
+        """
+        start = _resolve(self.start, total) if self.start else 0
+        stop = _resolve(self.stop, total) if self.stop else total
+        spelled = f"{self.path}[{self.start}:{self.stop}]"
+        if not (0 <= start <= total and 0 <= stop <= total):
+            raise DataError(f"{spelled}: the slice reaches beyond the file, which has {total:,} records")
+        if start >= stop:
+            raise DataError(f"{spelled}: no record is in the slice, the file has {total:,}")
+        return start, stop
+
+
+def parse_slice(text: str, field: str = "") -> FileSlice:
+    """Takes ``path[start:stop]`` apart; a file that exists under the whole name is taken as it is.
+
+    Args:
+        text: the path, with or without a slice.
+        field: name of the option that it comes from, for the message.
+
+    Raises:
+        ConfigError: the brackets do not hold a slice.
+    """
+    match = _BRACKETED.fullmatch(text)
+    if match is None or os.path.exists(text):
+        return FileSlice(text)
+    ends = match["inside"].split(":")
+    if len(ends) != 2 or not all(_END.fullmatch(end.strip()) for end in ends):
+        prefix = f"{field}: " if field else ""
+        raise ConfigError(
+            f"{prefix}a slice must be as [:4000], [1000:2000] or [:10%], found [{match['inside']}] in {text!r}"
+        )
+    return FileSlice(match["path"], *(end.strip() for end in ends))
+
+
+def _resolve(end: str, total: int) -> int:
+    position = round(float(end[:-1]) * total / 100) if end.endswith("%") else int(end)
+    return position + total if end.startswith("-") else position

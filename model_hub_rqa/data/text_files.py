@@ -1,0 +1,149 @@
+"""Text and JSON out of a file, strictly: what is not UTF-8, not JSON, or cut short is named with its place."""
+
+import gzip
+import json
+import re
+import reprlib
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from model_hub_rqa.errors import DataError
+
+# A place inside a file, for example ("line", 7) or ("article", 1, "paragraph", 2); everything is counted from 1.
+Place = tuple[str | int, ...]
+
+# The longer mark first: UTF-32's begins with UTF-16's.
+_FOREIGN_MARKS = (
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+_UTF8_MARK = b"\xef\xbb\xbf"
+_STRING_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')
+
+_shortener = reprlib.Repr()
+_shortener.maxstring = _shortener.maxother = _shortener.maxlong = 60
+
+
+class Unreadable(str):
+    """Stands in a record (or for a whole one) where a reader found a fault: the text is the fault."""
+
+
+def where(place: Place) -> str:
+    """``("line", 7)`` as "line 7"."""
+    return " ".join(map(str, place))
+
+
+def short(value: Any) -> str:
+    """A value as it may stand in a message: one line, at most some 60 characters."""
+    return _shortener.repr(value)
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark; a name that ends in .gz is unpacked.
+
+    Raises:
+        DataError: the file is missing, empty, damaged, cut short, or in another encoding (the byte offset is that of
+            the unpacked file).
+    """
+    raw = _read_bytes(path)
+    if not raw.strip():
+        raise DataError(f"{path}: empty file")
+    for mark, name in _FOREIGN_MARKS:
+        if raw.startswith(mark):
+            raise DataError(f"{path}: must be UTF-8, found {name} (byte order mark at byte offset 0)")
+    if b"\x00" in raw[:4]:  # JSON and CSV begin with ASCII, which has a zero byte in UTF-16 and UTF-32 only
+        offset = raw.index(b"\x00")
+        raise DataError(f"{path}: must be UTF-8, found UTF-16 or UTF-32 (a zero byte at byte offset {offset})")
+    skipped = len(_UTF8_MARK) if raw.startswith(_UTF8_MARK) else 0
+    try:
+        return raw[skipped:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        offset = error.start + skipped
+        raise DataError(f"{path}: must be UTF-8, found byte 0x{raw[offset]:02x} at byte offset {offset}") from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        if path.suffix.lower() != ".gz":
+            return path.read_bytes()
+        with gzip.open(path) as file:
+            return file.read()
+    except EOFError as error:
+        raise DataError(f"{path}: the gzip file is cut short") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a gzip file, or a damaged one ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def loads(text: str) -> Any:
+    """``json.loads`` without the constants that JSON does not have (NaN, Infinity, -Infinity).
+
+    Raises:
+        ValueError: not JSON; the message tells line and column.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON at line {error.lineno} column {error.colno}: {error.msg}") from error
+    except _ConstantFound as error:
+        raise ValueError(f"not JSON at {_place_of_constant(text)}: {error}") from error
+    except RecursionError as error:
+        raise ValueError("not JSON that can be read: nested too deeply") from error
+
+
+class _ConstantFound(ValueError):
+    pass
+
+
+def _refuse(constant: str) -> Any:
+    raise _ConstantFound(f"{constant} is not allowed")
+
+
+def _place_of_constant(text: str) -> str:
+    offset = next((match.start() for match in _STRING_OR_CONSTANT.finditer(text) if match[1]), 0)
+    return f"line {text.count(chr(10), 0, offset) + 1} column {offset - text.rfind(chr(10), 0, offset)}"
+
+
+def read_json(path: Path) -> Any:
+    """The value of a .json file.
+
+    Raises:
+        DataError: as :func:`read_text`, or the file is not JSON.
+    """
+    try:
+        return loads(read_text(path))
+    except DataError:
+        raise
+    except ValueError as error:
+        hint = " (one record a line goes into a .jsonl file)" if "Extra data" in str(error) else ""
+        raise DataError(f"{path}: {error}{hint}") from error
+
+
+def iter_jsonl(path: Path, faults: list[str]) -> Iterator[tuple[Place, Any]]:
+    """The values of a JSONL file with their places; blank lines are passed over.
+
+    Args:
+        path: the file.
+        faults: receives a line for every line of the file that is not JSON.
+
+    Raises:
+        DataError: as :func:`read_text`.
+    """
+    # Only a line feed ends a line of JSONL: str.splitlines would also cut at U+2028 and others within a text.
+    lines = read_text(path).split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = loads(line)
+        except ValueError as error:
+            fault = str(error).replace("at line 1 ", "at ", 1)
+            cut = " (the last line: the file may be cut short)" if number == len(lines) else ""
+            faults.append(f"{path}: line {number}: {fault}{cut}")
+        else:
+            yield ("line", number), value
