@@ -1,0 +1,67 @@
+"""Comparing a predicted answer with a true one: exact match and token F1 (Rajpurkar et al. 2016, arXiv:1606.05250).
+
+Both compare *normalised* answers: lowercased, without ASCII punctuation, without the articles a, an and the, white
+space collapsed. The standard library only, so that importing it costs nothing.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from model_hub_rqa.errors import DataError
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize_answer(text: str) -> str:
+    """Lowercase, drop ASCII punctuation, drop the articles a, an and the, collapse white space: in this order.
+
+    The order matters: ``"A.N."`` loses its dots first, so what is left of it is an article, and goes too.
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def exact_match_score(prediction: str, truth: str) -> float:
+    """1.0 if both normalise to the same string (so also if both normalise to nothing), else 0.0."""
+    return float(normalize_answer(prediction) == normalize_answer(truth))
+
+
+def f1_score(prediction: str, truth: str, *, version_2: bool = False) -> float:
+    """The harmonic mean of precision and recall over the normalised tokens, each counted as often as it occurs.
+
+    Args:
+        prediction: the predicted answer.
+        truth: one true answer.
+        version_2: what an answer that normalises to nothing is worth. SQuAD v1.1 shares no token with it: 0.0. SQuAD
+            v2.0 reads it as "no answer": 1.0 if both answers are that, 0.0 if only one is.
+
+    Returns:
+        A fraction from 0.0 to 1.0.
+    """
+    return token_f1(normalize_answer(prediction).split(), normalize_answer(truth).split(), version_2=version_2)
+
+
+def token_f1(prediction: Sequence[str], truth: Sequence[str], *, version_2: bool = False) -> float:
+    """``f1_score`` of answers that are normalised and split into tokens already."""
+    if version_2 and not (prediction and truth):
+        return float(not prediction and not truth)
+    shared = sum((Counter(prediction) & Counter(truth)).values())
+    if shared == 0:
+        return 0.0
+    precision = shared / len(prediction)
+    recall = shared / len(truth)
+    return 2 * precision * recall / (precision + recall)
+
+
+def max_over_ground_truths(score: Callable[[str, str], float], prediction: str, truths: Iterable[str]) -> float:
+    """The best ``score(prediction, truth)`` over the true answers: one of them is enough.
+
+    Raises:
+        DataError: there are no true answers.
+    """
+    scores = [score(prediction, truth) for truth in truths]
+    if not scores:
+        raise DataError(f"truths: needs at least one true answer to compare {prediction!r} with, found none")
+    return max(scores)
