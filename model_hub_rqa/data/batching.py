@@ -1,0 +1,90 @@
+"""Batches: seeded shuffling, length buckets, and effective batches that keep their size.
+
+The samplers are plain iterables of index lists, which Determined's loader repeats, shards over ranks and skips on
+resume. Everything is drawn from (seed, epoch), so the same batches come again in every process and after every stop.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch.utils.data
+
+BATCHES_A_BUCKET = 50  # batches among which lengths are sorted: as transformers' LengthGroupedSampler chose it
+
+
+class TrainBatchSampler(torch.utils.data.BatchSampler):
+    """Micro-batches of an epoch, in an order drawn from the seed; a new epoch with every ``iter()``.
+
+    Examples are drawn in effective batches of ``batch_size * group`` (``group`` micro-batches make one optimizer step:
+    ranks times accumulation). An effective batch is cut into its micro-batches by order, so an optimizer step sees the
+    same examples however it is divided. An epoch's last effective batch is filled up from the epoch's beginning: no
+    example is left out and no step is smaller than the others.
+
+    Args:
+        lengths: tokens of each example.
+        batch_size: examples of a micro-batch on one rank.
+        group: micro-batches of an effective batch.
+        seed: of the order.
+        group_by_length: sort by length within buckets of 50 effective batches, whose order is then drawn again.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int] | np.ndarray, batch_size: int, *, group: int, seed: int, group_by_length: bool
+    ) -> None:
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.group = group
+        self.seed = seed
+        self.group_by_length = group_by_length
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Micro-batches of an epoch over all ranks: a multiple of ``group``."""
+        return -(-len(self.lengths) // (self.batch_size * self.group)) * self.group
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        for effective in self.effective_batches(epoch):
+            for i in range(0, len(effective), self.batch_size):
+                yield effective[i : i + self.batch_size].tolist()
+
+    def effective_batches(self, epoch: int) -> np.ndarray:
+        """The epoch's examples, [steps, batch_size * group]."""
+        rng = np.random.default_rng([self.seed, epoch])
+        size = self.batch_size * self.group
+        order = rng.permutation(len(self.lengths))
+        steps = len(self) // self.group
+        order = np.resize(order, steps * size)  # np.resize repeats from the beginning
+        if not self.group_by_length:
+            return order.reshape(steps, size)
+        bucket = size * BATCHES_A_BUCKET
+        for i in range(0, len(order), bucket):
+            part = order[i : i + bucket]
+            order[i : i + bucket] = part[np.argsort(-self.lengths[part], kind="stable")]
+        batches = order.reshape(steps, size)
+        shuffled = batches[rng.permutation(steps)]
+        # The longest first, so that a lack of memory shows at once and not after hours.
+        longest = int(np.argmax(self.lengths[shuffled].max(axis=1)))
+        shuffled[[0, longest]] = shuffled[[longest, 0]]
+        return shuffled
+
+
+class EvalBatchSampler(torch.utils.data.BatchSampler):
+    """Every example once, the longest first, in batches; some again where there would be fewer batches than ranks.
+
+    A rank without a validation batch would crash, so tiny data is spread: batches shrink until each rank has one, and
+    where there are fewer examples than ranks they are repeated (metrics are reduced by id, so none counts twice).
+    """
+
+    def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, *, ranks: int = 1) -> None:
+        order = np.argsort(-np.asarray(lengths), kind="stable")
+        order = np.resize(order, max(len(order), ranks))
+        size = max(1, min(batch_size, len(order) // ranks))
+        self.batches = [order[i : i + size].tolist() for i in range(0, len(order), size)]
+        self.batch_size = size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
