@@ -1,0 +1,120 @@
+"""Checkpoint folders on disk: what makes one whole, and how damage is noticed before anything of it is loaded.
+
+A checkpoint holds what Determined writes (state_dict.pth, trial_state.pkl, load_data.json and, last, metadata.json),
+a ``pretrained`` folder that transformers loads by itself, and ``manifest.json`` with the SHA-256 sum of every file.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from model_hub_rqa.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+METADATA = "metadata.json"
+PRETRAINED = "pretrained"
+READER = "reader.json"  # inside PRETRAINED: the data settings that the model was trained with
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def file_sum(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """Writes the sums of every file below ``folder`` into its manifest.json."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    sums = {path.relative_to(folder).as_posix(): file_sum(path) for path in files}
+    (folder / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1), encoding="utf-8")
+
+
+def checkpoint_problems(folder: Path) -> list[str]:
+    """Why the checkpoint in ``folder`` must not be loaded: a line for each fault, none where it is whole."""
+    if not folder.is_dir():
+        return [f"{folder}: is not a checkpoint folder"]
+    problems = []
+    if not (folder / METADATA).is_file():
+        problems.append(f"{folder}: incomplete, {METADATA} (written last) is missing")
+    try:
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        items = sorted(sums.items())
+    except FileNotFoundError:
+        return [*problems, f"{folder}: {MANIFEST} is missing, so its files cannot be verified"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [*problems, f"{folder / MANIFEST}: is not a manifest (damaged?)"]
+    for name, expected in items:
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{path}: is missing")
+        elif file_sum(path) != expected:
+            problems.append(f"{path}: damaged, its SHA-256 is not the one in {MANIFEST}")
+    return problems
+
+
+def verify_checkpoint(folder: Path, *, allow_unverified: bool = False) -> None:
+    """Raises CheckpointError with every fault of the checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        allow_unverified: accept one that has no manifest (written by other code). Only for checkpoints whose maker
+            you trust: trial_state.pkl is a pickle, which can run code when loaded.
+    """
+    problems = checkpoint_problems(folder)
+    if allow_unverified and not (folder / MANIFEST).exists():
+        problems = [line for line in problems if MANIFEST not in line]
+    if problems:
+        raise CheckpointError(problems)
+
+
+def steps_completed(folder: Path) -> int:
+    """Batches that had been trained when the checkpoint was written."""
+    try:
+        return int(json.loads((folder / METADATA).read_text(encoding="utf-8"))["steps_completed"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / METADATA}: does not hold steps_completed ({error})") from error
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, the newest first."""
+    folder = run / "checkpoints"
+    found = [(int(match[1]), path) for path in folder.glob("*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a run, and why each newer one was passed over."""
+    passed_over: list[str] = []
+    for path in checkpoints_of(run):
+        problems = checkpoint_problems(path)
+        if not problems:
+            return path, passed_over
+        passed_over += problems
+    return None, passed_over
+
+
+def pretrained_folder(path: Path) -> Path:
+    """The ``save_pretrained`` folder that a user means by ``path``.
+
+    Args:
+        path: such a folder itself, a checkpoint (verified first), or a run's folder (its newest whole checkpoint).
+
+    Raises:
+        CheckpointError: none of the three, or a damaged checkpoint.
+    """
+    if (path / "config.json").is_file():
+        return path
+    if (path / "checkpoints").is_dir():
+        newest, passed_over = newest_checkpoint(path)
+        if newest is None:
+            raise CheckpointError([f"{path}: holds no whole checkpoint", *passed_over])
+        return newest / PRETRAINED
+    if (path / PRETRAINED).is_dir():
+        verify_checkpoint(path, allow_unverified=True)  # loading it runs no pickle
+        return path / PRETRAINED
+    raise CheckpointError(
+        f"{path}: is neither a run's folder (checkpoints/), nor a checkpoint ({PRETRAINED}/), "
+        "nor a folder that save_pretrained wrote (config.json)"
+    )

@@ -1,0 +1,82 @@
+"""Experiment configurations: the parts of Determined's format that a run needs, checked before anything is loaded."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from model_hub_rqa.errors import ConfigError
+
+_TRIAL_CLASS = re.compile(r"[\w.]+:[\w.]+")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a run takes from an experiment configuration; ``raw`` is the whole of it."""
+
+    name: str
+    trial_class: str
+    hyperparameters: Mapping[str, Any]
+    data: Mapping[str, Any]
+    metric: str
+    smaller_is_better: bool
+    checkpoint_policy: str
+    raw: Mapping[str, Any]
+
+
+def trial_class_of(entrypoint: Any) -> str | None:
+    """The ``module:Class`` that an entrypoint names: it is one, or a script whose option ``--trial`` gives it."""
+    words = shlex.split(entrypoint) if isinstance(entrypoint, str) else entrypoint
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return None
+    if len(words) == 1 and _TRIAL_CLASS.fullmatch(words[0]):
+        return str(words[0])
+    for option, value in zip(words, [*words[1:], ""], strict=True):
+        name, _, attached = option.partition("=")
+        if name == "--trial" and _TRIAL_CLASS.fullmatch(attached or value):
+            return attached or value
+    return None
+
+
+def parse_experiment(config: Any) -> Experiment:
+    """Reads a configuration (the parsed YAML).
+
+    Raises:
+        ConfigError: with every fault of its own keys. Hyperparameters and data are the trial's to check.
+    """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"the configuration must be a mapping of keys to values, got {type(config).__name__}")
+    faults = []
+    trial_class = trial_class_of(config.get("entrypoint"))
+    if trial_class is None:
+        faults.append(
+            f"entrypoint: must be module:Class, or a script with --trial module:Class, got {config.get('entrypoint')!r}"
+        )
+    sections: dict[str, Mapping[str, Any]] = {}
+    for name in ("hyperparameters", "data", "searcher"):
+        section = config.get(name)
+        if section is not None and not isinstance(section, Mapping):
+            faults.append(f"{name}: must be a mapping of names to values, got {section!r}")
+        sections[name] = section if isinstance(section, Mapping) else {}
+    metric = sections["searcher"].get("metric")
+    if not isinstance(metric, str) or not metric:
+        faults.append(f"searcher.metric: must name a validation metric, got {metric!r}")
+    smaller = sections["searcher"].get("smaller_is_better", True)
+    if not isinstance(smaller, bool):
+        faults.append(f"searcher.smaller_is_better: must be true or false, got {smaller!r}")
+    policy = config.get("checkpoint_policy", "best")
+    if policy not in ("best", "all", "none"):
+        faults.append(f"checkpoint_policy: must be best, all or none, got {policy!r}")
+    if faults:
+        raise ConfigError(faults)
+    return Experiment(
+        name=str(config.get("name") or "experiment"),
+        trial_class=str(trial_class),
+        hyperparameters=sections["hyperparameters"],
+        data=sections["data"],
+        metric=str(metric),
+        smaller_is_better=smaller,
+        checkpoint_policy=policy,
+        raw=config,
+    )

@@ -1,0 +1,336 @@
+"""The training script: a full local run, one rank or several, and the script entrypoint on a cluster.
+
+``rqa train CONFIG ...``, ``torchrun ... -m model_hub_rqa.train CONFIG ...`` and, as an experiment's entrypoint,
+``python3 -m determined.launch.torch_distributed -- python3 -m model_hub_rqa.train --trial module:Class``.
+"""
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from model_hub_rqa.checkpoints import checkpoint_problems, checkpoints_of, newest_checkpoint, steps_completed
+from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
+from model_hub_rqa.experiment import Experiment, parse_experiment
+
+logger = logging.getLogger("model_hub_rqa")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``rqa train`` and of this script."""
+    parser.add_argument("config", nargs="?", help="experiment configuration (YAML); not needed on a cluster")
+    parser.add_argument(
+        "--config",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override a key, in the grammar of `det experiment create --config`",
+    )
+    parser.add_argument("--output-dir", metavar="DIR", help="the run's folder (default: runs/NAME)")
+    parser.add_argument("--resume", metavar="DIR|latest", help="go on from a checkpoint, or from the newest whole one")
+    parser.add_argument("--test", action="store_true", help="train, validate and checkpoint one batch only")
+    parser.add_argument("--trial", metavar="MODULE:CLASS", help="the trial class; overrides the entrypoint's")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the script; returns its exit code: 0 done, 2 for what the user can mend, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="model_hub_rqa.train", description=(__doc__ or "").splitlines()[0])
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    log_to_stderr()
+    return run(args)
+
+
+def log_to_stderr() -> None:
+    """Warnings and errors go to stderr; what a run's log takes beside stays out of it."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    logging.basicConfig(handlers=[handler], format="%(levelname)s: %(message)s")
+
+
+def run(args: argparse.Namespace) -> int:
+    """As `main`, from parsed arguments."""
+    try:
+        return _run(args)
+    except RqaError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def _run(args: argparse.Namespace) -> int:
+    # Ranks of two jobs on one host would meet on Determined's fixed ports, which are read when it is imported.
+    if "MASTER_PORT" in os.environ:
+        port = 12360 + int(os.environ["MASTER_PORT"]) % 20000
+        os.environ.setdefault("INTER_TRAIN_PROCESS_COMM_PORT_1", str(port))
+    import determined
+
+    if determined.get_cluster_info() is not None:
+        return _train_on_cluster(args.trial)
+    if args.config is None:
+        raise ConfigError("CONFIG: the experiment configuration is missing")
+    experiment = load_experiment(args.config, args.overrides, args.trial)
+    return _train_locally(experiment, args.output_dir, args.resume, args.test)
+
+
+# ---- the configuration ----
+
+
+def load_experiment(path: str, overrides: Sequence[str] = (), trial: str | None = None) -> Experiment:
+    """Reads a configuration file as ``det experiment create`` does, with its ``--config`` overrides.
+
+    Determined's own YAML reader is used since it reads 1e-4 as a number, where PyYAML reads text.
+    """
+    from determined.cli import ntsc
+    from determined.common import util
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = util.safe_load_yaml_with_exceptions(file)
+        if isinstance(config, dict):
+            config = ntsc.parse_config_overrides(config, overrides)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text: {error}") from error
+    except Exception as error:  # YAML parsers and the overrides raise many kinds, all about the user's text
+        raise ConfigError(f"{path}: cannot be parsed: {' '.join(str(error).split())}") from error
+    if trial is not None and isinstance(config, dict):
+        config["entrypoint"] = trial
+    return parse_experiment(config)
+
+
+def import_trial(name: str) -> type:
+    """The trial class ``module:Class``; modules in the working directory are found as well."""
+    module, _, qualname = name.partition(":")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"entrypoint: {name} cannot be imported: {error}") from error
+    from determined import pytorch
+
+    if not (isinstance(found, type) and issubclass(found, pytorch.PyTorchTrial)):
+        raise ConfigError(f"entrypoint: {name} is not a trial class (a PyTorchTrial)")
+    return found
+
+
+def validate(experiment: Experiment) -> Any:
+    """Checks a configuration as far as it goes without a model: settings, names, data, tokenizer, features.
+
+    Returns:
+        The trial, prepared but without a model.
+    """
+    trial_class = import_trial(experiment.trial_class)
+    trial: Any = object.__new__(trial_class)  # __init__ would go on to build the model
+    trial.prepare(experiment.hyperparameters, experiment.data)
+    return trial
+
+
+# ---- a local run ----
+
+
+def _train_locally(experiment: Experiment, output_dir: str | None, resume: str | None, test_mode: bool) -> int:
+    import torch
+    from determined import pytorch
+
+    from model_hub_rqa.config import resolve_search_specs
+    from model_hub_rqa.trials import determined_fixes
+
+    folder = Path(output_dir or Path("runs") / experiment.name)
+    resume_from = _resume_from(folder, resume)
+    trial_class = import_trial(experiment.trial_class)
+    hparams = resolve_search_specs(experiment.hyperparameters)
+    _check_batch_size(hparams)
+    _quiet_libraries()
+    folder.mkdir(parents=True, exist_ok=True)
+    distributed = determined_fixes.join_process_group()
+    try:
+        with (
+            _logging_to(folder / "run.log", enabled=distributed is None or distributed.rank == 0),
+            pytorch.init(hparams=hparams, exp_conf=dict(experiment.raw), distributed=distributed) as context,
+            _stopping_on_signals(context),
+        ):
+            if context.distributed.rank == 0:
+                _write_config(folder / "config.yaml", {**experiment.raw, "hyperparameters": hparams})
+            trial: Any = trial_class(context)
+            trial.output_dir = folder
+            _fit_locally(trial, experiment, folder, resume_from, test_mode)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+def _fit_locally(trial: Any, experiment: Experiment, folder: Path, resume_from: Path | None, test_mode: bool) -> None:
+    from determined import pytorch
+
+    from model_hub_rqa.progress import TrainProgress
+    from model_hub_rqa.trials import determined_fixes, local_run
+
+    context = trial.context
+    chief = context.distributed.rank == 0
+    done = 0 if resume_from is None else steps_completed(resume_from)
+    reports = local_run.Reports(
+        folder,
+        metric=experiment.metric,
+        smaller_is_better=experiment.smaller_is_better,
+        resumed_at=done,
+        is_chief=chief,
+    )
+    checkpoints = determined_fixes.LocalCheckpoints(
+        context.distributed,
+        (folder / "checkpoints").resolve(),
+        lambda _: local_run.remove_old_checkpoints(folder, trial.trainer.save_total_limit, reports),
+    )
+    determined_fixes.use_local_backends(context, checkpoints, reports)
+    controller = determined_fixes.local_controller(
+        resume_from=resume_from,
+        checkpoint_policy=experiment.checkpoint_policy,
+        metric=experiment.metric,
+        smaller_is_better=experiment.smaller_is_better,
+        code=determined_fixes.code_of(type(trial)),
+    )
+    if chief:
+        reports.progress = TrainProgress(trial.num_training_batches(), done, context.get_global_batch_size())
+    try:
+        with controller:
+            # the policy is the controller's; Trainer would warn of "best" and take "all"
+            fit(pytorch.Trainer(trial, context), trial, test_mode=test_mode, checkpoint_policy="none")
+    finally:
+        if reports.progress is not None:
+            reports.progress.close()
+
+
+def fit(trainer: Any, trial: Any, **settings: Any) -> None:
+    """Calls ``Trainer.fit`` with the lengths and periods of the trial's hyperparameters, in batches."""
+    from determined import pytorch
+
+    epoch, accumulation = trial.batches_per_epoch(), trial.accumulation
+
+    def period(steps: int | None) -> Any:
+        return pytorch.Batch(epoch if steps is None else steps * accumulation)
+
+    trainer.fit(
+        max_length=pytorch.Batch(trial.num_training_batches()),
+        validation_period=period(trial.trainer.eval_steps),
+        checkpoint_period=period(trial.trainer.save_steps),
+        reporting_period=period(trial.trainer.logging_steps),
+        **settings,
+    )
+
+
+def _train_on_cluster(trial: str | None) -> int:
+    import determined
+    from determined import pytorch
+
+    info = determined.get_cluster_info()
+    assert info is not None
+    config = dict(info.trial._config)
+    if trial is not None:
+        config["entrypoint"] = trial
+    experiment = parse_experiment(config)
+    with pytorch.init(hparams=info.trial.hparams, exp_conf=config) as context:
+        trial_instance: Any = import_trial(experiment.trial_class)(context)
+        fit(
+            pytorch.Trainer(trial_instance, context),
+            trial_instance,
+            checkpoint_policy=experiment.checkpoint_policy,
+            latest_checkpoint=info.latest_checkpoint,
+        )
+    return 0
+
+
+def _resume_from(folder: Path, resume: str | None) -> Path | None:
+    """The checkpoint to go on from; CheckpointError where there is none, or where a new run would overwrite one."""
+    if resume is None:
+        if checkpoints_of(folder):
+            raise ConfigError(
+                f"--output-dir: {folder} already holds a run's checkpoints: go on with --resume latest, "
+                "or choose another folder"
+            )
+        return None
+    if resume == "latest":
+        newest, passed_over = newest_checkpoint(folder)
+        for line in passed_over:
+            print(f"passed over: {line}", file=sys.stderr)
+        if newest is None:
+            raise CheckpointError([f"--resume latest: {folder} holds no whole checkpoint", *passed_over])
+        print(f"resuming from {newest}", file=sys.stderr)
+        return newest.resolve()
+    problems = checkpoint_problems(Path(resume))
+    if problems:
+        raise CheckpointError(problems)
+    return Path(resume).resolve()
+
+
+def _check_batch_size(hparams: dict[str, Any]) -> None:
+    """Determined divides the batch before the trial is made, so a wrong number would fail without a clear word."""
+    size, ranks = hparams.get("global_batch_size"), int(os.environ.get("WORLD_SIZE", "1"))
+    if isinstance(size, float) and size.is_integer():
+        size = hparams["global_batch_size"] = int(size)
+    if isinstance(size, bool) or not isinstance(size, int) or size < ranks:
+        raise ConfigError(
+            f"hyperparameters.global_batch_size: must be a whole number of at least 1 a rank ({ranks}), got {size!r}"
+        )
+
+
+@contextlib.contextmanager
+def _stopping_on_signals(context: Any) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end a local run at the next boundary, with a checkpoint and exit code 0."""
+
+    def stop(number: int, frame: Any) -> None:
+        context.set_stop_requested(True)
+
+    kept = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _quiet_libraries() -> None:
+    import datasets
+    import transformers
+
+    logging.getLogger("determined").setLevel(logging.WARNING)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path, *, enabled: bool) -> Iterator[None]:
+    if not enabled:
+        yield
+        return
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def _write_config(path: Path, config: dict[str, Any]) -> None:
+    from determined.common import util
+
+    with path.open("w", encoding="utf-8") as file:
+        util.yaml_safe_dump(config, stream=file, default_flow_style=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

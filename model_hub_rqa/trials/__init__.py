@@ -1,0 +1,1 @@
+"""Trials for Determined: the only package, beside train.py, that imports it."""

@@ -1,0 +1,309 @@
+"""BaseTransformerTrial: a transformers model under Determined, one hook a step.
+
+A new task subclasses it and overrides the hooks that differ; see `QATrial` for one.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from determined import pytorch
+
+from model_hub_rqa import build
+from model_hub_rqa.checkpoints import PRETRAINED, READER
+from model_hub_rqa.config import (
+    DatasetKwargs,
+    LRSchedulerKwargs,
+    OptimizerKwargs,
+    TrainerKwargs,
+    default_parse_config_tokenizer_model_kwargs,
+    parse_dict_to_dataclasses,
+    resolve_search_specs,
+)
+from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler
+from model_hub_rqa.errors import ConfigError, DataError, RqaError
+from model_hub_rqa.hub import check_model_names
+from model_hub_rqa.trials import determined_fixes
+from model_hub_rqa.trials.reducers import ByIdReducer, Values
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class BaseTransformerTrial(pytorch.PyTorchTrial):
+    """Builds everything from the experiment configuration, trains, and evaluates by id.
+
+    The steps, in order, each a method to override: `load_examples`, `build_config_and_tokenizer`, `check`,
+    `build_datasets`, `build_model`, `build_optimizer`, `build_lr_scheduler`, `build_collator`; then `compute_loss` for
+    a training batch, `evaluate_batch` (calls ``self.reducer.update({id: value})``) and `compute_metrics` for a
+    validation. Everything that can be wrong with the configuration or the data is found before a model is loaded.
+
+    Attributes:
+        default_model_mode: the Auto class where the hyperparameter ``model_mode`` is not given (`build.MODEL_MODES`).
+        task_kwargs: a dataclass of the task's own settings, read from the ``data`` section and overridden by
+            hyperparameters of the same names, so that a search can vary them; None for a task without.
+        output_dir: where files of a validation go; None (the default, as on a cluster) writes none.
+        trainer, data, task: the parsed settings.
+        examples: {"train", "validation"} as loaded; datasets: the same as features.
+        config, tokenizer, model, optimizer, lr_scheduler, reducer: what the names say.
+    """
+
+    default_model_mode = "base"
+    task_kwargs: type | None = None
+
+    def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
+        self.context = context
+        self.output_dir: Path | None = None
+        self.prepare(context.get_hparams(), _data_section(context))
+        given = "gradient_accumulation_steps" in self.hparams
+        self.accumulation = determined_fixes.set_accumulation(
+            context, self.trainer.gradient_accumulation_steps if given else None
+        )
+        torch.manual_seed(self.seed)
+        model: Any = self.build_model()
+        if self.trainer.gradient_checkpointing:
+            # the second name is the older one; both take the arguments of torch's checkpoint first
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+            model.config.use_cache = False
+        self.scaler = None
+        if self.trainer.fp16:
+            self.scaler = context.wrap_scaler(torch.amp.GradScaler("cuda"))
+        self.model = context.wrap_model(model)
+        self.optimizer = context.wrap_optimizer(self.build_optimizer(model))
+        self.lr_scheduler = context.wrap_lr_scheduler(
+            self.build_lr_scheduler(self.optimizer), pytorch.LRScheduler.StepMode.STEP_EVERY_OPTIMIZER_STEP
+        )
+        self.collator = self.build_collator()
+        self.reducer = context.wrap_reducer(
+            ByIdReducer(self.compute_metrics, is_chief=context.distributed.rank == 0), for_training=False
+        )
+
+    # ---- configuration and data: all that comes before a model ----
+
+    def prepare(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        """Parses the settings, then loads examples, config and tokenizer and builds the features.
+
+        Args:
+            hparams: the experiment's ``hyperparameters``; search specs are resolved to fixed values.
+            data: the experiment's ``data`` section.
+
+        Raises:
+            ConfigError, DataError: with every fault found.
+        """
+        self.parse(hparams, data)
+        self.examples: Mapping[str, Any] = {}
+        self.datasets: Mapping[str, Any] = {}
+        context = getattr(self, "context", None)
+        if context is not None and determined_fixes.is_loading_only(context):
+            self.config, self.tokenizer = self.build_config_and_tokenizer()
+            return
+        self.examples = self._once_per_host(self.load_examples)
+        self.config, self.tokenizer = self.build_config_and_tokenizer()
+        self.check()
+        self.datasets = self._once_per_host(self.build_datasets)
+        for name in ("train", "validation"):
+            if not len(self.datasets[name]):
+                raise DataError(f"data: the {name} split holds no example")
+
+    def parse(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        """Reads both sections into named settings, gathering the faults of all of them."""
+        faults: list[str] = []
+
+        def attempt(step: Callable[[], T]) -> T | None:
+            try:
+                return step()
+            except ConfigError as error:
+                faults.extend(line for line in error.problems if line not in faults)
+                return None
+
+        self.hparams = attempt(lambda: resolve_search_specs(hparams)) or {}
+        given = self.hparams
+        names = [field for field in getattr(self.task_kwargs, "__dataclass_fields__", {}) if field in given]
+        task_settings = {**data, **{name: given[name] for name in names}}
+        auto = attempt(lambda: default_parse_config_tokenizer_model_kwargs(given))
+        training = attempt(
+            lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given)
+        )
+        types = (DatasetKwargs,) if self.task_kwargs is None else (DatasetKwargs, self.task_kwargs)
+        settings = attempt(lambda: parse_dict_to_dataclasses(types, task_settings, section="data"))
+        if training is not None and training[2].fp16 and not torch.cuda.is_available():
+            faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
+        if auto is not None:
+            faults += check_model_names(*auto, pretrained=training is None or training[2].use_pretrained_weights)
+        if faults or auto is None or training is None or settings is None:
+            raise ConfigError(faults)
+        self.config_kwargs, self.tokenizer_kwargs, self.model_kwargs = auto
+        self.optimizer_kwargs, self.lr_scheduler_kwargs, self.trainer = training
+        self.data, self.task = settings[0], settings[1] if len(settings) > 1 else None
+        self.data_settings = {**vars(self.data), **({} if self.task is None else vars(self.task))}
+        self.seed = self._seed()
+
+    def load_examples(self) -> Mapping[str, Any]:
+        """The raw "train" and "validation" examples."""
+        from model_hub_rqa.data.loading import default_load_dataset
+
+        return default_load_dataset(self.data_settings, seed=self.seed)
+
+    def build_config_and_tokenizer(self) -> tuple[Any, Any]:
+        """The model's config and tokenizer; a subclass may look at ``self.examples``, say for num_labels."""
+        return build.build_config_and_tokenizer(self.config_kwargs, self.tokenizer_kwargs)
+
+    def check(self) -> None:
+        """Raises ConfigError for settings that do not fit the config or the tokenizer."""
+
+    def build_datasets(self) -> Mapping[str, Any]:
+        """Turns ``self.examples`` into "train" and "validation" datasets; a column ``length`` holds tokens."""
+        raise NotImplementedError("a task's trial builds its own features")
+
+    # ---- model, optimizer, scheduler, loaders ----
+
+    def build_model(self) -> torch.nn.Module:
+        mode = self.trainer.model_mode or self.default_model_mode
+        return build.build_model(self.config, mode, self.model_kwargs, self.trainer.use_pretrained_weights)
+
+    def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        return build.build_default_optimizer(model, self.optimizer_kwargs)
+
+    def build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        return build.build_default_lr_scheduler(optimizer, self.lr_scheduler_kwargs, self.num_training_steps())
+
+    def build_collator(self) -> Callable[[list[Any]], dict[str, Any]]:
+        """Makes a plain dict of tensors of a list of examples."""
+        raise NotImplementedError("a task's trial collates its own features")
+
+    def batches_per_epoch(self) -> int:
+        """Micro-batches of an epoch on one rank."""
+        return len(self._train_sampler()) // self.context.distributed.size
+
+    def num_training_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        if "train" not in self.datasets:
+            return 1
+        return self.num_training_batches() // self.accumulation
+
+    def num_training_batches(self) -> int:
+        """Micro-batches of the whole run on one rank: whole optimizer steps, rounded up."""
+        steps = build.compute_num_training_steps(
+            batches_per_epoch=self.batches_per_epoch(),
+            num_train_epochs=self.trainer.num_train_epochs,
+            max_steps=self.trainer.max_steps,
+            gradient_accumulation_steps=self.accumulation,
+        )
+        return steps * self.accumulation
+
+    def _train_sampler(self) -> TrainBatchSampler:
+        return TrainBatchSampler(
+            self.datasets["train"]["length"][:],
+            self.context.get_per_slot_batch_size(),
+            group=self.context.distributed.size * self.accumulation,
+            seed=self.seed,
+            group_by_length=self.trainer.group_by_length,
+        )
+
+    def build_training_data_loader(self) -> pytorch.DataLoader:
+        return self._loader("train", self._train_sampler())
+
+    def build_validation_data_loader(self) -> pytorch.DataLoader:
+        batch_size = self.trainer.per_device_eval_batch_size or self.context.get_per_slot_batch_size()
+        lengths = self.datasets["validation"]["length"][:]
+        return self._loader("validation", EvalBatchSampler(lengths, batch_size, ranks=self.context.distributed.size))
+
+    def _loader(self, split: str, batch_sampler: Any) -> pytorch.DataLoader:
+        return pytorch.DataLoader(
+            self.datasets[split],
+            batch_sampler=batch_sampler,
+            collate_fn=self.collator,
+            num_workers=self.trainer.dataloader_num_workers,
+            pin_memory=self.context.device.type == "cuda",
+            generator=torch.Generator().manual_seed(self.seed),  # workers are seeded from it, not from the global RNG
+        )
+
+    # ---- training and evaluation ----
+
+    def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
+        """One micro-batch: loss, backward and, where it completes an effective batch, a step."""
+        # Drawn from the step's number, dropout is the same after every resume and on any rank's own data.
+        torch.manual_seed(hash((self.seed, batch_idx, self.context.distributed.rank)) & (2**63 - 1))
+        learning_rate = self.lr_scheduler.get_last_lr()[0]
+        stepping = determined_fixes.steps_now(self.context)
+        with determined_fixes.without_sync(self.context, self.model, stepping):
+            with self.autocast():
+                loss = self.compute_loss(batch)
+            loss = loss.float()
+            self.context.backward(self.scaler.scale(loss) if self.scaler else loss)
+        self.context.step_optimizer(self.optimizer, clip_grads=self._clip_gradients, scaler=self.scaler)
+        if self.scaler and stepping:
+            self.scaler.update()
+        return {"loss": loss.detach(), "learning_rate": learning_rate}
+
+    def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        """The loss of a training batch, a scalar: the mean over its examples.
+
+        Call ``self.model`` itself and not a part of it, or gradients are not reduced over ranks.
+        """
+        return self.model(**batch).loss
+
+    def compute_metrics(self, values: Values) -> dict[str, float]:
+        """Metrics of a validation from the values that `evaluate_batch` gave the reducer, sorted by id."""
+        raise NotImplementedError("a task's trial computes its own metrics")
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """bf16 or fp16 for the forward pass, as the hyperparameters say."""
+        if not (self.trainer.bf16 or self.trainer.fp16):
+            return contextlib.nullcontext()
+        return torch.autocast(self.context.device.type, torch.bfloat16 if self.trainer.bf16 else torch.float16)
+
+    def _clip_gradients(self, parameters: Any) -> None:
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        if self.trainer.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(parameters, self.trainer.max_grad_norm)
+
+    # ---- checkpoints ----
+
+    def build_callbacks(self) -> dict[str, pytorch.PyTorchCallback]:
+        return {"checkpoint": determined_fixes.CheckpointCallback(self.save_pretrained)}
+
+    def save_pretrained(self, checkpoint: Path) -> None:
+        """Adds a folder that transformers loads by itself: weights, config, tokenizer and the task's settings."""
+        folder = checkpoint / PRETRAINED
+        model: Any = getattr(self.model, "module", self.model)  # DDP keeps the plain one there
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        settings = {} if self.task is None else vars(self.task)
+        (folder / READER).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+    # ---- helpers ----
+
+    def _seed(self) -> int:
+        context = getattr(self, "context", None)
+        on_cluster = determined_fixes.trial_seed(context) if context is not None else None
+        return self.trainer.seed if "seed" in self.hparams or on_cluster is None else on_cluster
+
+    def _once_per_host(self, step: Callable[[], T]) -> T:
+        """Runs a step on each host's first rank, which fills the cache, and then on its others, which read it."""
+        context = getattr(self, "context", None)
+        if context is None or context.distributed.local_size == 1:
+            return step()
+        distributed = context.distributed
+        result, fault = None, None
+        if distributed.local_rank == 0:
+            try:
+                result = step()
+            except Exception as error:
+                distributed.broadcast_local(error if isinstance(error, RqaError) else RuntimeError(str(error)))
+                raise
+        fault = distributed.broadcast_local(fault)
+        if fault is not None:
+            raise fault
+        return step() if result is None else result
+
+
+def _data_section(context: pytorch.PyTorchTrialContext) -> Mapping[str, Any]:
+    return context.get_experiment_config().get("data") or {}

@@ -1,0 +1,218 @@
+"""Every workaround for Determined 0.38.1 (its last release), and nothing else; no other module touches its internals.
+
+What each one answers is said where it stands. Facts were measured with torch 2.13 and transformers 5.23.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from determined import core, pytorch, util
+
+from model_hub_rqa.checkpoints import METADATA, steps_completed, write_manifest
+from model_hub_rqa.errors import CheckpointError, ConfigError
+
+
+def is_loading_only(context: pytorch.PyTorchTrialContext) -> bool:
+    """Whether a trial is made only to receive a checkpoint's weights (load_trial_from_checkpoint_path)."""
+    return not context._managed_training
+
+
+def trial_seed(context: pytorch.PyTorchTrialContext) -> int | None:
+    """The seed that the cluster gave this trial, None elsewhere (``get_trial_seed`` raises there)."""
+    return context._trial_seed
+
+
+def set_accumulation(context: pytorch.PyTorchTrialContext, steps: int | None) -> int:
+    """Makes gradient_accumulation_steps hold under every entrypoint; call it before wrap_optimizer.
+
+    Only ``pytorch.init`` takes the number, and a legacy entrypoint calls that itself, with the configuration's
+    ``optimizations.aggregation_frequency``.
+
+    Returns:
+        The micro-batches of an optimizer step.
+    """
+    given = context._aggregation_frequency
+    if steps is None:
+        return given
+    if given not in (1, steps):
+        raise ConfigError(
+            f"hyperparameters.gradient_accumulation_steps: is {steps}, "
+            f"but optimizations.aggregation_frequency is {given}: give one of them, or the same number"
+        )
+    context._aggregation_frequency = steps
+    return steps
+
+
+@contextlib.contextmanager
+def without_sync(context: pytorch.PyTorchTrialContext, model: torch.nn.Module, stepping: bool) -> Iterator[None]:
+    """Wraps forward and backward of a micro-batch that does not step: no gradients travel between ranks.
+
+    Determined's own ``no_sync`` wraps backward alone, and DDP decides in forward, so nothing is saved by it.
+    """
+    if not stepping and isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def steps_now(context: pytorch.PyTorchTrialContext) -> bool:
+    """Whether the current micro-batch ends with an optimizer step."""
+    return context._should_communicate_and_update()
+
+
+class CheckpointCallback(pytorch.PyTorchCallback):
+    """Makes checkpoints loadable, whole and verifiable.
+
+    - numpy's RNG state holds an array, which torch.load (weights_only since torch 2.6) refuses: plain ints instead.
+    - DDP puts ``module.`` before every key, and load_trial_from_checkpoint_path loads without DDP: taken off.
+    - A flipped bit is not noticed by Determined: a manifest of sums is.
+
+    Args:
+        save_pretrained: called with the checkpoint's folder before the manifest is written.
+    """
+
+    def __init__(self, save_pretrained: Any) -> None:
+        self.save_pretrained = save_pretrained
+
+    def on_checkpoint_save_start(self, checkpoint: dict[str, Any]) -> None:
+        name, keys, *rest = checkpoint["rng_state"]["np_rng_state"]
+        checkpoint["rng_state"]["np_rng_state"] = (str(name), [int(key) for key in keys], *rest)
+        checkpoint["models_state_dict"] = [
+            {key.removeprefix("module."): value for key, value in state.items()}
+            for state in checkpoint["models_state_dict"]
+        ]
+
+    def on_checkpoint_write_end(self, checkpoint_dir: str) -> None:
+        self.save_pretrained(Path(checkpoint_dir))
+        write_manifest(Path(checkpoint_dir))
+
+
+def join_process_group() -> core.DistributedContext | None:
+    """Joins the ranks that torchrun started on this machine or several; None where there is only one.
+
+    Off the cluster ``pytorch.init`` does not do it; on the cluster it does, and doing it twice fails.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return None
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    os.environ["USE_TORCH_DISTRIBUTED"] = "True"
+    return core.DistributedContext.from_torch_distributed(chief_ip=os.environ.get("MASTER_ADDR"))
+
+
+class LocalCheckpoints(core.DummyCheckpointContext):
+    """Checkpoints of a local run, as ``checkpoint-STEPS`` folders under one root.
+
+    A checkpoint is written under another name, flushed to disk, and renamed when it is whole, so that a killed
+    process or a full disk never leaves a folder that looks like a checkpoint.
+
+    Args:
+        distributed: the ranks.
+        root: where the folders go.
+        on_stored: called with the folder of each new checkpoint.
+    """
+
+    def __init__(self, distributed: core.DistributedContext, root: Path, on_stored: Any) -> None:
+        super().__init__(distributed, storage_manager=None)  # type: ignore[arg-type]  # both users of it are below
+        self.root = root
+        self.on_stored = on_stored
+
+    @contextlib.contextmanager
+    def store_path(self, metadata: dict[str, Any] | None = None, *, shard: bool = False) -> Iterator[tuple[Path, str]]:
+        assert metadata is not None, "a trial's controller gives metadata"
+        assert not shard, "a trial's controller stores whole checkpoints"
+        final = self.root / f"checkpoint-{metadata['steps_completed']}"
+        partial = self.root / f".{final.name}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial, final.name
+            (partial / METADATA).write_text(json.dumps(metadata, indent=1), encoding="utf-8")
+            write_manifest(partial)
+            _flush(partial)
+            replaced = self.root / f".{final.name}.replaced"
+            if final.exists():
+                final.rename(replaced)
+            partial.rename(final)
+            shutil.rmtree(replaced, ignore_errors=True)
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+            shutil.rmtree(partial, ignore_errors=True)
+            raise CheckpointError(f"{final}: could not be written: {error}") from error
+        self.on_stored(final)
+
+    @contextlib.contextmanager
+    def restore_path(self, storage_id: str, *args: Any, **kwargs: Any) -> Iterator[Path]:
+        yield Path(storage_id)
+
+
+def _flush(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def use_local_backends(
+    context: pytorch.PyTorchTrialContext, checkpoints: LocalCheckpoints, train: core.TrainContext
+) -> None:
+    """Puts a run's own checkpoint and reporting contexts in place of those that only log."""
+    context._core.checkpoint = checkpoints
+    context._core.train = train
+
+
+@contextlib.contextmanager
+def local_controller(
+    *, resume_from: Path | None, checkpoint_policy: str, metric: str, smaller_is_better: bool, code: Path | None
+) -> Iterator[None]:
+    """While this is open, ``Trainer.fit`` resumes exactly and keeps ``checkpoint_policy: best`` off the cluster too.
+
+    - Determined's local resume starts data and batch numbers at 0 and overshoots: steps come from the checkpoint.
+    - Its local training turns "best" into "all".
+    - Its local checkpoints copy the whole working directory, be it a home directory: only ``code`` (the file or
+      package of the trial class, None where it is installed) is copied.
+    """
+
+    class LocalController(pytorch._PyTorchTrialController):
+        def __init__(self, **settings: Any) -> None:
+            if resume_from is not None:
+                settings["steps_completed"] = steps_completed(resume_from)
+                settings["latest_checkpoint"] = str(resume_from)
+            settings |= {"checkpoint_policy": checkpoint_policy, "searcher_metric_name": metric}
+            settings["smaller_is_better"] = smaller_is_better
+            super().__init__(**settings)
+
+    def write_code(path: Path, on_cluster: bool) -> None:
+        target = path / "code"
+        target.mkdir()
+        if code is not None and code.is_dir():
+            shutil.copytree(code, target / code.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif code is not None:
+            shutil.copy2(code, target)
+
+    # Trainer.fit has no argument for either: it takes them from their modules by name.
+    with (
+        mock.patch.object(pytorch, "_PyTorchTrialController", LocalController),
+        mock.patch.object(util, "write_user_code", write_code),
+    ):
+        yield
+
+
+def code_of(trial_class: type) -> Path | None:
+    """The file or top package of a trial class that lives under the working directory and is not ours."""
+    top = trial_class.__module__.partition(".")[0]
+    if top == __name__.partition(".")[0]:
+        return None
+    file = getattr(sys.modules.get(top), "__file__", None)
+    if file is None or not Path(file).resolve().is_relative_to(Path.cwd().resolve()):
+        return None
+    return Path(file).parent if Path(file).name == "__init__.py" else Path(file)

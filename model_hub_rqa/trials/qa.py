@@ -1,0 +1,113 @@
+"""QATrial: an extractive reader on SQuAD-form data."""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from model_hub_rqa.config import ExtractiveKwargs
+from model_hub_rqa.data.extractive import ExtractiveCollator, FeatureBuilder, build_features, check_tokenizer
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.metrics.spans import SpanCandidates, decode_predictions, no_answer_probability, span_candidates
+from model_hub_rqa.metrics.squad import references_from_rows, squad_v1, squad_v2
+from model_hub_rqa.models.extractive import freeze_span_bias, length_limit, position_loss, span_logits
+from model_hub_rqa.trials.base import BaseTransformerTrial
+from model_hub_rqa.trials.reducers import Values
+
+logger = logging.getLogger(__name__)
+
+
+class QATrial(BaseTransformerTrial):
+    """Finds the answer to a question as a span of its context, or says that there is none (SQuAD v2.0).
+
+    Validation reduces each batch to its n best spans at once; decoding and the official SQuAD metrics follow on the
+    chief: exact_match and f1, or v2.0's exact, f1, HasAns_*, NoAns_* and best_*. Where ``output_dir`` is set, a
+    validation writes predictions.json, nbest_predictions.json and, for v2.0, null_odds.json there.
+    """
+
+    default_model_mode = "question-answering"
+    task_kwargs = ExtractiveKwargs
+    task: ExtractiveKwargs
+
+    def check(self) -> None:
+        check_tokenizer(self.tokenizer)
+        limit = length_limit(self.config, self.tokenizer)
+        if self.task.max_seq_length > limit:
+            raise ConfigError(
+                f"data.max_seq_length: must be at most {limit}, the longest input of this model and tokenizer, "
+                f"got {self.task.max_seq_length}"
+            )
+
+    def build_datasets(self) -> Mapping[str, Any]:
+        return {
+            split: build_features(
+                self.examples[split],
+                FeatureBuilder(
+                    self.tokenizer,
+                    max_seq_length=self.task.max_seq_length,
+                    doc_stride=self.task.doc_stride,
+                    labels=split == "train",
+                ),
+            )
+            for split in ("train", "validation")
+        }
+
+    def build_model(self) -> torch.nn.Module:
+        model = super().build_model()
+        freeze_span_bias(model)
+        return model
+
+    def build_collator(self) -> ExtractiveCollator:
+        return ExtractiveCollator(self.tokenizer, pad_to_multiple_of=8 if self.context.device.type == "cuda" else 1)
+
+    def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        return position_loss(*span_logits(self.model, batch), batch["start_positions"], batch["end_positions"])
+
+    def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        with self.autocast():
+            start_logits, end_logits = span_logits(self.model, batch)
+        candidates = span_candidates(
+            start_logits.cpu().numpy(),
+            end_logits.cpu().numpy(),
+            batch["offsets"].cpu().numpy(),
+            batch["cls_index"].cpu().numpy(),
+            n_best_size=self.task.n_best_size,
+            max_answer_length=self.task.max_answer_length,
+        )
+        places = zip(batch["example_index"].tolist(), batch["feature_index"].tolist(), strict=True)
+        self.reducer.update(dict(zip(places, candidates, strict=True)))
+        return {}
+
+    def compute_metrics(self, values: Values) -> dict[str, float]:
+        by_example: dict[int, dict[int, SpanCandidates]] = {}
+        key: Any  # pairs of the example's and the window's number
+        for key, candidates in values.items():
+            example, feature = key
+            by_example.setdefault(example, {})[feature] = candidates
+        examples = self.examples["validation"]
+        if len(by_example) < len(examples):  # Determined's test mode evaluates one batch
+            logger.info("metrics are of %d of %d validation examples", len(by_example), len(examples))
+            examples = examples.select(sorted(by_example))
+        ids = examples["id"][:]
+        predictions, n_best, null_odds = decode_predictions(
+            dict(zip(ids, examples["context"][:], strict=True)),
+            dict(zip(ids, (by_example[i] for i in sorted(by_example)), strict=True)),
+            n_best_size=self.task.n_best_size,
+            version_2_with_negative=self.task.version_2_with_negative,
+            null_score_diff_threshold=self.task.null_score_diff_threshold,
+        )
+        self._write({"predictions": predictions, "nbest_predictions": n_best, "null_odds": null_odds})
+        references = references_from_rows(examples.select_columns(["id", "answers"]))
+        if not self.task.version_2_with_negative:
+            return squad_v1(predictions, references)
+        return squad_v2(predictions, references, {key: no_answer_probability(odds) for key, odds in null_odds.items()})
+
+    def _write(self, files: Mapping[str, Mapping[str, Any]]) -> None:
+        if self.output_dir is None:
+            return
+        for name, content in files.items():
+            if content:
+                text = json.dumps(content, indent=1, ensure_ascii=False)
+                (self.output_dir / f"{name}.json").write_text(text, encoding="utf-8")
