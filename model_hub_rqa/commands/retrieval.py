@@ -1,0 +1,277 @@
+"""``rqa index`` and ``rqa retrieve``."""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_hub_rqa.errors import ConfigError, DataError, RqaError
+
+if TYPE_CHECKING:
+    from model_hub_rqa.data.corpus import Qrels, Query
+    from model_hub_rqa.records import Hit
+    from model_hub_rqa.retrieval.index_folder import Index, Manifest, Settings
+
+_BM25_OPTIONS = ("k1", "b", "stopwords", "stemmer")
+_DENSE_OPTIONS = ("embedding_model", "query_prompt", "passage_prompt", "max_seq_length", "batch_size")
+_HITS_AT_ONCE = 50_000  # kept in memory with their texts
+
+
+def add_commands(commands: Any) -> None:
+    """Registers ``index`` and ``retrieve`` with what ``ArgumentParser.add_subparsers`` returned."""
+    command = commands.add_parser("index", help="index a corpus for retrieval")
+    command.add_argument("--corpus", required=True, metavar="FILE", help="jsonl (BEIR's), csv, tsv or parquet")
+    command.add_argument("--retriever", required=True, choices=("bm25", "dense"))
+    command.add_argument("--output", required=True, metavar="DIR", help="the index folder to make")
+    command.add_argument("--passage-words", type=int, metavar="N", help="split documents into passages of N words")
+    command.add_argument(
+        "--passage-stride",
+        type=int,
+        metavar="N",
+        help="words from one passage's beginning to the next's (default: all)",
+    )
+    command.add_argument(
+        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves faulty documents out"
+    )
+    bm25 = command.add_argument_group("with --retriever bm25")
+    bm25.add_argument("--k1", type=float, help="weight of repeated words (default 1.2)")
+    bm25.add_argument("--b", type=float, help="how much long passages are held back, 0 to 1 (default 0.75)")
+    bm25.add_argument("--stopwords", metavar="LANGUAGE", help='words passed over (default english; "" for none)')
+    bm25.add_argument("--stemmer", metavar="LANGUAGE", help="cut words to their stems, for example english")
+    dense = command.add_argument_group("with --retriever dense")
+    dense.add_argument("--embedding-model", metavar="M", help="a sentence-transformers folder, or a name on the hub")
+    dense.add_argument("--query-prompt", metavar="TEXT", help="put before each query (default: the model's own)")
+    dense.add_argument("--passage-prompt", metavar="TEXT", help="put before each passage (default: the model's own)")
+    dense.add_argument("--max-seq-length", type=int, metavar="N", help="tokens read of a text (default: the model's)")
+    dense.add_argument("--batch-size", type=int, metavar="N", help="passages encoded at a time (default 32)")
+    command.set_defaults(command=index)
+
+    command = commands.add_parser("retrieve", help="find passages for questions, and score them against judgements")
+    command.add_argument("--index", required=True, metavar="DIR")
+    command.add_argument("--queries", required=True, metavar="FILE", help="BEIR's, FiD's, SQuAD's or dialogues")
+    command.add_argument("--qrels", metavar="FILE", help="judgements: prints nDCG@10, Recall@100 and MRR@10")
+    command.add_argument("--top-k", type=int, default=100, metavar="N", help="passages for each question (default 100)")
+    command.add_argument("--output", required=True, metavar="DIR", help="receives ctxs.jsonl and run.trec")
+    command.add_argument("--embedding-model", metavar="M", help="where the index's embedding model is now")
+    command.add_argument("--corpus", metavar="FILE", help="refuse the index if it was built from another corpus")
+    command.add_argument(
+        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves faulty questions out"
+    )
+    command.set_defaults(command=retrieve)
+
+
+def index(args: argparse.Namespace) -> None:
+    """Builds an index folder; prints what is in it as a JSON object."""
+    from model_hub_rqa.retrieval.index_folder import build_index
+
+    settings = _settings(args)
+    progress = _Progress("passages")
+    manifest = build_index(
+        args.corpus,
+        args.output,
+        settings,
+        passage_words=args.passage_words,
+        passage_stride=args.passage_stride,
+        on_bad_record=args.on_bad_record,
+        batch_size=args.batch_size or 32,
+        report=progress,
+    )
+    if manifest.n_skipped:
+        _say(f"{manifest.n_skipped:,} faulty documents were left out of {args.corpus}")
+    _say(f"{args.output}: {manifest.n_passages:,} passages; {progress.summary()}")
+    names = ("kind", "n_documents", "n_skipped", "n_passages", "corpus_sha256")
+    print(json.dumps({"index": args.output, **{name: getattr(manifest, name) for name in names}}))
+
+
+def _settings(args: argparse.Namespace) -> "Settings":
+    from model_hub_rqa.retrieval.bm25 import BM25Settings
+    from model_hub_rqa.retrieval.dense import DenseSettings
+
+    others = _DENSE_OPTIONS if args.retriever == "bm25" else _BM25_OPTIONS
+    problems = [
+        f"--{name.replace('_', '-')}: plays no part with --retriever {args.retriever}"
+        for name in others
+        if getattr(args, name) is not None
+    ]
+    if args.batch_size is not None and args.batch_size < 1:
+        problems.append(f"--batch-size: must be at least 1, found {args.batch_size}")
+    kind, names = (BM25Settings, _BM25_OPTIONS) if args.retriever == "bm25" else (DenseSettings, _DENSE_OPTIONS[:-1])
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    settings: Settings = kind(**given)
+    if problems:
+        raise ConfigError([*problems, *settings.problems()])
+    return settings
+
+
+def retrieve(args: argparse.Namespace) -> None:
+    """Writes ctxs.jsonl and run.trec; with judgements, prints the measures as a JSON object."""
+    from model_hub_rqa.data.corpus import read_qrels, read_queries
+    from model_hub_rqa.metrics.ranking import ranking_metrics
+    from model_hub_rqa.retrieval.index_folder import check_index, open_index
+
+    faults: list[RqaError] = []
+    if args.top_k < 1:
+        faults.append(ConfigError(f"--top-k: must be at least 1, found {args.top_k}"))
+    output = Path(args.output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        faults.append(ConfigError(f"--output: {output} exists and is not an empty folder"))
+    queries = _attempt(faults, read_queries, args.queries, on_bad_record=args.on_bad_record) or []
+    qrels = _attempt(faults, read_qrels, args.qrels) if args.qrels else None
+    manifest = _attempt(faults, check_index, args.index, corpus=args.corpus)
+    if qrels is not None and queries and manifest is not None:
+        faults += [DataError(line) for line in _qrels_problems(qrels, queries, manifest, Path(args.index))]
+    if faults:
+        raise type(faults[0])([problem for error in faults for problem in error.problems])
+    opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified above
+    if qrels is not None:
+        _announce(args.top_k, len(queries) - len(qrels.judgements), len(queries), opened.manifest.passage_words)
+    run = _write(output, opened, queries, args.top_k)
+    if qrels is not None:
+        print(json.dumps({**ranking_metrics(run, qrels.judgements), "n_queries": len(qrels.judgements)}))
+
+
+def _qrels_problems(qrels: "Qrels", queries: Sequence["Query"], manifest: "Manifest", folder: Path) -> list[str]:
+    """A line for each judgement of a document that the index lacks, and for each judged query that is not asked."""
+    from model_hub_rqa.retrieval.base import PassageStore
+
+    unknown = manifest.unknown_documents({document for _, document in qrels.lines}, PassageStore(folder))
+    asked, missing = {query.id for query in queries}, set()
+    problems = []
+    for (query, document), line in qrels.lines.items():
+        if query not in asked and query not in missing:
+            missing.add(query)
+            problems.append(f"{qrels.file}: line {line}: query {query!r} is not among the queries")
+        if document in unknown:
+            problems.append(f"{qrels.file}: line {line}: document {document!r} is not in the index")
+    return problems
+
+
+def _announce(top_k: int, n_unjudged: int, n_queries: int, passage_words: int | None) -> None:
+    """What the measures do not count."""
+    if n_unjudged:
+        _say(f"{n_unjudged:,} of {n_queries:,} queries have no judgements: they are retrieved for, and not scored")
+    if passage_words is not None:
+        _say(f"documents are ranked by their best passage: --top-k {top_k} passages are of fewer documents")
+    if top_k < 100:
+        _say(f"--top-k {top_k}: Recall@100 counts the first {top_k} passages only")
+    if top_k < 10:
+        _say(f"--top-k {top_k}: nDCG@10 and MRR@10 count the first {top_k} passages only")
+
+
+def _write(output: Path, opened: "Index", queries: Sequence["Query"], top_k: int) -> dict[str, list[str]]:
+    """Retrieves and writes both files; returns the ranked document ids by query id."""
+    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
+    progress = _Progress("questions")
+    run = {}
+    try:
+        partial.mkdir(parents=True)
+        with (
+            (partial / "ctxs.jsonl").open("w", encoding="utf-8") as ctxs,
+            (partial / "run.trec").open("w", encoding="utf-8") as trec,
+        ):
+            step = max(_HITS_AT_ONCE // top_k, 1)
+            for begin in range(0, len(queries), step):
+                batch = queries[begin : begin + step]
+                found = opened.search([query.question for query in batch], top_k)
+                for query, hits in zip(batch, found, strict=True):
+                    ctxs.write(json.dumps(_fid_record(query, hits), ensure_ascii=False) + "\n")
+                    ranking = _ranked_documents(opened, hits)
+                    trec.writelines(_trec_lines(query.id, ranking, opened.manifest.kind))
+                    run[query.id] = list(ranking)
+                progress("retrieving", begin + len(batch), len(queries))
+        partial.replace(output)
+    except OSError as error:
+        raise ConfigError(f"--output: cannot write {output}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _say(f"{len(queries):,} questions in {output}; {progress.summary()}")
+    return run
+
+
+def _fid_record(query: "Query", hits: Sequence["Hit"]) -> dict[str, Any]:
+    """A question in the form of FiD's data, with what its file said of the answer."""
+    record: dict[str, Any] = {"id": query.id, "question": query.question}
+    if query.target is not None:
+        record["target"] = query.target
+    if query.answers is not None or query.target is not None:
+        record["answers"] = list(query.answers if query.answers is not None else [query.target])
+    record["ctxs"] = [
+        {"id": hit.passage.id, "title": hit.passage.title, "text": hit.passage.text, "score": hit.score} for hit in hits
+    ]
+    return record
+
+
+def _ranked_documents(opened: "Index", hits: Sequence["Hit"]) -> dict[str, float]:
+    """Documents, the best first, with the score of the best passage of each."""
+    ranking: dict[str, float] = {}
+    for hit in hits:
+        ranking.setdefault(opened.manifest.document_id(hit.passage.id), hit.score)
+    return ranking
+
+
+def _trec_lines(query: str, ranking: dict[str, float], tag: str) -> Iterator[str]:
+    """A TREC run's lines. Evaluators order by score alone and break ties by document id: so that they keep our order,
+    a score that does not fall is lowered to the next smaller number of 32 bits. White space in ids becomes %20 and
+    the like, as the fields are separated by it."""
+    import numpy as np
+
+    last = np.float32(np.inf)
+    for rank, (document, score) in enumerate(ranking.items(), 1):
+        last = min(np.float32(score), np.nextafter(last, np.float32(-np.inf)))
+        yield f"{_no_spaces(query)} Q0 {_no_spaces(document)} {rank} {float(last)!r} {tag}\n"
+
+
+def _no_spaces(id_: str) -> str:
+    return "".join(f"%{ord(character):02X}" if character.isspace() else character for character in id_)
+
+
+def _attempt(faults: list[RqaError], step: Any, *args: Any, **kwargs: Any) -> Any:
+    """The step's result; None, with its error noted, where it fails: so that those of every file show at once."""
+    try:
+        return step(*args, **kwargs)
+    except RqaError as error:
+        faults.append(error)
+        return None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Progress:
+    """Tells on stderr how far a long step has come, every few seconds."""
+
+    def __init__(self, unit: str, seconds_between: float = 5.0) -> None:
+        self.unit = unit
+        self._between = seconds_between
+        self._begun = self._told = self._since = time.monotonic()
+        self._what = ""
+        self._first = 0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self._what:  # what an earlier run has done must not count towards the rate
+            self._what, self._since, self._first = what, now, done
+        if now - self._told < self._between:
+            return
+        from model_hub_rqa.progress import format_seconds
+
+        self._told = now
+        rate = (done - self._first) / (now - self._since) if now > self._since else 0.0
+        news = f"  {rate:.1f}/s" if rate else ""
+        if rate and total:
+            news += f"  {format_seconds((total - done) / rate)} left"
+        _say(f"{what}: {done:,}{f'/{total:,}' if total else ''} {self.unit}{news}")
+
+    def summary(self) -> str:
+        """Time and memory so far."""
+        from model_hub_rqa.progress import format_seconds
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return f"{format_seconds(time.monotonic() - self._begun)}, peak memory {peak:,.0f} MiB"

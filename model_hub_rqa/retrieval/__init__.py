@@ -1,0 +1,1 @@
+"""Retrievers over one's own corpus, and the folders that keep their indexes."""

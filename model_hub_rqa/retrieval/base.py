@@ -1,0 +1,166 @@
+"""What retrievers share: the protocol, passages and where they are kept, ranking with ties in the corpus' order."""
+
+import importlib
+import json
+import mmap
+import re
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.records import Hit, Passage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PASSAGES = "passages.jsonl"
+OFFSETS = "offsets.npy"
+_WORD = re.compile(r"\S+")
+
+Report = Callable[[str, int, int], None]  # (what is being done, passages done, passages in all; 0: not known)
+
+
+class Retriever(Protocol):
+    """Finds the passages of its corpus that a query asks for."""
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """The ``k`` best passages for each query, the best first.
+
+        Equal scores stand in the order of the corpus. Where ``k`` is larger than the corpus, all of it is returned.
+
+        Raises:
+            ConfigError: ``k`` is below 1.
+        """
+        ...
+
+
+def no_report(what: str, done: int, total: int) -> None:
+    """A :data:`Report` that says nothing."""
+
+
+def passage_text(passage: Passage) -> str:
+    """What is indexed of a passage: title and text, as BEIR joins them."""
+    return f"{passage.title} {passage.text}".strip()
+
+
+def check_k(k: int) -> None:
+    """Raises ConfigError where ``k`` is below 1."""
+    if k < 1:
+        raise ConfigError(f"k: must be at least 1, found {k}")
+
+
+def require(module: str, extra: str = "retrieval") -> Any:
+    """Imports an optional library.
+
+    Raises:
+        ConfigError: it is not installed; the message names the extra to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"{module}: cannot be imported ({error}): pip install 'model-hub-rqa[{extra}]'") from error
+
+
+def split_document(document: Passage, words: int, stride: int | None = None) -> Iterator[Passage]:
+    """The document in passages of ``words`` words, each with the document's title.
+
+    Words are separated by white space. Passage i, counted from 0, has the id ``DOC#i`` and begins with word
+    ``i * stride``; the last one ends with the document and may be shorter. Its text is the document's own from the
+    first to the last of its words, white space within included. A document of at most ``words`` words is the one
+    passage ``DOC#0``.
+
+    Args:
+        document: what to split.
+        words: words of a passage.
+        stride: words from the beginning of a passage to that of the next; by default ``words``: no overlap.
+
+    Raises:
+        ConfigError: as :func:`split_problems` says.
+    """
+    problems = split_problems(words, stride)
+    if problems:
+        raise ConfigError(problems)
+    step = stride or words
+    spans = [match.span() for match in _WORD.finditer(document.text)]
+    for number, first in enumerate(range(0, max(len(spans) - words + step, 1), step)):
+        inside = spans[first : first + words]
+        text = document.text[inside[0][0] : inside[-1][1]] if inside else document.text
+        yield Passage(f"{document.id}#{number}", text, document.title)
+
+
+def split_problems(words: int | None, stride: int | None) -> list[str]:
+    """Why documents cannot be split so; nothing is split where ``words`` is None."""
+    if words is None:
+        return [] if stride is None else [f"passage_stride: needs passage_words, found {stride} without"]
+    problems = [] if words >= 1 else [f"passage_words: must be at least 1, found {words}"]
+    if stride is not None and not 1 <= stride <= max(words, 1):
+        problems.append(f"passage_stride: must be from 1 to passage_words ({words}), found {stride}")
+    return problems
+
+
+def top_k(scores: "np.ndarray", k: int) -> "np.ndarray":
+    """Positions of the ``k`` highest of ``scores`` (n,), the highest first, equal ones by position; all if k >= n."""
+    import numpy as np
+
+    if k < len(scores):
+        least = np.partition(scores, -k)[-k]
+        above = np.flatnonzero(scores > least)
+        chosen = np.concatenate([above, np.flatnonzero(scores == least)[: k - len(above)]])
+    else:
+        chosen = np.arange(len(scores))
+    return chosen[np.argsort(-scores[chosen], kind="stable")]
+
+
+class PassageStore(Sequence[Passage]):
+    """The passages of an index folder, read from disk when they are asked for.
+
+    Attributes:
+        offsets: where each passage begins in the file, and where the last one ends: (n + 1,), bytes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import numpy as np
+
+        self.offsets: np.ndarray = np.load(folder / OFFSETS, mmap_mode="r")
+        with (folder / PASSAGES).open("rb") as file:
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Passage: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Passage]: ...
+    def __getitem__(self, index: int | slice) -> Passage | list[Passage]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        return Passage(**json.loads(self._bytes[self.offsets[position] : self.offsets[position + 1]]))
+
+
+def write_passages(passages: Iterable[Passage], folder: Path, report: Report = no_report) -> int:
+    """Writes the files of a :class:`PassageStore` while reading ``passages`` once; returns how many there are.
+
+    Raises:
+        DataError: there are none; or whatever reading them raises. Then no file of the two is left or changed.
+    """
+    import numpy as np
+
+    temporary = folder / f"{PASSAGES}.tmp"
+    offsets = array("q", [0])
+    try:
+        with temporary.open("wb") as file:
+            for passage in passages:
+                record = {"id": passage.id, "title": passage.title, "text": passage.text}
+                offsets.append(offsets[-1] + file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n"))
+                report("reading", len(offsets) - 1, 0)
+        if len(offsets) == 1:
+            raise DataError("corpus: holds no passage")
+        np.save(folder / OFFSETS, np.frombuffer(offsets, dtype=np.int64))
+        temporary.replace(folder / PASSAGES)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(offsets) - 1

@@ -1,0 +1,266 @@
+"""Dense retrieval: passages and queries as vectors of one model (Reimers and Gurevych 2019), exact inner product.
+
+The model is sentence-transformers', the search faiss' over the vectors on disk, block by block: memory is bounded
+whatever the size of the corpus.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_hub_rqa.errors import CheckpointError, ConfigError
+from model_hub_rqa.records import Hit, Passage
+from model_hub_rqa.retrieval.base import PassageStore, Report, check_k, no_report, passage_text, require, top_k
+
+if TYPE_CHECKING:
+    import numpy as np
+
+EMBEDDINGS = "embeddings.npy"
+PROGRESS = "progress.json"  # how far an index that is not whole yet has come
+_BLOCK = 65_536  # vectors searched at a time
+_SECONDS_BETWEEN_SAVES = 5.0
+
+
+@dataclass(frozen=True)
+class DenseSettings:
+    """How texts become vectors.
+
+    Attributes:
+        embedding_model: a folder of sentence-transformers (or of transformers: then the mean over the tokens), or a
+            name on the hub.
+        normalize_embeddings: to length 1, so that the inner product is the cosine.
+        query_prompt: put before each query; None for the model's own, if it has one.
+        passage_prompt: put before each passage, alike.
+        max_seq_length: tokens read of a text; None for the model's own limit.
+    """
+
+    embedding_model: str = ""
+    normalize_embeddings: bool = True
+    query_prompt: str | None = None
+    passage_prompt: str | None = None
+    max_seq_length: int | None = None
+
+    kind = "dense"
+
+    def problems(self) -> list[str]:
+        """A line for each field that breaks a rule."""
+        problems = []
+        name = self.embedding_model
+        if not name:
+            problems.append("embedding_model: must be given for a dense index")
+        elif name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
+            problems.append(f"embedding_model: no such folder, found {name!r}")
+        if self.max_seq_length is not None and self.max_seq_length < 1:
+            problems.append(f"max_seq_length: must be at least 1, found {self.max_seq_length}")
+        return problems
+
+
+class Encoder:
+    """A loaded embedding model.
+
+    Attributes:
+        settings: with the maximal length as it is in force, and the model's folder as an absolute path.
+        sha256: of the model's weights.
+        dimension: of its vectors.
+
+    Raises:
+        ConfigError: the settings break a rule, the model cannot be loaded, or sentence-transformers is missing.
+    """
+
+    def __init__(self, settings: DenseSettings) -> None:
+        problems = settings.problems()
+        if problems:
+            raise ConfigError(problems)
+        name = settings.embedding_model
+        sentence_transformers = require("sentence_transformers")
+        try:
+            model = sentence_transformers.SentenceTransformer(name)
+        except Exception as error:  # the hub client, safetensors and transformers each raise their own kinds
+            reason = str(error).strip().split("\n")[0]
+            raise ConfigError(f"embedding_model: cannot load {name!r}: {type(error).__name__}: {reason}") from error
+        if settings.max_seq_length is not None:
+            model.max_seq_length = settings.max_seq_length
+        self._model = model
+        place = os.path.abspath(name) if os.path.isdir(name) else name
+        self.settings = replace(settings, embedding_model=place, max_seq_length=model.max_seq_length)
+        self.sha256 = _weights_sum(model)
+        self.dimension = int(self.queries(["x"]).shape[1])  # some models do not know it by themselves
+
+    def queries(self, texts: Sequence[str], batch_size: int = 32) -> "np.ndarray":
+        """Vectors of queries: (len(texts), dimension), float32."""
+        return self._vectors(self._model.encode_query, texts, self.settings.query_prompt, batch_size)
+
+    def passages(self, texts: Sequence[str], batch_size: int = 32) -> "np.ndarray":
+        """Vectors of passages: (len(texts), dimension), float32."""
+        return self._vectors(self._model.encode_document, texts, self.settings.passage_prompt, batch_size)
+
+    def _vectors(self, encode: Any, texts: Sequence[str], prompt: str | None, batch_size: int) -> "np.ndarray":
+        import numpy as np
+
+        vectors = encode(
+            list(texts),
+            prompt=prompt,
+            batch_size=batch_size,
+            normalize_embeddings=self.settings.normalize_embeddings,
+            show_progress_bar=False,
+        )
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if not np.isfinite(vectors).all():
+            raise CheckpointError(f"{self.settings.embedding_model}: gives vectors that are not finite")
+        return vectors
+
+
+def _weights_sum(model: Any) -> str:
+    """SHA-256 over names, types, shapes and bytes of a model's weights: the same wherever they are stored."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class DenseRetriever:
+    """Ranks passages by the inner product of their vectors with the query's.
+
+    Args:
+        passages: of the corpus, in its order.
+        embeddings: their vectors, (len(passages), dimension), float32, in memory or mapped.
+        encoder: the model that they come from.
+
+    Raises:
+        CheckpointError: the vectors are not those of these passages and this model, by their shape.
+    """
+
+    def __init__(self, passages: Sequence[Passage], embeddings: "np.ndarray", encoder: Encoder) -> None:
+        if embeddings.shape != (len(passages), encoder.dimension):
+            expected = f"({len(passages)}, {encoder.dimension})"
+            raise CheckpointError(f"embeddings: must have the shape {expected}, found {embeddings.shape}")
+        self.passages = passages
+        self.embeddings = embeddings
+        self.encoder = encoder
+
+    @classmethod
+    def build(cls, passages: Sequence[Passage], settings: DenseSettings, *, batch_size: int = 32) -> "DenseRetriever":
+        """Indexes a small corpus in memory; errors as those of :class:`Encoder`."""
+        encoder = Encoder(settings)
+        return cls(passages, encoder.passages([passage_text(passage) for passage in passages], batch_size), encoder)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """As :class:`~model_hub_rqa.retrieval.base.Retriever` says; queries given together are searched faster."""
+        check_k(k)
+        if not queries:
+            return []
+        scores, positions = exact_search(self.encoder.queries(queries), self.embeddings, k)
+        return [
+            [Hit(self.passages[i], score) for i, score in zip(row.tolist(), values.tolist(), strict=True)]
+            for row, values in zip(positions, scores, strict=True)
+        ]
+
+
+def exact_search(
+    queries: "np.ndarray", embeddings: "np.ndarray", k: int, block: int = _BLOCK
+) -> "tuple[np.ndarray, np.ndarray]":
+    """The highest inner products of each query: scores and positions, both (n queries, min(k, n passages)).
+
+    Args:
+        queries: (n queries, dimension), float32.
+        embeddings: (n passages, dimension), float32; read a block of rows at a time.
+        k: how many; equal scores stand in the order of the passages.
+        block: rows read at a time.
+    """
+    import numpy as np
+
+    scores = np.empty((len(queries), 0), dtype=np.float32)
+    positions = np.empty((len(queries), 0), dtype=np.int64)
+    for begin in range(0, len(embeddings), block):
+        found, rows = _block_search(queries, np.ascontiguousarray(embeddings[begin : begin + block]), k)
+        scores = np.concatenate([scores, found], axis=1)
+        positions = np.concatenate([positions, rows + begin], axis=1)
+        order = np.lexsort((positions, -scores))[:, :k]
+        scores, positions = np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
+    return scores, positions
+
+
+def _block_search(queries: "np.ndarray", block: "np.ndarray", k: int) -> "tuple[np.ndarray, np.ndarray]":
+    faiss = require("faiss")
+    asked = min(k + 1, len(block))
+    scores, rows = faiss.knn(queries, block, asked, metric=faiss.METRIC_INNER_PRODUCT)
+    if asked > k:
+        # faiss does not say which of several equal scores it keeps: where the last place is shared, we choose
+        for query in (scores[:, k - 1] == scores[:, k]).nonzero()[0]:
+            exact = block @ queries[query]
+            rows[query] = top_k(exact, asked)
+            scores[query] = exact[rows[query]]
+    return scores[:, :k], rows[:, :k]
+
+
+def write_embeddings(
+    passages: PassageStore,
+    encoder: Encoder,
+    folder: Path,
+    key: str,
+    *,
+    batch_size: int = 32,
+    report: Report = no_report,
+) -> None:
+    """Encodes a corpus into ``folder``/embeddings.npy, from where a killed run with the same ``key`` has left off.
+
+    Passages are encoded in the order of their lengths, the longest first, so that hardly anything is padded and too
+    large a batch fails at once; each vector is written to its place on disk. What is kept in memory of the whole
+    corpus is that order, 8 bytes a passage.
+
+    Args:
+        passages: the corpus.
+        encoder: the model.
+        folder: where the files go.
+        key: names everything that the vectors depend on.
+        batch_size: passages encoded at a time.
+        report: told of the progress.
+    """
+    import numpy as np
+
+    target, progress = folder / EMBEDDINGS, folder / PROGRESS
+    done = _passages_done(target, progress, key)
+    if not done:
+        progress.unlink(missing_ok=True)
+        np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=(len(passages), encoder.dimension))
+    begins = np.load(target, mmap_mode="r").offset
+    order = np.argsort(-np.diff(passages.offsets), kind="stable")
+    report("encoding", done, len(order))
+    with target.open("r+b") as file:
+        saved = time.monotonic()
+        for begin in range(done, len(order), 8 * batch_size):
+            chosen = order[begin : begin + 8 * batch_size].tolist()
+            vectors = encoder.passages([passage_text(passages[i]) for i in chosen], batch_size)
+            for i, vector in zip(chosen, vectors, strict=True):
+                file.seek(begins + i * vector.nbytes)  # not through the map: what it has touched counts as memory
+                file.write(vector.data)
+            finished = begin + len(chosen)
+            if finished == len(order) or time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
+                file.flush()
+                os.fsync(file.fileno())
+                _write_progress(progress, {"key": key, "done": finished})
+                saved = time.monotonic()
+            report("encoding", finished, len(order))
+
+
+def _passages_done(target: Path, progress: Path, key: str) -> int:
+    """How many passages, in the order of their lengths, have their vectors on disk."""
+    try:
+        noted = json.loads(progress.read_text(encoding="utf-8"))
+        return int(noted["done"]) if noted["key"] == key and target.is_file() else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _write_progress(progress: Path, content: dict[str, Any]) -> None:
+    temporary = progress.with_name(f"{progress.name}.tmp")
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    temporary.replace(progress)

@@ -1,0 +1,391 @@
+"""Index folders: built under another name and renamed when whole, described by a manifest, verified when opened.
+
+A folder holds manifest.json (written last), the passages (passages.jsonl, offsets.npy), so that a search needs no
+corpus file, and the files of its retriever: those of bm25s, or embeddings.npy.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from model_hub_rqa.checkpoints import MANIFEST, file_sum
+from model_hub_rqa.data.corpus import CorpusReader, file_problems
+from model_hub_rqa.errors import CheckpointError, ConfigError
+from model_hub_rqa.records import Hit, Passage
+from model_hub_rqa.retrieval.base import (
+    OFFSETS,
+    PASSAGES,
+    PassageStore,
+    Report,
+    Retriever,
+    no_report,
+    split_document,
+    split_problems,
+    write_passages,
+)
+from model_hub_rqa.retrieval.bm25 import BM25Retriever, BM25Settings
+from model_hub_rqa.retrieval.dense import EMBEDDINGS, PROGRESS, DenseRetriever, DenseSettings, Encoder, write_embeddings
+
+FORMAT_VERSION = 1  # raise it whenever folders of before cannot be used any more
+Settings = BM25Settings | DenseSettings
+_SETTINGS: dict[str, type[Settings]] = {"bm25": BM25Settings, "dense": DenseSettings}
+_LIBRARIES = {
+    "bm25": ("bm25s", "PyStemmer", "numpy"),
+    "dense": ("sentence-transformers", "transformers", "torch", "faiss-cpu", "numpy"),
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an index folder says of itself.
+
+    Attributes:
+        kind: "bm25" or "dense".
+        corpus_file: the corpus as it was named.
+        corpus_sha256: of its content, as :class:`~model_hub_rqa.data.corpus.CorpusReader` hashes it.
+        n_documents: documents of the corpus, n_skipped of its faulty ones not among them.
+        n_passages: passages to search; as many as documents where they were not split.
+        passage_words, passage_stride: how documents were split; None where they were not.
+        on_bad_record: how faulty documents were treated.
+        settings: fields of the retriever's settings.
+        model_sha256: of the embedding model's weights; "" without one.
+        versions: of the libraries that wrote it. They are for the record: another version is no reason to refuse it.
+        sha256: of each other file in the folder.
+        format_version: of the folder's layout.
+    """
+
+    kind: str
+    corpus_file: str
+    corpus_sha256: str
+    n_documents: int
+    n_skipped: int
+    n_passages: int
+    passage_words: int | None
+    passage_stride: int | None
+    on_bad_record: str
+    settings: dict[str, Any]
+    model_sha256: str
+    versions: dict[str, str]
+    sha256: dict[str, str]
+    format_version: int = FORMAT_VERSION
+
+    def document_id(self, passage_id: str) -> str:
+        """The document that a passage is from."""
+        return passage_id if self.passage_words is None else passage_id.rpartition("#")[0]
+
+    def unknown_documents(self, ids: Iterable[str], passages: Iterable[Passage]) -> set[str]:
+        """Those of ``ids`` that none of the index's passages is from."""
+        unknown = set(ids)
+        for passage in passages:
+            unknown.discard(self.document_id(passage.id))
+        return unknown
+
+
+@dataclass(frozen=True)
+class Index:
+    """An open index folder; a :class:`~model_hub_rqa.retrieval.base.Retriever` itself."""
+
+    manifest: Manifest
+    passages: PassageStore
+    retriever: Retriever
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """As :class:`~model_hub_rqa.retrieval.base.Retriever` says."""
+        return self.retriever.search(queries, k)
+
+
+def build_index(
+    corpus: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    settings: Settings,
+    *,
+    passage_words: int | None = None,
+    passage_stride: int | None = None,
+    on_bad_record: str = "error",
+    batch_size: int = 32,
+    report: Report = no_report,
+) -> Manifest:
+    """Builds an index folder from a corpus file.
+
+    It is built in ``output`` + ".partial" and renamed when it is whole. A dense index that was interrupted goes on
+    from there when the same call is made again; BM25, which takes minutes, begins anew.
+
+    Args:
+        corpus: the file, as :class:`~model_hub_rqa.data.corpus.CorpusReader` takes it.
+        output: the folder to make; it must not exist, or be empty.
+        settings: of the retriever; they tell its kind.
+        passage_words: split documents into passages of so many words, as
+            :func:`~model_hub_rqa.data.corpus.split_document` does; None to index whole documents.
+        passage_stride: words from the beginning of a passage to that of the next.
+        on_bad_record: "error", or "skip" to leave faulty documents out.
+        batch_size: passages that the embedding model encodes at a time.
+        report: told of the progress.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        ConfigError: an option breaks a rule, the output is taken, the model cannot be loaded, a library is missing.
+        DataError: all faults of the corpus; nothing is left of the index then.
+    """
+    target = Path(output)
+    reader = CorpusReader(corpus, on_bad_record=on_bad_record)
+    problems = [*settings.problems(), *split_problems(passage_words, passage_stride), *_taken(target)]
+    if batch_size < 1:
+        problems.append(f"batch_size: must be at least 1, found {batch_size}")
+    if problems:
+        raise ConfigError([*problems, *file_problems(reader.path)])
+    with _partial_folder(target) as partial:
+        _clear(partial, (PASSAGES, OFFSETS, EMBEDDINGS, PROGRESS) if isinstance(settings, DenseSettings) else ())
+        n_passages = write_passages(_passages(reader, passage_words, passage_stride), partial, report)
+        store = PassageStore(partial)
+        model_sha256 = ""
+        if isinstance(settings, DenseSettings):
+            encoder = Encoder(settings)
+            settings, model_sha256 = encoder.settings, encoder.sha256
+            key = _key(partial, settings, model_sha256)
+            write_embeddings(store, encoder, partial, key, batch_size=batch_size, report=report)
+        else:
+            BM25Retriever.build(store, settings, report).save(partial)
+        manifest = Manifest(
+            kind=settings.kind,
+            corpus_file=os.fspath(corpus),
+            corpus_sha256=reader.sha256,
+            n_documents=reader.n_documents,
+            n_skipped=len(reader.skipped),
+            n_passages=n_passages,
+            passage_words=passage_words,
+            passage_stride=passage_stride,
+            on_bad_record=on_bad_record,
+            settings=asdict(settings),
+            model_sha256=model_sha256,
+            versions=_versions(settings.kind),
+            sha256=_file_sums(partial),
+        )
+        _write_manifest(partial, manifest)
+        (partial / PROGRESS).unlink(missing_ok=True)
+        partial.replace(target)
+    return manifest
+
+
+def open_index(
+    folder: str | os.PathLike[str],
+    *,
+    retriever: str | None = None,
+    embedding_model: str | None = None,
+    corpus: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+) -> Index:
+    """Opens an index folder, after comparing it with what it is to be used for.
+
+    Args:
+        folder: what :func:`build_index` made.
+        retriever: the kind that it must be of: "bm25" or "dense".
+        embedding_model: encode queries with this model instead of the one at the place that the manifest names; its
+            weights must be the same.
+        corpus: the file that it must have been built from, by its content.
+        verify: compare the files with their sums, which reads them all once.
+
+    Raises:
+        CheckpointError: everything in which the folder differs, is damaged or incomplete.
+        ConfigError: the embedding model cannot be loaded, or a library is missing.
+        DataError: the corpus file has faults.
+    """
+    path = Path(folder)
+    manifest = read_manifest(path)
+    problems = _problems(path, manifest, retriever, corpus, verify)
+    encoder = None
+    if manifest.kind == "dense" and retriever in (None, "dense"):
+        try:
+            encoder, differences = _matching_encoder(path, manifest, embedding_model)
+        except ConfigError as error:
+            raise (CheckpointError([*problems, *error.problems]) if problems else error) from error
+        problems += differences
+    elif embedding_model is not None:
+        problems.append(f"{path}: is a {manifest.kind} index, which has no embedding model, found {embedding_model!r}")
+    if problems:
+        raise CheckpointError(problems)
+    passages = PassageStore(path)
+    if len(passages) != manifest.n_passages:
+        raise CheckpointError(f"{path}: holds {len(passages):,} passages, the manifest says {manifest.n_passages:,}")
+    if encoder is None:
+        return Index(manifest, passages, BM25Retriever.load(path, passages, BM25Settings(**manifest.settings)))
+    import numpy as np
+
+    return Index(manifest, passages, DenseRetriever(passages, np.load(path / EMBEDDINGS, mmap_mode="r"), encoder))
+
+
+def check_index(
+    folder: str | os.PathLike[str],
+    *,
+    retriever: str | None = None,
+    corpus: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+) -> Manifest:
+    """Compares an index folder with its use as :func:`open_index` does, but loads no model; returns the manifest."""
+    manifest = read_manifest(Path(folder))
+    problems = _problems(Path(folder), manifest, retriever, corpus, verify)
+    if problems:
+        raise CheckpointError(problems)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an index folder.
+
+    Raises:
+        CheckpointError: there is none (the folder is no index, or half written), or it cannot be used.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: is not an index folder")
+    if not path.is_file():
+        hint = "; run the same rqa index again to finish it" if folder.name.endswith(".partial") else ""
+        raise CheckpointError(f"{folder}: incomplete, {MANIFEST} (written last) is missing{hint}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        noted = content.pop("manifest_sha256")
+        version = content["format_version"]
+        if version == FORMAT_VERSION and noted == _sum_of(content):
+            manifest = Manifest(**content)
+            _SETTINGS[manifest.kind](**manifest.settings)
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: is not the manifest of an index, or damaged ({error!r})") from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: has the format {version!r}, this version reads {FORMAT_VERSION}: index anew")
+    raise CheckpointError(f"{path}: damaged, its content does not have the SHA-256 that it names")
+
+
+def _problems(
+    folder: Path,
+    manifest: Manifest,
+    retriever: str | None,
+    corpus: str | os.PathLike[str] | None,
+    verify: bool,
+) -> list[str]:
+    """Damage, and differences that show without a model."""
+    problems = []
+    for name, expected in sorted(manifest.sha256.items()):
+        if not (folder / name).is_file():
+            problems.append(f"{folder / name}: is missing")
+        elif verify and file_sum(folder / name) != expected:
+            problems.append(f"{folder / name}: damaged, its SHA-256 is not the one in {MANIFEST}")
+    if retriever is not None and retriever != manifest.kind:
+        problems.append(f"{folder}: is a {manifest.kind} index, {retriever} was asked for")
+    if corpus is not None:
+        problems += _corpus_difference(folder, manifest, corpus)
+    return problems
+
+
+def _corpus_difference(folder: Path, manifest: Manifest, corpus: str | os.PathLike[str]) -> list[str]:
+    reader = CorpusReader(corpus, on_bad_record=manifest.on_bad_record)
+    for _ in reader:
+        pass
+    if reader.sha256 == manifest.corpus_sha256:
+        return []
+    built = f"{manifest.corpus_file} ({manifest.n_documents:,} documents, SHA-256 {manifest.corpus_sha256[:12]})"
+    given = f"{os.fspath(corpus)} has {reader.n_documents:,} documents and {reader.sha256[:12]}"
+    return [f"{folder}: is the index of another corpus: {built}; {given}"]
+
+
+def _matching_encoder(folder: Path, manifest: Manifest, embedding_model: str | None) -> tuple[Encoder, list[str]]:
+    settings = DenseSettings(**manifest.settings)
+    name = embedding_model or settings.embedding_model
+    try:
+        # The model's own limit, where another is given: it is compared below.
+        limit = settings.max_seq_length if embedding_model is None else None
+        encoder = Encoder(replace(settings, embedding_model=name, max_seq_length=limit))
+    except ConfigError as error:
+        hint = "" if embedding_model else f" ({folder} was built with it: if it has moved, say where)"
+        raise ConfigError([f"{problem}{hint}" for problem in error.problems]) from error
+    problems = []
+    if encoder.sha256 != manifest.model_sha256:
+        built = f"{settings.embedding_model} (weights' SHA-256 {manifest.model_sha256[:12]})"
+        problems.append(f"{folder}: was built with another embedding model: {built}; {name} has {encoder.sha256[:12]}")
+    if encoder.settings.max_seq_length != settings.max_seq_length:
+        limits = f"{settings.max_seq_length} tokens, {name} reads {encoder.settings.max_seq_length}"
+        problems.append(f"{folder}: was built with texts of at most {limits}")
+    return encoder, problems
+
+
+def _taken(target: Path) -> list[str]:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        return [f"output: {target} exists and is not an empty folder"]
+    return []
+
+
+@contextlib.contextmanager
+def _partial_folder(target: Path) -> Iterator[Path]:
+    """The folder to build in, for one process at a time; gone afterwards where nothing worth keeping is in it."""
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        handle = os.open(partial, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(f"output: cannot write {partial}: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise ConfigError(f"output: another process is building {partial}") from error
+    try:
+        yield partial
+    finally:
+        if partial.is_dir() and not (partial / PROGRESS).exists():
+            shutil.rmtree(partial, ignore_errors=True)
+        os.close(handle)
+
+
+def _clear(folder: Path, keep: Sequence[str]) -> None:
+    """Removes what an interrupted run has left and this one does not go on from."""
+    for path in folder.iterdir():
+        if path.name not in keep:
+            path.unlink()
+
+
+def _passages(reader: CorpusReader, words: int | None, stride: int | None) -> Iterator[Passage]:
+    for document in reader:
+        if words is None:
+            yield document
+        else:
+            yield from split_document(document, words, stride)
+
+
+def _key(folder: Path, settings: DenseSettings, model_sha256: str) -> str:
+    """Names all that the vectors depend on."""
+    return _sum_of([file_sum(folder / PASSAGES), model_sha256, asdict(replace(settings, embedding_model=""))])
+
+
+def _sum_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_sums(folder: Path) -> dict[str, str]:
+    names = sorted(path.name for path in folder.iterdir() if path.name not in (PROGRESS, MANIFEST))
+    return {name: file_sum(folder / name) for name in names}
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    content = {field.name: getattr(manifest, field.name) for field in fields(manifest)}
+    content["manifest_sha256"] = _sum_of(content)
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _versions(kind: str) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from model_hub_rqa import __version__
+
+    found = {"model-hub-rqa": __version__}
+    for name in _LIBRARIES[kind]:
+        with contextlib.suppress(PackageNotFoundError):  # PyStemmer is optional, faiss has other packages as well
+            found[name] = version(name)
+    return found

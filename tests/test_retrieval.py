@@ -1,0 +1,400 @@
+"""Index folders and the commands around them: the same search, refusals, restarts, outputs and faults."""
+
+import argparse
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import numpy as np
+import pytest
+
+from model_hub_rqa.commands import retrieval as commands
+from model_hub_rqa.errors import CheckpointError, ConfigError, DataError, RqaError
+from model_hub_rqa.records import Passage
+from model_hub_rqa.retrieval import dense, index_folder
+from model_hub_rqa.retrieval.bm25 import BM25Retriever, BM25Settings
+from model_hub_rqa.retrieval.dense import DenseRetriever, DenseSettings
+from model_hub_rqa.retrieval.index_folder import build_index, check_index, open_index
+
+PASSAGES = [
+    Passage("1", "a cat sat on the mat", "Cats"),
+    Passage("2", "dogs chase cats", ""),
+    Passage("3", "the mat is red", "Mats"),
+    Passage("4", "a cat sat on the mat", "Cats"),
+    Passage("5", "…", ""),
+]
+
+
+class LetterEncoder:
+    """Stands in for a model: a text becomes the counts of its letters a to h, to length 1. Counts what it encodes."""
+
+    encoded = 0
+    weights = "weights of one"
+    dimension = 8
+
+    def __init__(self, settings: DenseSettings) -> None:
+        self.settings = replace(settings, max_seq_length=settings.max_seq_length or 256)
+        self.sha256 = type(self).weights
+
+    def queries(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        counts = np.array([[text.count(letter) for letter in "abcdefgh"] for text in texts], dtype=np.float32)
+        return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
+
+    def passages(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        type(self).encoded += len(texts)
+        return self.queries(texts)
+
+
+@pytest.fixture
+def letters(monkeypatch: pytest.MonkeyPatch) -> type[LetterEncoder]:
+    """The stand-in model in place of sentence-transformers'."""
+    encoder = type("Letters", (LetterEncoder,), {})
+    monkeypatch.setattr(index_folder, "Encoder", encoder)
+    monkeypatch.setattr(dense, "Encoder", encoder)
+    monkeypatch.setattr(dense, "_SECONDS_BETWEEN_SAVES", 0.0)
+    return encoder
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """PASSAGES as a BEIR corpus."""
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"_id": p.id, "title": p.title, "text": p.text}) + "\n" for p in PASSAGES))
+    return path
+
+
+def test_bm25_folder_gives_the_same_search(tmp_path: Path, corpus: Path) -> None:
+    """An index opened from its folder, moved and without its corpus file, ranks as the one in memory."""
+    built = build_index(corpus, tmp_path / "index", BM25Settings(b=0.3))
+    (tmp_path / "index").rename(tmp_path / "moved")
+    corpus.unlink()
+    opened = open_index(tmp_path / "moved", retriever="bm25")
+    assert opened.manifest == built
+    assert (built.n_documents, built.n_passages, built.n_skipped) == (5, 5, 0)
+    queries = ["cat mat", "red", ""]
+    assert opened.search(queries, 9) == BM25Retriever.build(PASSAGES, BM25Settings(b=0.3)).search(queries, 9)
+
+
+def test_dense_folder_gives_the_same_search(tmp_path: Path, corpus: Path, letters: type[LetterEncoder]) -> None:
+    """The same for a dense index, whose vectors were written in the order of lengths."""
+    build_index(corpus, tmp_path / "index", DenseSettings("letters"))
+    names = {path.name for path in (tmp_path / "index").iterdir()}
+    assert names == {"embeddings.npy", "manifest.json", "offsets.npy", "passages.jsonl"}
+    opened = open_index(tmp_path / "index", embedding_model="elsewhere", corpus=corpus)
+    expected = DenseRetriever.build(PASSAGES, DenseSettings("letters"))
+    assert opened.search(["cat", "dog"], 9) == expected.search(["cat", "dog"], 9)
+
+
+def test_split_documents(tmp_path: Path, corpus: Path) -> None:
+    """Passages of a split corpus are found by themselves, and know their document."""
+    manifest = build_index(corpus, tmp_path / "index", BM25Settings(), passage_words=3, passage_stride=2)
+    opened = open_index(tmp_path / "index")
+    found = [(hit.passage.id, hit.passage.text) for hit in opened.search(["mat"], 3)[0]]
+    assert found == [("1#2", "the mat"), ("3#0", "the mat is"), ("4#2", "the mat")]
+    assert manifest.document_id("a#b#12") == "a#b"
+    assert manifest.unknown_documents(["1", "9", "1#0"], opened.passages) == {"9", "1#0"}
+
+
+def flip(path: Path) -> None:
+    """Changes one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def refusals(step: Callable[[], Any]) -> list[str]:
+    with pytest.raises(CheckpointError) as raised:
+        step()
+    return list(raised.value.problems)
+
+
+def test_everything_that_differs_is_listed(tmp_path: Path, corpus: Path, letters: type[LetterEncoder]) -> None:
+    """Damage, another corpus and another model are told together."""
+    folder, other = tmp_path / "index", tmp_path / "other.jsonl"
+    build_index(corpus, folder, DenseSettings("letters"))
+    flip(folder / "embeddings.npy")
+    (folder / "offsets.npy").unlink()
+    other.write_text('{"text": "x"}\n')
+    letters.weights = "weights of another"
+    problems = refusals(lambda: open_index(folder, embedding_model="stranger", corpus=other))
+    assert problems[:2] == [
+        f"{folder}/embeddings.npy: damaged, its SHA-256 is not the one in manifest.json",
+        f"{folder}/offsets.npy: is missing",
+    ]
+    assert problems[2].startswith(f"{folder}: is the index of another corpus: {corpus} (5 documents, ")
+    assert f"{other} has 1 documents" in problems[2]
+    assert problems[3].startswith(f"{folder}: was built with another embedding model: letters (weights' SHA-256 ")
+    assert len(problems) == 4
+
+
+def test_other_length_and_kind_are_refused(tmp_path: Path, corpus: Path, letters: type[LetterEncoder]) -> None:
+    """A model that reads texts to another length, or an index of the other kind, does not fit."""
+    folder = tmp_path / "index"
+    build_index(corpus, folder, DenseSettings("letters", max_seq_length=16))
+    assert open_index(folder).search(["cat"], 1)
+    assert refusals(lambda: open_index(folder, embedding_model="letters"))[0].endswith("16 tokens, letters reads 256")
+    assert refusals(lambda: check_index(folder, retriever="bm25"))[0].endswith("is a dense index, bm25 was asked for")
+    build_index(corpus, tmp_path / "bm25", BM25Settings())
+    assert len(refusals(lambda: open_index(tmp_path / "bm25", retriever="dense", embedding_model="letters"))) == 2
+
+
+@pytest.mark.parametrize("name", ["passages.jsonl", "offsets.npy", "data.csc.index.npy", "params.index.json"])
+def test_one_flipped_bit_is_noticed(tmp_path: Path, corpus: Path, name: str) -> None:
+    """Damage of any file is named before anything is loaded."""
+    build_index(corpus, tmp_path / "index", BM25Settings())
+    flip(tmp_path / "index" / name)
+    problems = refusals(lambda: open_index(tmp_path / "index"))
+    assert problems == [f"{tmp_path}/index/{name}: damaged, its SHA-256 is not the one in manifest.json"]
+
+
+def test_manifests_that_cannot_be_used(tmp_path: Path, corpus: Path) -> None:
+    """No folder, no manifest, a changed one and one of another format are each told apart."""
+    folder = tmp_path / "index"
+    path = folder / "manifest.json"
+    build_index(corpus, folder, BM25Settings())
+    content = path.read_text()
+    path.write_text(content.replace('"k1": 1.2', '"k1": 1.3'))
+    assert "damaged, its content does not have the SHA-256 that it names" in refusals(lambda: open_index(folder))[0]
+    path.write_text(content.replace('"format_version": 1', '"format_version": 2'))
+    assert "has the format 2, this version reads 1" in refusals(lambda: open_index(folder))[0]
+    for damaged in (content[:-9], "[]", "{}"):
+        path.write_text(damaged)
+        assert "is not the manifest of an index, or damaged" in refusals(lambda: open_index(folder))[0]
+    path.unlink()
+    assert refusals(lambda: open_index(folder)) == [f"{folder}: incomplete, manifest.json (written last) is missing"]
+    assert refusals(lambda: open_index(tmp_path / "none")) == [f"{tmp_path}/none: is not an index folder"]
+
+
+def test_faults_leave_nothing(tmp_path: Path, corpus: Path) -> None:
+    """Options are checked together before the corpus is read; where the corpus has faults, no folder is left."""
+    with pytest.raises(ConfigError) as raised:
+        build_index("none.jsonl", tmp_path, BM25Settings(k1=-1), passage_words=0, batch_size=0)
+    named = [line.split(":")[0] for line in raised.value.problems]
+    assert named == ["k1", "passage_words", "output", "batch_size", "none.jsonl"]
+    corpus.write_text('{"text": "cat"}\n{"text": ""}\n')
+    output = tmp_path / "deep/index"
+    with pytest.raises(DataError, match="line 2: text must not be blank"):
+        build_index(corpus, output, BM25Settings())
+    assert list(output.parent.iterdir()) == []
+    manifest = build_index(corpus, output, BM25Settings(), on_bad_record="skip")
+    assert (manifest.n_documents, manifest.n_skipped) == (1, 1)
+    open_index(output, corpus=corpus)
+
+
+class Killed(BaseException):
+    """As good as a kill: nothing catches it."""
+
+
+def killed_build(folder: Path) -> Path:
+    """A dense index of 100 documents in folder/index, interrupted after 48; returns the corpus."""
+    path = folder / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": "abcdefgh"[: 1 + i % 8] * (1 + i % 5)}) + "\n" for i in range(100)))
+
+    def report(what: str, done: int, total: int) -> None:
+        if what == "encoding" and done >= 33:
+            raise Killed
+
+    with pytest.raises(Killed):
+        build_index(path, folder / "index", DenseSettings("letters"), batch_size=2, report=report)
+    return path
+
+
+def test_interrupted_dense_index_goes_on(tmp_path: Path, letters: type[LetterEncoder]) -> None:
+    """A second call encodes only what the first had not, and gives what one call would have given."""
+    path = killed_build(tmp_path)
+    assert letters.encoded == json.loads((tmp_path / "index.partial/progress.json").read_text())["done"] == 48
+    hint = refusals(lambda: open_index(tmp_path / "index.partial"))[0]
+    assert hint.endswith("run the same rqa index again to finish it")
+    build_index(path, tmp_path / "index", DenseSettings("letters"), batch_size=2)
+    assert letters.encoded == 100
+    assert not (tmp_path / "index.partial").exists()
+    build_index(path, tmp_path / "whole", DenseSettings("letters"), batch_size=2)
+    for name in ("embeddings.npy", "passages.jsonl", "offsets.npy"):
+        assert (tmp_path / "index" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("change", ["corpus", "weights", "settings", "kind"])
+def test_what_was_begun_otherwise_is_begun_anew(tmp_path: Path, letters: type[LetterEncoder], change: str) -> None:
+    """Vectors of another corpus, model or setting are not taken over, and leave no file behind."""
+    path = killed_build(tmp_path)
+    settings: BM25Settings | DenseSettings = DenseSettings(
+        "letters", passage_prompt="x" if change == "settings" else None
+    )
+    if change == "corpus":
+        path.write_text(path.read_text() + '{"text": "one more"}\n')
+    elif change == "weights":
+        letters.weights = "weights of another"
+    elif change == "kind":
+        settings = BM25Settings()
+    letters.encoded = 0
+    manifest = build_index(path, tmp_path / "index", settings, batch_size=2)
+    assert letters.encoded == (0 if change == "kind" else manifest.n_passages)
+    assert ("embeddings.npy" in manifest.sha256) == (change != "kind")
+
+
+def test_one_process_builds_at_a_time(tmp_path: Path, corpus: Path) -> None:
+    """A second process is refused while the first builds the same folder."""
+
+    def report(what: str, done: int, total: int) -> None:
+        with pytest.raises(ConfigError, match="another process is building"):
+            build_index(corpus, tmp_path / "index", BM25Settings())
+
+    build_index(corpus, tmp_path / "index", BM25Settings(), report=report)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "index"]
+
+
+def rqa(*argv: str) -> int:
+    """Runs the commands as ``rqa`` does, but with the errors on stdout."""
+    parser = argparse.ArgumentParser()
+    commands.add_commands(parser.add_subparsers())
+    args = parser.parse_args(argv)
+    try:
+        args.command(args)
+    except RqaError as error:
+        print(error)
+        return error.exit_code
+    return 0
+
+
+@pytest.fixture
+def world(tmp_path: Path, corpus: Path) -> Path:
+    """A folder with an index, queries and judgements."""
+    build_index(corpus, tmp_path / "index", BM25Settings())
+    queries = [
+        {"id": "q1", "question": "cat mat", "answers": ["Tom"], "target": "Tom"},
+        {"id": "q 2", "question": "red"},
+        {"id": "q3", "question": "unjudged", "gold_answer": "Ann"},
+    ]
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\t4\t1\nq 2\t3\t2\n")
+    return tmp_path
+
+
+def retrieve(world: Path, *more: str, qrels: bool = True) -> int:
+    paths = ("--index", f"{world}/index", "--queries", f"{world}/queries.jsonl", "--output", f"{world}/out")
+    return rqa("retrieve", *paths, *(("--qrels", f"{world}/qrels.tsv") if qrels else ()), *more)
+
+
+def run_lines(world: Path) -> list[list[str]]:
+    return [line.split(" ") for line in (world / "out/run.trec").read_text().splitlines()]
+
+
+def test_retrieve_writes_ctxs_and_a_run(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both files hold the ranking; FiD records keep what the file says of the answers; the measures go to stdout."""
+    assert retrieve(world, "--top-k", "3", "--corpus", f"{world}/corpus.jsonl") == 0
+    out, err = capsys.readouterr()
+    ndcg = pytest.approx((1 / math.log2(3) + 1) / 2)
+    assert json.loads(out) == {"nDCG@10": ndcg, "Recall@100": 1, "MRR@10": 0.75, "n_queries": 2}
+    assert "1 of 3 queries have no judgements" in err
+    assert "--top-k 3: Recall@100 counts the first 3 passages only" in err
+    assert "--top-k 3: nDCG@10 and MRR@10 count" in err
+    records = [json.loads(line) for line in (world / "out/ctxs.jsonl").read_text().splitlines()]
+    assert list(records[0]) == list(records[2]) == ["id", "question", "target", "answers", "ctxs"]
+    assert list(records[1]) == ["id", "question", "ctxs"]
+    assert (records[0]["target"], records[0]["answers"], records[2]["answers"]) == ("Tom", ["Tom"], ["Ann"])
+    assert [ctx["id"] for ctx in records[0]["ctxs"]] == ["1", "4", "3"]
+    hit = open_index(world / "index").search(["cat mat"], 1)[0][0]
+    assert records[0]["ctxs"][0] == {"id": "1", "title": "Cats", "text": "a cat sat on the mat", "score": hit.score}
+    assert run_lines(world)[0] == ["q1", "Q0", "1", "1", repr(hit.score), "bm25"]
+    assert [line[0] for line in run_lines(world)[3:6]] == ["q%202"] * 3
+
+
+def test_evaluators_of_the_run_agree(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What ir_measures makes of run.trec by its scores is what was printed, though scores are tied."""
+    (world / "qrels.tsv").write_text("q1\t4\t1\nq1\t5\t1\nq3\t3\t1\n")
+    assert retrieve(world) == 0
+    printed = json.loads(capsys.readouterr().out)
+    run = list(ir_measures.read_trec_run(str(world / "out/run.trec")))
+    theirs = [ir_measures.parse_measure(name) for name in ("nDCG@10", "R@100", "RR@10")]
+    found = ir_measures.calc_aggregate(theirs, {"q1": {"4": 1, "5": 1}, "q3": {"3": 1}}, run)
+    assert [printed[name] for name in ("nDCG@10", "Recall@100", "MRR@10")] == pytest.approx([found[m] for m in theirs])
+
+
+def test_judgements_of_a_split_index(world: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With passages, the run ranks documents, each once, by its best passage; ctxs keep the passages."""
+    shutil.rmtree(world / "index")
+    build_index(corpus, world / "index", BM25Settings(), passage_words=2)
+    assert retrieve(world, "--top-k", "200") == 0
+    assert json.loads(capsys.readouterr().out)["Recall@100"] == 1
+    run = {line[2]: float(line[4]) for line in run_lines(world) if line[0] == "q1"}
+    assert sorted(run) == ["1", "2", "3", "4", "5"]
+    ctxs = json.loads((world / "out/ctxs.jsonl").read_text().splitlines()[0])["ctxs"]
+    assert run["1"] == max(ctx["score"] for ctx in ctxs if ctx["id"].startswith("1#")) > run["5"]
+    assert len(ctxs) > 5
+
+
+def test_every_fault_of_retrieve_at_once(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Faults of the options, the queries, the judgements and the index come together, and nothing is written."""
+    (world / "queries.jsonl").write_text('{"id": "q1", "question": "cat"}\n{"id": "q1", "question": "dog"}\n')
+    (world / "qrels.tsv").write_text("q1\t1\tx\n")
+    flip(world / "index/passages.jsonl")
+    assert retrieve(world, "--top-k", "0") == 2
+    assert capsys.readouterr().out.splitlines() == [
+        "--top-k: must be at least 1, found 0",
+        f"{world}/queries.jsonl: record q1 (line 2): duplicate id, first at line 1",
+        f"{world}/qrels.tsv: line 1: score must be a whole number, found 'x'",
+        f"{world}/index/passages.jsonl: damaged, its SHA-256 is not the one in manifest.json",
+    ]
+    assert not (world / "out").exists()
+
+
+def test_judgements_of_unknown_documents_and_queries(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each unknown document is named with its line, each unknown query once."""
+    (world / "qrels.tsv").write_text("q1\t1\t1\nq1\t9\t1\nq9\t1\t1\nq9\t2\t1\n")
+    assert retrieve(world) == 2
+    assert capsys.readouterr().out.splitlines() == [
+        f"{world}/qrels.tsv: line 2: document '9' is not in the index",
+        f"{world}/qrels.tsv: line 3: query 'q9' is not among the queries",
+    ]
+    assert sorted(path.name for path in world.iterdir()) == ["corpus.jsonl", "index", "qrels.tsv", "queries.jsonl"]
+
+
+def test_outputs(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without judgements stdout stays empty; an empty folder is filled, one that holds anything is left alone."""
+    (world / "out").mkdir()
+    assert retrieve(world, "--top-k", "1", qrels=False) == 0
+    out, err = capsys.readouterr()
+    assert (out, "3 questions in" in err) == ("", True)
+    assert retrieve(world) == 2
+    assert rqa("index", "--corpus", f"{world}/corpus.jsonl", "--retriever", "bm25", "--output", f"{world}/out") == 2
+    assert capsys.readouterr().out.count("exists and is not an empty folder") == 2
+
+
+def test_index_command(tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints what the index holds, and passes its options on; those of the other retriever are refused."""
+    command = ("index", "--corpus", str(corpus), "--output", f"{tmp_path}/index")
+    options = ("--k1", "0.9", "--b", "0.4", "--stopwords", "", "--passage-words", "3", "--passage-stride", "2")
+    assert rqa(*command, "--retriever", "bm25", "--embedding-model", "m", "--batch-size", "8", "--k1", "-1") == 2
+    assert rqa(*command, "--retriever", "dense", "--stemmer", "english") == 2
+    assert capsys.readouterr().out.splitlines() == [
+        "--embedding-model: plays no part with --retriever bm25",
+        "--batch-size: plays no part with --retriever bm25",
+        "k1: must be a number from 0 on, found -1.0",
+        "--stemmer: plays no part with --retriever dense",
+        "embedding_model: must be given for a dense index",
+    ]
+    assert rqa(*command, "--retriever", "bm25", *options) == 0
+    manifest = check_index(tmp_path / "index", corpus=corpus)
+    assert (
+        json.loads(capsys.readouterr().out).items()
+        >= {"kind": "bm25", "n_documents": 5, "n_passages": manifest.n_passages}.items()
+    )
+    assert manifest.settings == {"k1": 0.9, "b": 0.4, "stopwords": "", "stemmer": ""}
+    assert (manifest.passage_words, manifest.passage_stride) == (3, 2)
+
+
+def test_add_commands_imports_nothing_heavy() -> None:
+    """The parser of ``rqa --help`` is built without a library that takes long to import."""
+    code = (
+        "import argparse, sys; from model_hub_rqa.commands import retrieval as r;"
+        "r.add_commands(argparse.ArgumentParser().add_subparsers());"
+        "print([m for m in ('numpy', 'torch', 'bm25s', 'faiss', 'pyarrow', 'ir_measures') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
