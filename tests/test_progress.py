@@ -1,0 +1,78 @@
+"""Progress: plain lines where nobody watches, a live bar on a terminal."""
+
+import io
+
+import pytest
+
+from model_hub_rqa import progress
+from model_hub_rqa.progress import TrainProgress, format_metrics, format_seconds
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3599, "0:59:59"), (3600, "1:00:00"), (90061, "25:01:01")]
+)
+def test_seconds_are_shown_as_hours_minutes_seconds(seconds: float, text: str) -> None:
+    """Rounded to the second; hours go on beyond a day."""
+    assert format_seconds(seconds) == text
+
+
+def test_metrics_are_shown_to_five_digits() -> None:
+    """Numbers in their order; whatever is no number is left out."""
+    assert format_metrics({"f1": 81.23456, "total": 600, "name": "x", "list": [1]}) == "f1 81.235  total 600"
+
+
+def test_a_line_tells_rate_and_time_left(clock: Clock) -> None:
+    """10 batches of 8 in 20 seconds are 4 examples a second; the 30 batches left take a minute."""
+    stream = io.StringIO()
+    shown = TrainProgress(total=40, done=0, examples_a_batch=8, stream=stream)
+    clock.now += 20
+    shown.training(10, {"loss": 2.5, "learning_rate": 3e-5, "batches": 10})
+    assert stream.getvalue() == "step 10/40  loss 2.5  learning_rate 3e-05  4.0 examples/s  0:01:00 left\n"
+
+
+def test_validation_does_not_count_towards_the_rate(clock: Clock) -> None:
+    """Validation takes no part in the rate, and neither do the batches of an earlier process."""
+    stream = io.StringIO()
+    shown = TrainProgress(total=40, done=20, examples_a_batch=8, stream=stream)
+    clock.now += 5
+    shown.training(25, {})
+    shown.status("validating")
+    clock.now += 1000
+    shown.status("training")
+    clock.now += 5
+    shown.training(30, {})
+    assert stream.getvalue().splitlines()[-1] == "step 30/40    8.0 examples/s  0:00:10 left"
+
+
+def test_a_terminal_gets_a_live_bar() -> None:
+    """The bar shows steps and news, lines stand above it, and closing ends it."""
+    stream = Terminal()
+    shown = TrainProgress(total=40, done=0, examples_a_batch=8, stream=stream)
+    shown.training(10, {"loss": 2.5})
+    shown.line("step 10  validation  f1 50")
+    shown.status("checkpointing")
+    shown.close()
+    text = stream.getvalue()
+    assert "10/40" in text
+    assert "step 10  validation  f1 50" in text
+    assert "\x1b[" in text
