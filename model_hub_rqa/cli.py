@@ -131,7 +131,9 @@ def predict(args: argparse.Namespace) -> None:
         # answers are not needed, and so a file may be of either version
         examples = load_file(args.data, version_2_with_negative=True, require_answers=False)
     from model_hub_rqa.pipeline import ExtractiveReader
+    from model_hub_rqa.train import quiet_libraries
 
+    quiet_libraries()
     reader = ExtractiveReader.from_pretrained(args.checkpoint, batch_size=args.batch_size)
     if one:
         answer = reader.answer(args.question, args.context)

@@ -151,7 +151,7 @@ def _train_locally(experiment: Experiment, output_dir: str | None, resume: str |
     trial_class = import_trial(experiment.trial_class)
     hparams = resolve_search_specs(experiment.hyperparameters)
     _check_batch_size(hparams)
-    _quiet_libraries()
+    quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
     distributed = determined_fixes.join_process_group()
     try:
@@ -301,7 +301,8 @@ def _stopping_on_signals(context: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
+    """No progress bars of libraries where stderr is no terminal, and no running commentary of Determined."""
     import datasets
     import transformers
 

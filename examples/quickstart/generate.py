@@ -19,9 +19,9 @@ PHRASINGS = 5  # of each relation, for questions and for sentences
 HELD_OUT = (0,)  # question q and sentence s meet only in validation where (q + s) % 5 is one of these, else in train
 FACTS = 3  # told in a passage
 QUESTIONS = 3  # asked of it
-ALIKE = 0.3  # share of passages that may tell two values of a kind, such as two years
-UNANSWERABLE = 0.6  # share of passages with one question about what the passage does not tell
-SECOND_ENTITY = 0.2  # share of passages that tell one of the facts of another entity as well
+ALIKE = 0.15  # share of passages that may tell two values of a kind, such as two years
+UNANSWERABLE = 0.45  # share of passages with one question about what the passage does not tell
+SECOND_ENTITY = 0.1  # share of passages that tell one of the facts of another entity as well
 ASIDE = 0.5  # share of passages with a sentence that answers nothing
 
 

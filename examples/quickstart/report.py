@@ -11,6 +11,7 @@ from pathlib import Path
 from baseline import random_f1
 
 from model_hub_rqa import ExtractiveReader
+from model_hub_rqa.train import quiet_libraries
 
 VALIDATION = Path(__file__).parent / "validation.json"
 
@@ -22,6 +23,7 @@ def main(run: Path) -> None:
     at_random = random_f1(VALIDATION)
     print(f"\nF1 on {len(predictions)} validation questions: {f1:.1f}   (answering at random: {at_random:.1f})")
 
+    quiet_libraries()
     reader = ExtractiveReader.from_pretrained(run)
     paragraphs = [p for article in json.loads(VALIDATION.read_text("utf-8"))["data"] for p in article["paragraphs"]]
     for paragraph in random.Random(0).sample(paragraphs, 3):
