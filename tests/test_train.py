@@ -120,15 +120,15 @@ def test_resuming_equals_not_having_stopped(
 def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
     """12 at once and twice 6 give equal weights to 1e-6 after 10 steps, though batches are padded differently.
 
-    The rate is low since Adam blows up rounding: the last LayerNorm's bias shifts all logits alike, so its true
-    gradient is zero, and what is left of it is noise that moves it by up to a hundredth of the rate a step.
+    With Adam's epsilon of squad.yaml: a smaller one blows up rounding. The last LayerNorm's bias shifts all logits
+    alike, so its true gradient is zero, and what is left of it is noise.
     """
-    config = tiny.experiment(tmp_path, train=60, max_steps=10, learning_rate=1e-5)
+    config = tiny.experiment(tmp_path, train=60, max_steps=10, learning_rate=3e-4, adam_epsilon=1e-6)
     run(config, tmp_path / "whole", *overrides(global_batch_size=12))
     run(config, tmp_path / "parts", *overrides(global_batch_size=6, gradient_accumulation_steps=2))
     whole, parts = tiny.weights(tmp_path / "whole", 10), tiny.weights(tmp_path / "parts", 20)
     assert tiny.equal(whole, parts, atol=1e-6)
-    assert not tiny.equal(whole, AutoModelForQuestionAnswering.from_pretrained(tmp_path / "model").state_dict(), 2e-5)
+    assert not tiny.equal(whole, AutoModelForQuestionAnswering.from_pretrained(tmp_path / "model").state_dict(), 1e-4)
     rates = [report["learning_rate"] for report in tiny.reports(tmp_path / "parts", "training")]
     assert len(rates) == 10
 
