@@ -4,6 +4,8 @@ Every function takes the dataclasses as well as plain dicts, and changes neither
 cannot be loaded say, is raised as ConfigError, with the library's own error as its cause.
 """
 
+from __future__ import annotations  # so that the names in them do not make transformers load its models now
+
 import contextlib
 import copy
 import errno
