@@ -345,7 +345,7 @@ def test_a_trial_of_ones_own_is_found_in_the_working_directory(tmp_path: Path) -
 @pytest.mark.slow
 def test_two_ranks_give_the_metrics_of_one(tmp_path: Path) -> None:
     """Under torchrun the reported metrics are those of one rank to the last digit, and the weights agree to 1e-6."""
-    config = tiny.experiment(tmp_path, validation=7, max_steps=5)
+    config = tiny.experiment(tmp_path, validation=7, max_steps=5, adam_epsilon=1e-6)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for name, launcher in (("one", [sys.executable]), ("two", torchrun)):
         command = [*launcher, "-m", "model_hub_rqa.train", str(config), "--output-dir", str(tmp_path / name)]
