@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOME = {
     "BaseTransformerTrial": "model_hub_rqa.trials.base",
     "QATrial": "model_hub_rqa.trials.qa",
+    "FiDTrial": "model_hub_rqa.trials.fid",
     "ExtractiveReader": "model_hub_rqa.pipeline",
     "build_using_auto": "model_hub_rqa.build",
     "build_default_optimizer": "model_hub_rqa.build",
@@ -27,6 +28,7 @@ _HOME = {
             "DatasetKwargs",
             "TrainerKwargs",
             "ExtractiveKwargs",
+            "FusionKwargs",
             "parse_dict_to_dataclasses",
             "default_parse_config_tokenizer_model_kwargs",
             "default_parse_optimizer_lr_scheduler_kwargs",

@@ -4,6 +4,7 @@ Nothing here imports torch or transformers, so a configuration is checked in mil
 """
 
 from model_hub_rqa.config.fields import Problem, option
+from model_hub_rqa.config.fusion import FusionKwargs
 from model_hub_rqa.config.kwargs import (
     LR_SCHEDULER_TYPES,
     METRIC_LR_SCHEDULER_TYPES,
@@ -33,6 +34,7 @@ __all__ = [
     "ConfigKwargs",
     "DatasetKwargs",
     "ExtractiveKwargs",
+    "FusionKwargs",
     "HubKwargs",
     "Kwargs",
     "LRSchedulerKwargs",

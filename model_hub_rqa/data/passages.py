@@ -1,0 +1,154 @@
+"""Which passages are read for a question, and in which order: the record's own, or retrieved ones."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model_hub_rqa.errors import DataError
+from model_hub_rqa.records import Passage
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Retrieve = Callable[[list[str]], list[list[Passage]]]
+"""From questions to passages, best first: some more than are to be kept, since gold ones among them do not count."""
+
+Row = dict[str, Any]  # a passage: id, title, text, score, gold
+
+_QUESTIONS_A_BATCH = 1024  # retrieved for at a time
+
+
+def choose_passages(
+    examples: "Dataset", *, n_context: int | None, num_hard_negatives: int = 0, seed: int = 0
+) -> "Dataset":
+    """Keeps the passages of each record that are read.
+
+    Args:
+        examples: rows as `fusion_records.FUSION_FEATURES` describes them.
+        n_context: the first passages, so many of them; None for all.
+        num_hard_negatives: so many of the record's negatives are put among its passages, at places drawn from the
+            seed, so that the gold passage is not always first; n_context then drops what is not gold.
+        seed: of the places.
+    """
+    choose = functools.partial(_choose, n_context=n_context, num_hard_negatives=num_hard_negatives, seed=seed)
+    return examples.map(choose, with_indices=True, desc="choosing passages")
+
+
+def retrieve_passages(
+    examples: "Dataset",
+    retrieve: Retrieve,
+    *,
+    max_num_to_retrieve: int,
+    n_context: int | None,
+    keep_gold: bool,
+    seed: int = 0,
+    fingerprint: str | None = None,
+) -> "Dataset":
+    """Puts retrieved passages in the place of the record's.
+
+    Args:
+        examples: rows as `fusion_records.FUSION_FEATURES` describes them.
+        retrieve: called with the questions of a batch.
+        max_num_to_retrieve: passages kept of those retrieved, gold ones not counted.
+        n_context: passages read in the end, the first that are not gold dropped last; None for all.
+        keep_gold: True for training: the record's gold passages are read wherever they were ranked (see
+            `place_gold`). False for an honest evaluation.
+        seed: of the places of gold passages that were not retrieved.
+        fingerprint: says what the retrieval depends on (corpus, model), so that a cached result may be used; None to
+            retrieve anew.
+
+    Raises:
+        DataError: ``retrieve`` returned a list of another length, or no passage for a question.
+    """
+
+    def replace(rows: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        questions = list(rows["question"])
+        found = retrieve(questions)
+        if len(found) != len(questions):
+            raise DataError(f"retrieval: asked {len(questions)} questions, got {len(found)} lists of passages")
+        unanswered = [question for question, passages in zip(questions, found, strict=True) if not passages]
+        if unanswered:
+            raise DataError(f"retrieval: no passage was found for the question {line!r}" for line in unanswered)
+        chosen = []
+        for index, given, ranked in zip(indices, rows["passages"], found, strict=True):
+            gold = [passage for passage in given if passage["gold"]] if keep_gold else []
+            rng = np.random.default_rng([seed, index])
+            merged = place_gold(gold, [_row(passage) for passage in ranked], max_num_to_retrieve, rng)
+            chosen.append(_cut(merged, n_context))
+        return {"passages": chosen}
+
+    settings = (max_num_to_retrieve, n_context, keep_gold, seed, fingerprint)
+    return examples.map(
+        replace,
+        batched=True,
+        batch_size=_QUESTIONS_A_BATCH,
+        with_indices=True,
+        load_from_cache_file=fingerprint is not None,
+        new_fingerprint=None if fingerprint is None else _hash(examples, settings),
+        desc="retrieving passages",
+    )
+
+
+def place_gold(
+    gold: Sequence[Mapping[str, Any]], ranked: Sequence[Mapping[str, Any]], max_others: int, rng: np.random.Generator
+) -> list[Row]:
+    """Merges gold passages into a ranked list, of which ``max_others`` that are not gold are kept.
+
+    A gold passage that is ranked before the last of those stands there; any other stands at a place drawn at random,
+    the first and the last included. Passages with the same text are the same: ids of a record and of a corpus need not
+    agree.
+    """
+    golden = {_key(passage): passage for passage in gold}
+    merged: list[Row] = []
+    seen = set()
+    others = 0
+    for passage in ranked:
+        if others == max_others:
+            break
+        key = _key(passage)
+        if key not in seen:
+            seen.add(key)
+            others += key not in golden
+            merged.append({**passage, "gold": key in golden})
+    for key, passage in golden.items():
+        if key not in seen:
+            merged.insert(int(rng.integers(len(merged) + 1)), {**passage, "gold": True})
+    return merged
+
+
+def _choose(
+    row: Mapping[str, Any], index: int, *, n_context: int | None, num_hard_negatives: int, seed: int
+) -> dict[str, list[Row]]:
+    passages = [dict(passage) for passage in row["passages"]]
+    known = {_key(passage) for passage in passages}
+    negatives = [passage for passage in row["negatives"] if _key(passage) not in known][:num_hard_negatives]
+    if not negatives:
+        return {"passages": passages[:n_context]}
+    rng = np.random.default_rng([seed, index])
+    for negative in negatives:
+        passages.insert(int(rng.integers(len(passages) + 1)), dict(negative))
+    return {"passages": _cut(passages, n_context)}
+
+
+def _cut(passages: list[Row], n_context: int | None) -> list[Row]:
+    """At most ``n_context`` passages in their order; gold ones are dropped only where nothing else is left to drop."""
+    if n_context is None or len(passages) <= n_context:
+        return passages
+    order = sorted(range(len(passages)), key=lambda i: not passages[i]["gold"])
+    return [passages[i] for i in sorted(order[:n_context])]
+
+
+def _key(passage: Mapping[str, Any]) -> str:
+    return " ".join(passage["text"].split())
+
+
+def _row(passage: Passage) -> Row:
+    return {"id": passage.id, "title": passage.title, "text": passage.text, "score": None, "gold": False}
+
+
+def _hash(examples: "Dataset", settings: tuple[Any, ...]) -> str:
+    from datasets.fingerprint import Hasher
+
+    return str(Hasher.hash((examples._fingerprint, *settings)))

@@ -1,0 +1,219 @@
+"""FiDTrial: a Fusion-in-Decoder reader, which writes answers from many passages."""
+
+import functools
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from model_hub_rqa.config.fusion import FusionKwargs
+from model_hub_rqa.data.fusion import FusionCollator, FusionFeatureBuilder, build_fusion_features, draw_labels
+from model_hub_rqa.data.fusion_records import fusion_reader
+from model_hub_rqa.data.loading import default_load_dataset
+from model_hub_rqa.data.passages import Retrieve, choose_passages, retrieve_passages
+from model_hub_rqa.data.tokens import end_token_id
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.metrics.generation import generation_metrics
+from model_hub_rqa.models.encoder_decoder import (
+    build_encoder_decoder,
+    encoder_decoder_config,
+    name_tokens,
+    position_limits,
+)
+from model_hub_rqa.models.fusion import (
+    PASSAGE_INPUTS,
+    answer_losses,
+    decoder_start_token_id,
+    enable_fusion,
+    encode_passages,
+    fusion_generate,
+    shift_right,
+)
+from model_hub_rqa.trials.base import BaseTransformerTrial
+from model_hub_rqa.trials.reducers import Values
+
+logger = logging.getLogger(__name__)
+
+
+class FiDTrial(BaseTransformerTrial):
+    """Learns to write answers from passages that are fused in the decoder (Izacard and Grave 2020, arXiv:2007.01282).
+
+    The loss is the mean over a batch's answers of the mean over an answer's tokens, so it does not depend on how a
+    batch is divided among ranks. A validation generates: exact_match, f1 and rougeL in percent, against all true
+    answers, and loss, the mean over all tokens. Where ``output_dir`` is set, a validation writes predictions.jsonl
+    there: question, prediction, references and the passages read.
+
+    Attributes:
+        passages: {"train", "validation"} examples with the passages that are read.
+    """
+
+    default_model_mode = "seq2seq-lm"
+    task_kwargs = FusionKwargs
+    task: FusionKwargs
+
+    # ---- configuration and data ----
+
+    def parse(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        encoder = hparams.get("encoder_decoder_from")
+        if encoder is not None:
+            hparams = {"pretrained_model_name_or_path": encoder, **hparams}
+        super().parse(hparams, data)
+
+    def load_examples(self) -> Mapping[str, Any]:
+        if self.data.dataset_name is not None:
+            raise ConfigError(
+                "data.dataset_name: questions with passages come from files (train_file, validation_file), "
+                f"got {self.data.dataset_name!r}"
+            )
+        reader = fusion_reader(require_passages=not self.task.embedding_model)
+        return default_load_dataset(self.data_settings, seed=self.seed, reader=reader)
+
+    def build_config_and_tokenizer(self) -> tuple[Any, Any]:
+        config, tokenizer = super().build_config_and_tokenizer()
+        if self.task.encoder_decoder_from is not None:
+            config = encoder_decoder_config(config, tokenizer)
+        return config, tokenizer
+
+    def check(self) -> None:
+        if not self.config.is_encoder_decoder:
+            raise ConfigError(
+                "hyperparameters.pretrained_model_name_or_path: must name an encoder-decoder, "
+                f"got a {self.config.model_type} (encoder_decoder_from makes one of an encoder)"
+            )
+        encoder_limit, decoder_limit = position_limits(self.config)
+        faults = [
+            f"data.{name}: must be at most {limit:,}, the longest that this model takes, got {value:,}"
+            for name, value, limit in (
+                ("max_encoder_seq_length", self.task.max_encoder_seq_length, encoder_limit),
+                ("max_decoder_seq_length", self.task.max_decoder_seq_length, decoder_limit),
+                ("max_new_tokens", self.task.max_new_tokens or 0, decoder_limit),
+            )
+            if value > limit
+        ]
+        end, expected = end_token_id(self.tokenizer), self.config.eos_token_id
+        if end is None:
+            faults.append("hyperparameters.tokenizer_name: the tokenizer must have an eos_token or a sep_token")
+        elif expected is not None and end != expected:
+            faults.append(
+                f"hyperparameters.config_overrides: eos_token_id must be {end}, the tokenizer's, got {expected}"
+            )
+        if faults:
+            raise ConfigError(faults)
+
+    def build_retrieve(self) -> tuple[Retrieve, str]:
+        """What finds passages where embedding_model is set, and a text that says what it depends on, for the cache."""
+        raise ConfigError(
+            f"data.embedding_model: no retriever can be made of {self.task.embedding_model!r} here; "
+            "leave it empty to train on the passages of the records"
+        )
+
+    def build_datasets(self) -> Mapping[str, Any]:
+        self.passages = {split: self.choose_passages(split) for split in ("train", "validation")}
+        return {
+            split: build_fusion_features(examples, self.feature_builder(training=split == "train"))
+            for split, examples in self.passages.items()
+        }
+
+    def choose_passages(self, split: str) -> Any:
+        """The examples of a split with the passages that are read."""
+        task, training = self.task, split == "train"
+        if not task.embedding_model:
+            negatives = task.num_hard_negatives if training else 0
+            return choose_passages(
+                self.examples[split], n_context=task.n_context, num_hard_negatives=negatives, seed=self.seed
+            )
+        retrieve, fingerprint = self.build_retrieve()
+        return retrieve_passages(
+            self.examples[split],
+            retrieve,
+            max_num_to_retrieve=task.embedding_max_num_to_retrieve,
+            n_context=task.n_context,
+            keep_gold=training,
+            seed=self.seed,
+            fingerprint=fingerprint,
+        )
+
+    def feature_builder(self, *, training: bool) -> FusionFeatureBuilder:
+        start = decoder_start_token_id(self.config)
+        return FusionFeatureBuilder(self.tokenizer, self.task, decoder_start_token_id=start, training=training)
+
+    def build_collator(self) -> FusionCollator:
+        multiple = 8 if self.context.device.type == "cuda" else 1
+        return FusionCollator(self.feature_builder(training=True), pad_to_multiple_of=multiple)
+
+    # ---- model ----
+
+    def build_model(self) -> torch.nn.Module:
+        if self.task.encoder_decoder_from is None:
+            model = super().build_model()
+        else:
+            pretrained = self.trainer.use_pretrained_weights
+            model = build_encoder_decoder(self.config, self.model_kwargs, pretrained)
+        name_tokens(model, self.tokenizer)
+        enable_fusion(model, self.task.encoder_chunk_size)
+        return model
+
+    # ---- training and evaluation ----
+
+    @functools.cached_property
+    def epoch_length(self) -> int:
+        """Micro-batches of an epoch on one rank."""
+        return self.batches_per_epoch()
+
+    def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
+        labels = draw_labels(batch, seed=self.seed, epoch=batch_idx // self.epoch_length)
+        return super().train_batch({**batch, "labels": labels}, epoch_idx, batch_idx)
+
+    def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        passages = {name: batch[name] for name in PASSAGE_INPUTS}
+        logits = self.model(**passages, **self.decoder_inputs(batch["labels"])).logits
+        losses, tokens = answer_losses(logits, batch["labels"])
+        return (losses / tokens).mean()
+
+    def decoder_inputs(self, labels: torch.Tensor) -> dict[str, Any]:
+        """What the decoder reads to learn ``labels``; the loss is computed from the logits, as reductions differ."""
+        start, padding = decoder_start_token_id(self.config), self.config.pad_token_id
+        return {"decoder_input_ids": shift_right(labels, start, padding), "use_cache": False}
+
+    def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        model = getattr(self.model, "module", self.model)  # ranks may have different numbers of batches
+        labels = batch["answer_ids"]
+        with self.autocast():
+            fused = encode_passages(model, batch, encoder_chunk_size=self.task.encoder_chunk_size)
+            logits = model(**fused.inputs, **self.decoder_inputs(labels)).logits
+            written = fusion_generate(
+                model, batch, fused=fused, num_beams=self.task.num_beams, max_new_tokens=self.task.longest_answer
+            )
+        losses, tokens = answer_losses(logits, labels)
+        texts = [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+        values = zip(losses.tolist(), tokens.tolist(), texts, strict=True)
+        self.reducer.update(dict(zip(batch["example_index"].tolist(), values, strict=True)))
+        return {}
+
+    def compute_metrics(self, values: Values) -> dict[str, float]:
+        examples = self.passages["validation"]
+        if len(values) < len(examples):  # Determined's test mode evaluates one batch
+            logger.info("metrics are of %d of %d validation examples", len(values), len(examples))
+            examples = examples.select(list(values))
+        losses, tokens, predictions = zip(*values.values(), strict=True)
+        self._write(examples, predictions)
+        return {**generation_metrics(predictions, examples["answers"][:]), "loss": sum(losses) / sum(tokens)}
+
+    def _write(self, examples: Any, predictions: Sequence[str]) -> None:
+        if self.output_dir is None:
+            return
+        with (self.output_dir / "predictions.jsonl").open("w", encoding="utf-8") as file:
+            for example, prediction in zip(examples, predictions, strict=True):
+                line = {
+                    "id": example["id"],
+                    "question": example["question"],
+                    "prediction": prediction,
+                    "references": example["answers"],
+                    "passages": [
+                        {name: passage[name] for name in ("id", "title", "text", "score")}
+                        for passage in example["passages"]
+                    ],
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")

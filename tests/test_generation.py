@@ -1,0 +1,95 @@
+"""Scores of written answers: hand-made cases, then rouge_score's own numbers, then real data."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+
+from model_hub_rqa.errors import DataError
+from model_hub_rqa.metrics.generation import generation_metrics, lcs_length, rouge_l, rouge_tokens
+
+WORDS = st.lists(st.sampled_from("abcde"), max_size=12)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "expected"),
+    [
+        ("the cat sat", "the cat sat down on the mat", 2 * 3 / (3 + 7)),
+        ("a b c d", "b d a c", 2 * 2 / 8),  # b d, b c or a c
+        ("same words", "same words", 1.0),
+        ("Same, WORDS!", "same words", 1.0),
+        ("one", "two", 0.0),
+        ("", "two", 0.0),
+        ("...", "two", 0.0),
+        ("", "", 0.0),
+        ("12-inch", "12 inch", 1.0),
+        ("Montréal", "montr al", 1.0),  # letters beyond ASCII are no tokens, as in rouge_score
+    ],
+)
+def test_rouge_l_by_hand(prediction: str, truth: str, expected: float) -> None:
+    """Twice the longest common subsequence, over the tokens of both."""
+    assert rouge_l(prediction, truth) == pytest.approx(expected)
+
+
+@given(WORDS, WORDS)
+def test_lcs_length_is_the_tables(first: list[str], second: list[str]) -> None:
+    """The bit-parallel length equals that of the usual table of prefixes."""
+    table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for i, one in enumerate(first):
+        for j, other in enumerate(second):
+            table[i + 1][j + 1] = table[i][j] + 1 if one == other else max(table[i][j + 1], table[i + 1][j])
+    assert lcs_length(first, second) == table[-1][-1]
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_rouge_l_is_rouge_scores(prediction: str, truth: str) -> None:
+    """Any two texts get the number of Google's rouge_score."""
+    expected = RougeScorer(["rougeL"]).score(truth, prediction)["rougeL"].fmeasure
+    assert rouge_l(prediction, truth) == pytest.approx(expected)
+
+
+def test_rouge_l_is_rouge_scores_on_real_answers(rqa_data: Path) -> None:
+    """Long answers, against each other."""
+    lines = (rqa_data / "rqa/faire_test.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line)["gold_answer"] for line in lines]
+    scorer = RougeScorer(["rougeL"])
+    for prediction, truth in zip(answers, [*answers[1:], answers[0]], strict=True):
+        expected = scorer.score(truth, prediction)["rougeL"].fmeasure
+        assert rouge_l(prediction, truth) == pytest.approx(expected)
+
+
+def test_rouge_tokens() -> None:
+    """Lower case, letters and digits of ASCII."""
+    assert rouge_tokens("The U.S. paid $1,500.") == ["the", "u", "s", "paid", "1", "500"]
+
+
+def test_the_best_true_answer_counts() -> None:
+    """Each metric takes a question's best true answer by itself, and the means are in percent."""
+    found = generation_metrics(["The Cat", "a red dog"], [["feline", "cat"], ["dog", "a red dog barked"]])
+    # the second: "red dog" against "dog", F1 2/3, and against "red dog barked", F1 4/5; ROUGE-L keeps articles, 6/7
+    assert found == pytest.approx({"exact_match": 50, "f1": 100 * (1 + 4 / 5) / 2, "rougeL": 100 * (2 / 3 + 6 / 7) / 2})
+
+
+def test_what_cannot_be_scored() -> None:
+    """No question at all, lists that do not fit, and a question without a true answer."""
+    with pytest.raises(ValueError, match="at least one"):
+        generation_metrics([], [])
+    with pytest.raises(ValueError, match="shorter"):
+        generation_metrics(["a", "b"], [["a"]])
+    with pytest.raises(DataError, match="at least one true answer"):
+        generation_metrics(["a"], [[]])
+
+
+def test_gold_answers_of_nq_score_100(rqa_data: Path) -> None:
+    """Any of a real question's true answers, given as prediction, is an exact match."""
+    with gzip.open(rqa_data / "nq/nq-open-oracle.jsonl.gz", "rt", encoding="utf-8") as file:
+        references = [json.loads(line)["answers"] for line in file]
+    assert len(references) == 2655
+    for choice in (0, -1):
+        found = generation_metrics([answers[choice] for answers in references], references)
+        assert found["exact_match"] == 100
+        assert found["f1"] > 99.9  # an answer that normalises to nothing has no token to share
