@@ -295,6 +295,13 @@ def test_a_fault_is_named_before_a_model_is_loaded(
         assert main(["validate", str(done / "experiment.yaml"), *options]) == 2
 
 
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An id beyond the embeddings would fail in the middle of training; it is said before the first step."""
+    tiny.model_folder(tmp_path / "model", vocab_size=50)
+    assert run(tiny.experiment(tmp_path), tmp_path / "run") == 2
+    assert re.search("tokenizer_name: the tokenizer has .* tokens", capsys.readouterr().err)
+
+
 def test_a_misspelt_name_is_pointed_out(done: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The run goes on, and the nearest right name is said."""
     assert run(done / "experiment.yaml", tmp_path / "run", "--test", *overrides(learnig_rate=1)) == 0

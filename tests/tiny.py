@@ -17,9 +17,8 @@ def model_folder(folder: Path, **settings: Any) -> Path:
     """A pretrained question-answering BERT of a few thousand weights, with its tokenizer; dropout is off."""
     torch.manual_seed(0)
     tokenizer = bert()
-    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    plain = {"vocab_size": len(tokenizer), "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = BertConfig(
-        vocab_size=len(tokenizer),
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,

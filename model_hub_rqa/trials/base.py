@@ -66,6 +66,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         )
         torch.manual_seed(self.seed)
         model: Any = self.build_model()
+        build.check_vocabulary(self.tokenizer, model)
         if self.trainer.gradient_checkpointing:
             # the second name is the older one; both take the arguments of torch's checkpoint first
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
