@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from model_hub_rqa.errors import DataError
-from model_hub_rqa.metrics.generation import generation_metrics, lcs_length, rouge_l, rouge_tokens
+from model_hub_rqa.metrics.generation import (
+    answer_metrics,
+    bleu,
+    generation_metrics,
+    lcs_length,
+    rouge_l,
+    rouge_n,
+    rouge_tokens,
+    word_statistics,
+)
+from model_hub_rqa.metrics.text import precision_score
 
 WORDS = st.lists(st.sampled_from("abcde"), max_size=12)
 
@@ -93,3 +103,47 @@ def test_gold_answers_of_nq_score_100(rqa_data: Path) -> None:
         found = generation_metrics([answers[choice] for answers in references], references)
         assert found["exact_match"] == 100
         assert found["f1"] > 99.9  # an answer that normalises to nothing has no token to share
+
+
+@given(st.text(max_size=60), st.text(max_size=60), st.sampled_from([1, 2, 3]))
+def test_rouge_n_is_rouge_scores(prediction: str, truth: str, n: int) -> None:
+    """Any two texts get the number of Google's rouge_score."""
+    expected = RougeScorer([f"rouge{n}"]).score(truth, prediction)[f"rouge{n}"].fmeasure
+    assert rouge_n(prediction, truth, n) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "expected"),
+    [("the cat sat", "a cat", 1 / 2), ("cat cat", "cat", 1 / 2), ("", "cat", 0.0), ("the", "cat", 0.0)],
+)
+def test_precision_by_hand(prediction: str, truth: str, expected: float) -> None:
+    """The share of the normalised words of the prediction that the truth has, each as often."""
+    assert precision_score(prediction, truth) == pytest.approx(expected)
+
+
+def test_bleu_by_hand() -> None:
+    """Precisions 4/4, 2/3, 1/2 and a smoothed 1/2, no brevity penalty; a second reference may complete them."""
+    prediction, truth = "the cat sat down", "the cat sat here down"
+    precisions = 1.0 * (2 / 3) * (1 / 2) * (1 / 2)
+    assert bleu([prediction], [[truth]]) == pytest.approx(100 * precisions**0.25 * 2.718281828459045 ** (1 - 5 / 4))
+    assert bleu([prediction, "one two three four"], [[truth, prediction], ["one two three four"]]) == pytest.approx(100)
+
+
+def test_answer_metrics_take_the_best_reference_of_each_measure() -> None:
+    """Each measure is the best over the true answers; all are percentages."""
+    found = answer_metrics(["the cat sat", "dog"], [["cat", "a cat sat down"], ["a puppy"]])
+    assert list(found) == ["exact_match", "f1", "precision", "rouge1", "rouge2", "rougeL", "bleu"]
+    assert found["f1"] == pytest.approx(100 * (2 * 1.0 * (2 / 3) / (1 + 2 / 3)) / 2)
+    assert found["precision"] == pytest.approx(50)
+    assert found["rouge2"] == pytest.approx(100 * (2 * 1 / 5) / 2)
+
+
+def test_word_statistics() -> None:
+    """Lengths are counted in words; empty answers by their share."""
+    assert word_statistics(["", "one two three", "one"]) == {
+        "mean": pytest.approx(4 / 3),
+        "median": 1.0,
+        "min": 0.0,
+        "max": 3.0,
+        "empty": pytest.approx(1 / 3),
+    }

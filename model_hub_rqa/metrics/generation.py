@@ -4,9 +4,13 @@ The standard library only, so that importing it costs nothing.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from model_hub_rqa.metrics.text import exact_match_score, f1_score, max_over_ground_truths
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.metrics.text import exact_match_score, f1_score, max_over_ground_truths, precision_score
 
 _NOT_ALPHANUMERIC = re.compile(r"[^a-z0-9]+")
 
@@ -50,6 +54,41 @@ def rouge_l(prediction: str, truth: str) -> float:
     return 2 * common / (len(predicted) + len(true)) if common else 0.0
 
 
+def rouge_n(prediction: str, truth: str, n: int) -> float:
+    """ROUGE-N (Lin 2004): the F-measure of common runs of ``n`` tokens, as Google's rouge_score computes it.
+
+    >>> rouge_n("the cat sat", "the cat ran", 2)
+    0.5
+    """
+    predicted, true = (_runs(rouge_tokens(text), n) for text in (prediction, truth))
+    common = (predicted & true).total()
+    return 2 * common / (predicted.total() + true.total()) if common else 0.0
+
+
+def _runs(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+
+
+def _rouge_1(prediction: str, truth: str) -> float:
+    return rouge_n(prediction, truth, 1)
+
+
+def _rouge_2(prediction: str, truth: str) -> float:
+    return rouge_n(prediction, truth, 2)
+
+
+_Score = Callable[[str, str], float]
+_VALIDATION: Mapping[str, _Score] = {"exact_match": exact_match_score, "f1": f1_score, "rougeL": rouge_l}
+_EVALUATION: Mapping[str, _Score] = {
+    "exact_match": exact_match_score,
+    "f1": f1_score,
+    "precision": precision_score,
+    "rouge1": _rouge_1,
+    "rouge2": _rouge_2,
+    "rougeL": rouge_l,
+}
+
+
 def generation_metrics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Means over all questions, in percent, each of the best score over the question's true answers.
 
@@ -67,10 +106,54 @@ def generation_metrics(predictions: Sequence[str], references: Sequence[Sequence
         ValueError: there is no question, or the two differ in length.
         DataError: a question has no true answer.
     """
+    return _means(_VALIDATION, predictions, references)
+
+
+def answer_metrics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Those of :func:`generation_metrics`, and precision, rouge1, rouge2 (means too) and bleu, all in percent.
+
+    Args, errors: as for :func:`generation_metrics`; ConfigError where sacrebleu is not installed.
+    """
+    return {**_means(_EVALUATION, predictions, references), "bleu": bleu(predictions, references)}
+
+
+def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """BLEU of all answers together (Papineni et al. 2002), 0 to 100, by sacrebleu with its own settings (13a tokens).
+
+    Raises:
+        ConfigError: sacrebleu is not installed.
+    """
+    try:
+        from sacrebleu.metrics import BLEU
+    except ImportError as error:
+        raise ConfigError("bleu: needs sacrebleu: pip install 'model-hub-rqa[evaluation]'") from error
+    most = max(map(len, references))
+    streams: Any = [
+        [truths[i] if i < len(truths) else None for truths in references] for i in range(most)
+    ]  # its types lack None
+    return float(BLEU().corpus_score(list(predictions), streams).score)
+
+
+def word_statistics(texts: Sequence[str]) -> dict[str, float]:
+    """How long answers are: mean, median, min and max of their words (runs without white space), and the share that
+    is empty."""
+    words = [len(text.split()) for text in texts]
+    return {
+        "mean": statistics.fmean(words),
+        "median": float(statistics.median(words)),
+        "min": float(min(words)),
+        "max": float(max(words)),
+        "empty": words.count(0) / len(words),
+    }
+
+
+def _means(
+    measures: Mapping[str, _Score], predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> dict[str, float]:
     if not predictions:
         raise ValueError("predictions: needs at least one, found none")
-    scores: Mapping[str, list[float]] = {"exact_match": [], "f1": [], "rougeL": []}
+    scores: dict[str, list[float]] = {name: [] for name in measures}
     for prediction, truths in zip(predictions, references, strict=True):
-        for values, score in zip(scores.values(), (exact_match_score, f1_score, rouge_l), strict=True):
-            values.append(max_over_ground_truths(score, prediction, truths))
+        for name, score in measures.items():
+            scores[name].append(max_over_ground_truths(score, prediction, truths))
     return {name: 100 * sum(values) / len(values) for name, values in scores.items()}

@@ -55,6 +55,12 @@ def token_f1(prediction: Sequence[str], truth: Sequence[str], *, version_2: bool
     return 2 * precision * recall / (precision + recall)
 
 
+def precision_score(prediction: str, truth: str) -> float:
+    """The share of the prediction's normalised tokens that the truth has, each as often; 0.0 where there are none."""
+    tokens, true = normalize_answer(prediction).split(), normalize_answer(truth).split()
+    return sum((Counter(tokens) & Counter(true)).values()) / len(tokens) if tokens else 0.0
+
+
 def max_over_ground_truths(score: Callable[[str, str], float], prediction: str, truths: Iterable[str]) -> float:
     """The best ``score(prediction, truth)`` over the true answers: one of them is enough.
 
