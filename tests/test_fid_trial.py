@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer, decoders
-from tokenizers_for_tests import bert, t5
-from transformers import AutoModelForSeq2SeqLM, BertConfig, BertModel, PreTrainedTokenizerFast
+from readers_for_tests import sentence_piece
+from tokenizers_for_tests import bert
+from transformers import AutoModelForSeq2SeqLM, BertConfig, BertModel
 
 from model_hub_rqa import train
 from model_hub_rqa.data.fusion import FusionCollator
@@ -33,15 +33,6 @@ def records(count: int) -> list[dict[str, Any]]:
         question = f"{i % 3} {WORDS[i % 8]}?"
         found.append({"id": f"q{i}", "question": question, "answers": [word, f"the {word}"], "ctxs": ctxs})
     return found
-
-
-def sentence_piece() -> PreTrainedTokenizerFast:
-    """The tests' T5 tokenizer, with a decoder that puts white space back."""
-    backend = Tokenizer.from_str(t5().backend_tokenizer.to_str())
-    backend.decoder = decoders.Metaspace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", eos_token="<sep>", model_max_length=512
-    )
 
 
 def write_lines(path: Path, rows: list[Any]) -> str:
@@ -213,7 +204,9 @@ def test_an_encoder_is_made_a_reader(config: dict[str, Any], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("section", "change", "fault"),
     [
-        ("data", {"embedding_model": "some/model"}, "data.embedding_model: no retriever can be made of 'some/model'"),
+        ("data", {"embedding_model": "./nowhere"}, "embedding_model: no such folder, found './nowhere'"),
+        ("data", {"corpus_file": "corpus.jsonl"}, "data.corpus_file: needs embedding_model, got none"),
+        ("data", {"corpus_file": "c.jsonl", "index": "i"}, "data.corpus_file: plays no part beside index"),
         ("data", {"prompt_template": "{question}"}, r"data.prompt_template: must have \{context\}"),
         ("data", {"n_context": 0}, "data.n_context: must be >= 1, got 0"),
         ("hyperparameters", {"num_beams": 0}, "data.num_beams: must be >= 1, got 0"),

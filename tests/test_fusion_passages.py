@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from model_hub_rqa.data.passages import choose_passages, place_gold, retrieve_passages
 from model_hub_rqa.errors import DataError
-from model_hub_rqa.records import Passage
+from model_hub_rqa.records import Hit, Passage
 
 
 def passage(text: str, title: str = "", *, gold: bool = False) -> dict[str, Any]:
@@ -84,9 +84,9 @@ def test_retrieved_passages() -> None:
     examples = examples.map(lambda item: {"passages": [{**p, "gold": True} for p in item["passages"]]})
     asked: list[list[str]] = []
 
-    def retrieve(questions: list[str]) -> list[list[Passage]]:
+    def retrieve(questions: list[str]) -> list[list[Hit]]:
         asked.append(questions)
-        return [[Passage(str(i), f"{question}{i}", "title") for i in range(5)] for question in questions]
+        return [[Hit(Passage(str(i), f"{question}{i}", "title"), 9.0 - i) for i in range(5)] for question in questions]
 
     settings: dict[str, Any] = {"max_num_to_retrieve": 3, "n_context": None}
     training = retrieve_passages(examples, retrieve, keep_gold=True, **settings)["passages"][:]
@@ -95,7 +95,7 @@ def test_retrieved_passages() -> None:
         ["G", "two0", "two1", "two2"],
     ]
     evaluation = retrieve_passages(examples, retrieve, keep_gold=False, **settings)["passages"][:]
-    assert [item["text"] for item in evaluation[1]] == ["two0", "two1", "two2"]
+    assert [(item["text"], item["score"]) for item in evaluation[1]] == [("two0", 9.0), ("two1", 8.0), ("two2", 7.0)]
     assert asked == [["one", "two"]] * 2
     cut = retrieve_passages(examples, retrieve, max_num_to_retrieve=3, n_context=2, keep_gold=True)["passages"][:]
     assert [sum(item["gold"] for item in items) for items in cut] == [1, 1]
@@ -106,7 +106,7 @@ def test_retrieved_passages() -> None:
     ("found", "fault"),
     [([[]], "no passage was found for the question 'Who\\?'"), ([], "asked 1 questions, got 0 lists of passages")],
 )
-def test_retrieval_that_fails(found: list[list[Passage]], fault: str) -> None:
+def test_retrieval_that_fails(found: list[list[Hit]], fault: str) -> None:
     """A retriever that gives nothing, or a list too few, is named."""
     examples = Dataset.from_list([row()])
     with pytest.raises(DataError, match=fault):

@@ -82,6 +82,13 @@ class FusionKwargs(Kwargs):
     embedding_model: Any = option(  # noqa: RUF009 - a field like the others, but of any type
         "", help='the retriever\'s model; "": train on the passages of the records'
     )
+    corpus_file: str | None = option(
+        None, help="the corpus that embedding_model retrieves from; unset: the passages of all records"
+    )
+    index: str | None = option(
+        None,
+        help="a folder of `rqa index`: a validation reads what it finds, and so does training with embedding_model",
+    )
     embedding_max_num_to_retrieve: int = option(3, ge=1, help="passages retrieved for a question, gold not counted")
     encoder_chunk_size: int = option(32, ge=1, help="passages encoded at a time: fewer need less memory")
     num_beams: int = option(1, ge=1, help="beams of the search for an answer")
@@ -89,6 +96,11 @@ class FusionKwargs(Kwargs):
     encoder_decoder_from: str | None = option(
         None, help="make an EncoderDecoderModel whose encoder and decoder start from this encoder's weights"
     )
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether a validation reads retrieved passages in place of the records' own."""
+        return bool(self.embedding_model or self.index)
 
     @property
     def longest_answer(self) -> int:
@@ -100,6 +112,10 @@ class FusionKwargs(Kwargs):
             yield Problem(
                 ("embedding_model",), f"must be text (a model's name, or empty), got {show(self.embedding_model)}"
             )
+        elif self.corpus_file is not None and not self.embedding_model:
+            yield Problem(("corpus_file", "embedding_model"), "needs embedding_model, got none")
+        if self.corpus_file is not None and self.index is not None:
+            yield Problem(("corpus_file", "index"), "plays no part beside index: give one of the two")
         try:
             split_template(self.prompt_template)
         except ValueError as fault:

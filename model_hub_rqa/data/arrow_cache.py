@@ -33,6 +33,13 @@ _SHOWN = 5
 logger = logging.getLogger(__name__)
 
 
+def cache_folder(cache_dir: str | None) -> Path:
+    """Where this package keeps what it has made of data; None for the cache of datasets."""
+    import datasets
+
+    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / _FOLDER
+
+
 def cached_dataset(
     path: str,
     reader: Reader,
@@ -60,7 +67,7 @@ def cached_dataset(
     """
     import datasets
 
-    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / _FOLDER
+    folder = cache_folder(cache_dir)
     try:
         key = _key(path, reader, on_bad_record)
     except OSError:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model_hub_rqa.errors import DataError
-from model_hub_rqa.records import Passage
+from model_hub_rqa.records import Hit
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Retrieve = Callable[[list[str]], list[list[Passage]]]
-"""From questions to passages, best first: some more than are to be kept, since gold ones among them do not count."""
+Retrieve = Callable[[list[str]], list[list[Hit]]]
+"""From questions to hits, best first: some more than are to be kept, since gold ones among them do not count."""
 
 Row = dict[str, Any]  # a passage: id, title, text, score, gold
 
@@ -75,7 +75,7 @@ def retrieve_passages(
         for index, given, ranked in zip(indices, rows["passages"], found, strict=True):
             gold = [passage for passage in given if passage["gold"]] if keep_gold else []
             rng = np.random.default_rng([seed, index])
-            merged = place_gold(gold, [_row(passage) for passage in ranked], max_num_to_retrieve, rng)
+            merged = place_gold(gold, [_row(hit) for hit in ranked], max_num_to_retrieve, rng)
             chosen.append(_cut(merged, n_context))
         return {"passages": chosen}
 
@@ -144,8 +144,9 @@ def _key(passage: Mapping[str, Any]) -> str:
     return " ".join(passage["text"].split())
 
 
-def _row(passage: Passage) -> Row:
-    return {"id": passage.id, "title": passage.title, "text": passage.text, "score": None, "gold": False}
+def _row(hit: Hit) -> Row:
+    passage = hit.passage
+    return {"id": passage.id, "title": passage.title, "text": passage.text, "score": float(hit.score), "gold": False}
 
 
 def _hash(examples: "Dataset", settings: tuple[Any, ...]) -> str:
