@@ -1,137 +1,114 @@
-"""Readers to ask, without Determined: from a checkpoint's folder to answers."""
+"""A retriever and a reader together: from a question to an answer."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from model_hub_rqa.checkpoints import READER, pretrained_folder
-from model_hub_rqa.config import ExtractiveKwargs, parse_dict_to_dataclasses
-from model_hub_rqa.errors import CheckpointError, RqaError
-from model_hub_rqa.metrics.spans import DecodedSpans, SpanCandidates, decode_spans, span_candidates
-from model_hub_rqa.records import Answer
+from model_hub_rqa.checkpoints import pretrained_folder
+from model_hub_rqa.errors import CheckpointError, ConfigError
+from model_hub_rqa.readers.base import Reader
+from model_hub_rqa.readers.extractive import ExtractiveReader
+from model_hub_rqa.readers.fusion import FusionReader
+from model_hub_rqa.records import Answer, Hit, Question
+from model_hub_rqa.retrieval.base import Retriever
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+DEFAULT_TOP_K = 10
 
 
-class ExtractiveReader:
-    """Answers questions with a span of their context.
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What became of a question: the answer, and what was found and read for it (no hits without a retriever)."""
+
+    question: Question
+    answer: Answer
+    hits: tuple[Hit, ...] = ()
+
+
+class RQAPipeline:
+    """Retrieves passages for questions, and answers from them.
 
     Args:
-        model: a question-answering model of transformers.
-        tokenizer: its fast tokenizer.
-        settings: window and decoding settings; by default those that the model was trained with.
-        batch_size: windows read at a time.
+        reader: answers; see `load_reader`.
+        retriever: finds the passages; None to read those that the questions bring.
+        top_k: passages retrieved for a question.
+
+    Attributes:
+        retrieval_seconds, reading_seconds: spent so far on all questions.
+        n_questions: asked so far.
+
+    Raises:
+        ConfigError: top_k is below 1.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, settings: ExtractiveKwargs, *, batch_size: int = 32) -> None:
-        import torch
+    def __init__(self, reader: Reader, retriever: Retriever | None = None, *, top_k: int = DEFAULT_TOP_K) -> None:
+        if top_k < 1:
+            raise ConfigError(f"top_k: must be at least 1, got {top_k}")
+        self.reader = reader
+        self.retriever = retriever
+        self.top_k = top_k
+        self.retrieval_seconds = self.reading_seconds = 0.0
+        self.n_questions = 0
 
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(self.device).eval()
-        self.tokenizer = tokenizer
-        self.settings = settings
-        self.batch_size = batch_size
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, *, batch_size: int = 32, **settings: Any) -> "ExtractiveReader":
-        """Loads a run's folder, a checkpoint, or a ``save_pretrained`` folder.
+    def ask(self, questions: Sequence[Question | str], *, scores: bool = False) -> list[Answered]:
+        """Answers questions, all of them at once.
 
         Args:
-            path: the folder; a checkpoint is verified against its manifest first.
-            settings: fields of ExtractiveKwargs to use instead of those the model was trained with.
+            questions: texts, or records with the turns before and, without a retriever, the passages to read.
+            scores: also say how sure each answer is and how much each passage counted.
 
         Raises:
-            CheckpointError: no such folder, a damaged one, or not an extractive reader's.
+            DataError: no passage was found, or brought, for a question.
         """
-        folder = pretrained_folder(Path(path))
-        kept = {**_trained_settings(folder), **settings}
-        parsed = parse_dict_to_dataclasses((ExtractiveKwargs,), kept, section=str(folder / READER))[0]
-        from transformers import AutoModelForQuestionAnswering, AutoTokenizer
-
-        try:
-            model, loading = AutoModelForQuestionAnswering.from_pretrained(
-                folder, dtype="auto", local_files_only=True, output_loading_info=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except RqaError:
-            raise
-        except Exception as error:  # safetensors, json and transformers each raise their own kind on damage
-            raise CheckpointError(f"{folder}: cannot be loaded as a question-answering model: {error}") from error
-        if loading["missing_keys"]:
-            missing = ", ".join(sorted(loading["missing_keys"])[:5])
-            raise CheckpointError(f"{folder}: holds no trained extractive reader: weights missing for {missing}")
-        return cls(model, tokenizer, parsed, batch_size=batch_size)
-
-    def answer(self, question: str, context: str) -> Answer:
-        """The answer to one question; its score is a probability among the n best, 0 to 1."""
-        decoded = self.read([{"id": "0", "question": question, "context": context}])["0"]
-        start, end = decoded.spans[decoded.best]
-        return Answer(decoded.prediction, decoded.n_best[decoded.best]["probability"], start, end)
-
-    def read(self, examples: "Sequence[Mapping[str, str]] | Dataset") -> dict[str, DecodedSpans]:
-        """Reads examples with id, question and context; returns what is decoded, by id, in their order."""
-        from datasets import Dataset
-
-        if not isinstance(examples, Dataset):
-            examples = Dataset.from_list([dict(example) for example in examples])
-        candidates: dict[int, dict[int, SpanCandidates]] = {}
-        for batch in self._batches(examples):
-            for example, feature, found in batch:
-                candidates.setdefault(example, {})[feature] = found
-        return {
-            key: decode_spans(
-                context,
-                [candidates[i][feature] for feature in sorted(candidates[i])],
-                n_best_size=self.settings.n_best_size,
-                version_2_with_negative=self.settings.version_2_with_negative,
-                null_score_diff_threshold=self.settings.null_score_diff_threshold,
-            )
-            for i, (key, context) in enumerate(zip(examples["id"][:], examples["context"][:], strict=True))
-        }
-
-    def _batches(self, examples: "Dataset") -> Any:
-        import torch
-
-        from model_hub_rqa.data.batching import EvalBatchSampler
-        from model_hub_rqa.data.extractive import ExtractiveCollator, FeatureBuilder, build_features
-        from model_hub_rqa.models.extractive import span_logits
-
-        builder = FeatureBuilder(
-            self.tokenizer,
-            max_seq_length=self.settings.max_seq_length,
-            doc_stride=self.settings.doc_stride,
-            labels=False,
-        )
-        features = build_features(examples, builder)
-        loader = torch.utils.data.DataLoader(
-            features,
-            batch_sampler=EvalBatchSampler(features["length"][:], self.batch_size),
-            collate_fn=ExtractiveCollator(self.tokenizer),
-        )
-        for batch in loader:
-            batch = {name: values.to(self.device) for name, values in batch.items()}
-            with torch.inference_mode():
-                start_logits, end_logits = span_logits(self.model, batch)
-            found = span_candidates(
-                start_logits.cpu().numpy(),
-                end_logits.cpu().numpy(),
-                batch["offsets"].cpu().numpy(),
-                batch["cls_index"].cpu().numpy(),
-                n_best_size=self.settings.n_best_size,
-                max_answer_length=self.settings.max_answer_length,
-            )
-            yield list(zip(batch["example_index"].tolist(), batch["feature_index"].tolist(), found, strict=True))
+        asked = [Question(question) if isinstance(question, str) else question for question in questions]
+        begun = time.perf_counter()
+        found: list[list[Hit]] = [[] for _ in asked]
+        if self.retriever is not None:
+            found = self.retriever.search([question.text for question in asked], self.top_k)
+            asked = [
+                replace(question, passages=tuple(hit.passage for hit in hits))
+                for question, hits in zip(asked, found, strict=True)
+            ]
+        retrieved = time.perf_counter()
+        answers = self.reader.read_passages(asked, scores=scores)
+        self.retrieval_seconds += retrieved - begun
+        self.reading_seconds += time.perf_counter() - retrieved
+        self.n_questions += len(asked)
+        return [
+            Answered(question, answer, tuple(hits))
+            for question, answer, hits in zip(asked, answers, found, strict=True)
+        ]
 
 
-def _trained_settings(folder: Path) -> dict[str, Any]:
-    """The settings that training left beside the weights; the defaults where another tool wrote the folder."""
+def load_reader(path: str | Path, *, batch_size: int | None = None, **settings: Any) -> ExtractiveReader | FusionReader:
+    """The reader of a run's folder, a checkpoint, or a ``save_pretrained`` folder, of the kind that it holds.
+
+    Args:
+        path: the folder; a checkpoint is verified against its manifest first.
+        batch_size: as the kind of reader has it; None for its default.
+        settings: fields of ExtractiveKwargs or FusionKwargs to use instead of those of training.
+
+    Raises:
+        CheckpointError: no such folder, a damaged one, or one of a model that is neither.
+        ConfigError: a setting breaks a rule, or is none of the kind's.
+    """
+    from transformers import AutoConfig
+
+    folder = pretrained_folder(Path(path))
     try:
-        settings = json.loads((folder / READER).read_text(encoding="utf-8"))
-        return {field.name: settings[field.name] for field in fields(ExtractiveKwargs) if field.name in settings}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / READER}: cannot be read: {error}") from error
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # json and transformers raise several kinds
+        raise CheckpointError(f"{folder}: has no config that can be read: {error}") from error
+    names = getattr(config, "architectures", None) or ["a model without a name"]
+    kind: type[ExtractiveReader] | type[FusionReader]
+    if any(name.endswith("ForQuestionAnswering") for name in names):
+        kind = ExtractiveReader
+    elif config.is_encoder_decoder:
+        kind = FusionReader
+    else:
+        raise CheckpointError(
+            f"{folder}: must be a question-answering model or an encoder-decoder, found {', '.join(names)}"
+        )
+    size = {} if batch_size is None else {"batch_size": batch_size}
+    return kind.from_pretrained(folder, **size, **settings)  # verified above

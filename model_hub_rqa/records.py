@@ -21,11 +21,38 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a reader says: ``text`` ("" for "no answer"), ``score`` (a probability where the reader gives one) and,
-    for a reader that extracts, the characters ``start`` to ``end`` of the context (both -1 otherwise)."""
+class Turn:
+    """What was said before a question; ``role`` is "user" or "assistant"."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a reader is asked: the passages to answer from, the best first, and the turns before, the oldest first."""
 
     text: str
-    score: float
+    passages: tuple[Passage, ...] = ()
+    chat_history: tuple[Turn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a reader says.
+
+    Attributes:
+        text: the answer; "" for "no answer".
+        score: how sure the reader is, 0 to 1: a probability among the answers that it weighed (extractive), or the
+            geometric mean of its tokens' probabilities (written); None where it was not asked for.
+        passage: for a reader that extracts, which of the question's passages holds the answer; -1 for none.
+        start, end: the characters of the answer in that passage, -1 without one.
+        passage_scores: how much each passage counted, in their order: shares from 0 to 1 within one question.
+    """
+
+    text: str
+    score: float | None = None
+    passage: int = -1
     start: int = -1
     end: int = -1
+    passage_scores: tuple[float, ...] | None = None

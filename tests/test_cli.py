@@ -11,7 +11,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from model_hub_rqa.cli import main
 from model_hub_rqa.errors import RqaError
-from model_hub_rqa.pipeline import ExtractiveReader
+from model_hub_rqa.readers.extractive import ExtractiveReader
 
 OFFICIAL = {
     "v1.1": ("bert-ensemble", "logistic-regression", "match-lstm", "r-net", "slqa"),

@@ -2,16 +2,12 @@
 
 import argparse
 import json
-import os
-import resource
-import shutil
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.errors import ConfigError, DataError, RqaError
+from model_hub_rqa.commands.common import Faults, Progress, check_new_folder, new_folder, say
+from model_hub_rqa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from model_hub_rqa.data.corpus import Qrels, Query
@@ -71,7 +67,7 @@ def index(args: argparse.Namespace) -> None:
     from model_hub_rqa.retrieval.index_folder import build_index
 
     settings = _settings(args)
-    progress = _Progress("passages")
+    progress = Progress("passages")
     manifest = build_index(
         args.corpus,
         args.output,
@@ -83,8 +79,8 @@ def index(args: argparse.Namespace) -> None:
         report=progress,
     )
     if manifest.n_skipped:
-        _say(f"{manifest.n_skipped:,} faulty documents were left out of {args.corpus}")
-    _say(f"{args.output}: {manifest.n_passages:,} passages; {progress.summary()}")
+        say(f"{manifest.n_skipped:,} faulty documents were left out of {args.corpus}")
+    say(f"{args.output}: {manifest.n_passages:,} passages; {progress.summary()}")
     names = ("kind", "n_documents", "n_skipped", "n_passages", "corpus_sha256")
     print(json.dumps({"index": args.output, **{name: getattr(manifest, name) for name in names}}))
 
@@ -115,19 +111,20 @@ def retrieve(args: argparse.Namespace) -> None:
     from model_hub_rqa.metrics.ranking import ranking_metrics
     from model_hub_rqa.retrieval.index_folder import check_index, open_index
 
-    faults: list[RqaError] = []
+    faults = Faults()
     if args.top_k < 1:
-        faults.append(ConfigError(f"--top-k: must be at least 1, found {args.top_k}"))
+        faults.add(ConfigError(f"--top-k: must be at least 1, found {args.top_k}"))
     output = Path(args.output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        faults.append(ConfigError(f"--output: {output} exists and is not an empty folder"))
-    queries = _attempt(faults, read_queries, args.queries, on_bad_record=args.on_bad_record) or []
-    qrels = _attempt(faults, read_qrels, args.qrels) if args.qrels else None
-    manifest = _attempt(faults, check_index, args.index, corpus=args.corpus)
+    faults.attempt(check_new_folder, output)
+    queries = faults.attempt(read_queries, args.queries, on_bad_record=args.on_bad_record) or []
+    qrels = faults.attempt(read_qrels, args.qrels) if args.qrels else None
+    manifest = faults.attempt(check_index, args.index, corpus=args.corpus)
     if qrels is not None and queries and manifest is not None:
-        faults += [DataError(line) for line in _qrels_problems(qrels, queries, manifest, Path(args.index))]
-    if faults:
-        raise type(faults[0])([problem for error in faults for problem in error.problems])
+        problems = _qrels_problems(qrels, queries, manifest, Path(args.index))
+        if problems:
+            faults.add(DataError(problems))
+    faults.raise_any()
+    assert manifest is not None
     opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified above
     if qrels is not None:
         _announce(args.top_k, len(queries) - len(qrels.judgements), len(queries), opened.manifest.passage_words)
@@ -155,42 +152,35 @@ def _qrels_problems(qrels: "Qrels", queries: Sequence["Query"], manifest: "Manif
 def _announce(top_k: int, n_unjudged: int, n_queries: int, passage_words: int | None) -> None:
     """What the measures do not count."""
     if n_unjudged:
-        _say(f"{n_unjudged:,} of {n_queries:,} queries have no judgements: they are retrieved for, and not scored")
+        say(f"{n_unjudged:,} of {n_queries:,} queries have no judgements: they are retrieved for, and not scored")
     if passage_words is not None:
-        _say(f"documents are ranked by their best passage: --top-k {top_k} passages are of fewer documents")
+        say(f"documents are ranked by their best passage: --top-k {top_k} passages are of fewer documents")
     if top_k < 100:
-        _say(f"--top-k {top_k}: Recall@100 counts the first {top_k} passages only")
+        say(f"--top-k {top_k}: Recall@100 counts the first {top_k} passages only")
     if top_k < 10:
-        _say(f"--top-k {top_k}: nDCG@10 and MRR@10 count the first {top_k} passages only")
+        say(f"--top-k {top_k}: nDCG@10 and MRR@10 count the first {top_k} passages only")
 
 
 def _write(output: Path, opened: "Index", queries: Sequence["Query"], top_k: int) -> dict[str, list[str]]:
     """Retrieves and writes both files; returns the ranked document ids by query id."""
-    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    progress = _Progress("questions")
+    progress = Progress("questions")
     run = {}
-    try:
-        partial.mkdir(parents=True)
-        with (
-            (partial / "ctxs.jsonl").open("w", encoding="utf-8") as ctxs,
-            (partial / "run.trec").open("w", encoding="utf-8") as trec,
-        ):
-            step = max(_HITS_AT_ONCE // top_k, 1)
-            for begin in range(0, len(queries), step):
-                batch = queries[begin : begin + step]
-                found = opened.search([query.question for query in batch], top_k)
-                for query, hits in zip(batch, found, strict=True):
-                    ctxs.write(json.dumps(_fid_record(query, hits), ensure_ascii=False) + "\n")
-                    ranking = _ranked_documents(opened, hits)
-                    trec.writelines(_trec_lines(query.id, ranking, opened.manifest.kind))
-                    run[query.id] = list(ranking)
-                progress("retrieving", begin + len(batch), len(queries))
-        partial.replace(output)
-    except OSError as error:
-        raise ConfigError(f"--output: cannot write {output}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    _say(f"{len(queries):,} questions in {output}; {progress.summary()}")
+    with (
+        new_folder(output) as folder,
+        (folder / "ctxs.jsonl").open("w", encoding="utf-8") as ctxs,
+        (folder / "run.trec").open("w", encoding="utf-8") as trec,
+    ):
+        step = max(_HITS_AT_ONCE // top_k, 1)
+        for begin in range(0, len(queries), step):
+            batch = queries[begin : begin + step]
+            found = opened.search([query.question for query in batch], top_k)
+            for query, hits in zip(batch, found, strict=True):
+                ctxs.write(json.dumps(_fid_record(query, hits), ensure_ascii=False) + "\n")
+                ranking = _ranked_documents(opened, hits)
+                trec.writelines(_trec_lines(query.id, ranking, opened.manifest.kind))
+                run[query.id] = list(ranking)
+            progress("retrieving", begin + len(batch), len(queries))
+    say(f"{len(queries):,} questions in {output}; {progress.summary()}")
     return run
 
 
@@ -229,49 +219,3 @@ def _trec_lines(query: str, ranking: dict[str, float], tag: str) -> Iterator[str
 
 def _no_spaces(id_: str) -> str:
     return "".join(f"%{ord(character):02X}" if character.isspace() else character for character in id_)
-
-
-def _attempt(faults: list[RqaError], step: Any, *args: Any, **kwargs: Any) -> Any:
-    """The step's result; None, with its error noted, where it fails: so that those of every file show at once."""
-    try:
-        return step(*args, **kwargs)
-    except RqaError as error:
-        faults.append(error)
-        return None
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-class _Progress:
-    """Tells on stderr how far a long step has come, every few seconds."""
-
-    def __init__(self, unit: str, seconds_between: float = 5.0) -> None:
-        self.unit = unit
-        self._between = seconds_between
-        self._begun = self._told = self._since = time.monotonic()
-        self._what = ""
-        self._first = 0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if what != self._what:  # what an earlier run has done must not count towards the rate
-            self._what, self._since, self._first = what, now, done
-        if now - self._told < self._between:
-            return
-        from model_hub_rqa.progress import format_seconds
-
-        self._told = now
-        rate = (done - self._first) / (now - self._since) if now > self._since else 0.0
-        news = f"  {rate:.1f}/s" if rate else ""
-        if rate and total:
-            news += f"  {format_seconds((total - done) / rate)} left"
-        _say(f"{what}: {done:,}{f'/{total:,}' if total else ''} {self.unit}{news}")
-
-    def summary(self) -> str:
-        """Time and memory so far."""
-        from model_hub_rqa.progress import format_seconds
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return f"{format_seconds(time.monotonic() - self._begun)}, peak memory {peak:,.0f} MiB"

@@ -61,8 +61,8 @@ def read_fusion(
         raise ConfigError(f'on_bad_record: must be "error" or "skip", found {on_bad_record!r}')
     file = Path(path)
     broken: list[str] = []
-    records = _records(file, broken)
-    read = dialogue_row if _is_dialogue(records) else ctxs_row
+    records = raw_records(file, broken)
+    read = dialogue_row if is_dialogue(records) else ctxs_row
     read = functools.partial(read, answers=require_answers, passages=require_passages)
     rows: list[dict[str, Any]] = []
     bad: list[str] = []
@@ -93,7 +93,16 @@ def _read(require_answers: bool, require_passages: bool, path: str, on_bad_recor
     )
 
 
-def _records(path: Path, broken: list[str]) -> list[tuple[Place, Any]]:
+def raw_records(path: Path, broken: list[str]) -> list[tuple[Place, Any]]:
+    """The records of a json or jsonl file (each also .gz), not validated, with their places.
+
+    Args:
+        path: the file.
+        broken: receives a line for each line of a .jsonl file that is not JSON.
+
+    Raises:
+        DataError: no such file, another ending, not JSON, not a list of records.
+    """
     name = path.name.lower()
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -109,7 +118,8 @@ def _records(path: Path, broken: list[str]) -> list[tuple[Place, Any]]:
     return [(("record", number), record) for number, record in enumerate(root, 1)]
 
 
-def _is_dialogue(records: list[tuple[Place, Any]]) -> bool:
+def is_dialogue(records: list[tuple[Place, Any]]) -> bool:
+    """Whether the first record that has the keys of either form has those of a dialogue."""
     for _, record in records:
         if isinstance(record, dict) and ("ctxs" in record or any(key in record for key in _DIALOGUE_KEYS)):
             return "ctxs" not in record

@@ -1,0 +1,240 @@
+"""``rqa predict`` and ``rqa score``."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_hub_rqa.commands.common import Faults, say
+from model_hub_rqa.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from model_hub_rqa.readers.extractive import ExtractiveReader
+    from model_hub_rqa.readers.fusion import FusionReader
+
+_JSONL = (".jsonl", ".jsonl.gz")
+
+
+def add_commands(commands: Any) -> None:
+    """Registers ``score`` and ``predict`` with what ``ArgumentParser.add_subparsers`` returned."""
+    command = commands.add_parser("score", help="score predictions: SQuAD's as the official evaluators do, or FiD's")
+    command.add_argument("predictions", help="JSON object of answers by question id, or a predictions.jsonl")
+    command.add_argument("--data", metavar="FILE", help="the true answers; a predictions.jsonl may bring its own")
+    command.add_argument("--version-2", action="store_true", help="SQuAD v2.0: questions may be unanswerable")
+    command.add_argument("--na-prob-file", metavar="FILE", help="JSON object of no-answer probabilities by id (v2.0)")
+    command.add_argument("--na-prob-thresh", metavar="P", type=float, default=1.0, help="answer below it only")
+    command.set_defaults(command=score)
+
+    command = commands.add_parser("predict", help="answer questions with a trained reader, from the passages given")
+    command.add_argument("--checkpoint", required=True, metavar="DIR", help="a run, a checkpoint or a model folder")
+    command.add_argument("--data", metavar="FILE", help="questions: SQuAD's form, JSONL, CSV, Parquet; FiD's for FiD")
+    command.add_argument("--output", metavar="FILE", help="where predictions go (JSON); nbest_... is written beside")
+    command.add_argument("--question")
+    command.add_argument("--context")
+    command.add_argument("--batch-size", type=int, metavar="N", help="windows (default 32) or questions (8) at a time")
+    command.set_defaults(command=predict)
+
+
+# ---- score ----
+
+
+def score(args: argparse.Namespace) -> None:
+    """Prints the scores as one JSON object: for data in SQuAD's form those of the official evaluators, else
+    exact_match, f1 and rougeL of `generation_metrics`, and total."""
+    from model_hub_rqa.data.questions import is_squad_form
+
+    problems = []
+    if args.na_prob_file and not args.version_2:
+        problems.append("--na-prob-file: needs --version-2")
+    if args.data is None and not args.predictions.lower().endswith(_JSONL):
+        problems.append("--data: say where the true answers are (only a predictions.jsonl may bring its own)")
+    if problems:
+        raise ConfigError(problems)
+    faults = Faults()
+    lines = faults.attempt(_read_predictions, args.predictions)
+    squad = args.data is not None and (args.version_2 or faults.attempt(is_squad_form, args.data) is not False)
+    scores = _score_squad(args, lines, faults) if squad else _score_written(args, lines, faults)
+    print(json.dumps(scores))
+
+
+def _score_squad(args: argparse.Namespace, lines: dict[str, Any] | None, faults: Faults) -> Mapping[str, float]:
+    from model_hub_rqa.data.readers import read_squad
+    from model_hub_rqa.metrics.squad import missing_ids, references_from_rows, squad_v1, squad_v2
+
+    probabilities = faults.attempt(_read_object, args.na_prob_file) if args.na_prob_file else None
+    records = faults.attempt(read_squad, args.data, version_2_with_negative=args.version_2)
+    faults.raise_any()
+    assert records is not None
+    assert lines is not None
+    predictions = {key: line["prediction"] for key, line in lines.items()}
+    references = references_from_rows(records.rows)
+    _say_missing(missing_ids(predictions, references), len(references))
+    if args.version_2:
+        return squad_v2(predictions, references, probabilities, args.na_prob_thresh)
+    return squad_v1(predictions, references)
+
+
+def _score_written(args: argparse.Namespace, lines: dict[str, Any] | None, faults: Faults) -> Mapping[str, float]:
+    from model_hub_rqa.data.fusion_records import read_fusion
+    from model_hub_rqa.metrics.generation import generation_metrics
+
+    records = faults.attempt(read_fusion, args.data, require_passages=False) if args.data is not None else None
+    if args.data is None and lines is not None:
+        without = [key for key, line in lines.items() if not line.get("references")]
+        if without:
+            faults.add(
+                DataError(f"{args.predictions}: record {key}: has no references, give --data" for key in without)
+            )
+    for key, line in (lines or {}).items():
+        if not isinstance(line["prediction"], str):
+            faults.add(DataError(f"{args.predictions}: record {key}: must be text, found {line['prediction']!r}"))
+    faults.raise_any()
+    assert lines is not None
+    truths = {key: line.get("references") for key, line in lines.items()}
+    if records is not None:
+        truths = {row["id"]: row["answers"] for row in records.rows}
+    _say_missing([key for key in truths if key not in lines], len(truths))
+    predictions = [lines[key]["prediction"] if key in lines else "" for key in truths]
+    return {**generation_metrics(predictions, list(truths.values())), "total": len(truths)}
+
+
+def _say_missing(missing: list[str], total: int) -> None:
+    if missing:
+        say(
+            f"{len(missing)} of {total} questions have no prediction and count as wrong "
+            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"
+        )
+
+
+def _read_predictions(path: str) -> dict[str, Any]:
+    """By id an object with prediction, and references where the file has them."""
+    from model_hub_rqa.data.text_files import iter_jsonl, short, where
+
+    if not path.lower().endswith(_JSONL):
+        return {key: {"prediction": answer} for key, answer in _read_object(path).items()}
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file")
+    faults: list[str] = []
+    lines: dict[str, Any] = {}
+    for place, record in iter_jsonl(Path(path), faults):
+        problem = _line_problem(record, lines)
+        if problem:
+            faults.append(f"{path}: {where(place)}: {problem}, found {short(record)}")
+        else:
+            lines[str(record["id"])] = record
+    if faults or not lines:
+        raise DataError(faults or f"{path}: holds no prediction")
+    return lines
+
+
+def _line_problem(record: Any, before: Mapping[str, Any]) -> str | None:
+    if not isinstance(record, dict) or not isinstance(record.get("id"), str | int):
+        return "must be an object with id"
+    if str(record["id"]) in before:
+        return f"duplicate id {record['id']!r}"
+    if not isinstance(record.get("prediction"), str):
+        return "prediction must be text"
+    references = record.get("references", [])
+    if not isinstance(references, list) or not all(isinstance(truth, str) for truth in references):
+        return "references must be a list of texts"
+    return None
+
+
+def _read_object(path: str) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: is not JSON in UTF-8: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: must be one JSON object by question id, got {type(content).__name__}")
+    return content
+
+
+# ---- predict ----
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Answers one question (JSON on stdout) or all of a file (written to --output)."""
+    _check_arguments(args)
+    from model_hub_rqa.pipeline import load_reader
+    from model_hub_rqa.readers.extractive import ExtractiveReader
+    from model_hub_rqa.train import quiet_libraries
+
+    squad, records = _read_data(args.data) if args.data is not None else (True, None)
+    quiet_libraries()
+    reader = load_reader(args.checkpoint, batch_size=args.batch_size)
+    if args.data is None:
+        _predict_one(reader, args.question, args.context)
+    elif isinstance(reader, ExtractiveReader) and squad:
+        _predict_spans(reader, records, Path(args.output))
+    else:
+        _predict_texts(reader, records, squad, Path(args.output))
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    one = args.question is not None or args.context is not None
+    if one == (args.data is not None) or (one and (args.question is None or args.context is None)):
+        raise ConfigError("rqa predict: give either --data FILE --output FILE, or --question Q with --context C")
+    if not one and args.output is None:
+        raise ConfigError("--output: say where the predictions go")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise ConfigError(f"--batch-size: must be at least 1, got {args.batch_size}")
+    if one:
+        blank = [name for name in ("question", "context") if not getattr(args, name).strip()]
+        if blank:
+            raise ConfigError([f"--{name}: must not be empty" for name in blank])
+
+
+def _read_data(path: str) -> tuple[bool, Any]:
+    """Whether the file is in SQuAD's form, and its questions; answers are not needed."""
+    from model_hub_rqa.data.fusion_records import read_fusion
+    from model_hub_rqa.data.loading import load_file
+    from model_hub_rqa.data.questions import is_squad_form
+    from model_hub_rqa.data.slices import parse_slice
+
+    part = parse_slice(path)
+    if is_squad_form(part.path):
+        # a file may be of either version
+        return True, load_file(path, version_2_with_negative=True, require_answers=False)
+    records = read_fusion(part.path, require_answers=False)
+    start, stop = part.bounds(len(records.rows))
+    return False, records.rows[start:stop]
+
+
+def _predict_one(reader: "ExtractiveReader | FusionReader", question: str, context: str) -> None:
+    from model_hub_rqa.records import Passage, Question
+
+    (answer,) = reader.read_passages([Question(question, (Passage("0", context),))], scores=True)
+    place = {"start": answer.start, "end": answer.end} if answer.passage >= 0 else {}
+    print(json.dumps({"answer": answer.text, "score": answer.score, **place}))
+
+
+def _predict_spans(reader: "ExtractiveReader", examples: Any, output: Path) -> None:
+    decoded = reader.read(examples)
+    _write_object(output, {key: found.prediction for key, found in decoded.items()})
+    _write_object(output.with_name(f"nbest_{output.name}"), {key: found.n_best for key, found in decoded.items()})
+    if reader.settings.version_2_with_negative:
+        odds = {key: found.score_diff for key, found in decoded.items()}
+        _write_object(output.with_name("null_odds.json"), odds)
+    say(f"{len(decoded)} predictions in {output}")
+
+
+def _predict_texts(reader: Any, records: Any, squad: bool, output: Path) -> None:
+    from model_hub_rqa.data.questions import from_squad, question_of
+
+    rows = [from_squad(row) for row in records] if squad else records
+    answers = reader.read_passages([question_of(row) for row in rows])
+    _write_object(output, {row["id"]: answer.text for row, answer in zip(rows, answers, strict=True)})
+    say(f"{len(rows)} predictions in {output}")
+
+
+def _write_object(path: Path, content: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,104 @@
+"""What commands share: output folders that appear when they are whole, faults of several steps, news on stderr."""
+
+import contextlib
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from model_hub_rqa.errors import ConfigError, RqaError
+from model_hub_rqa.progress import format_seconds
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Faults:
+    """Gathers the errors of several steps, so that what is wrong with every file shows at once."""
+
+    def __init__(self) -> None:
+        self._errors: list[RqaError] = []
+
+    def attempt(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """The step's result; None, with its error noted, where it fails."""
+        try:
+            return step(*args, **kwargs)
+        except RqaError as error:
+            self._errors.append(error)
+            return None
+
+    def add(self, error: RqaError) -> None:
+        """Notes an error."""
+        self._errors.append(error)
+
+    def raise_any(self) -> None:
+        """Raises one error, of the first one's kind, with the lines of all."""
+        if self._errors:
+            lines = dict.fromkeys(line for error in self._errors for line in error.problems)
+            raise type(self._errors[0])(lines)
+
+
+def check_new_folder(path: Path, option: str = "--output") -> None:
+    """Raises ConfigError where ``path`` exists and is not an empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"{option}: {path} exists and is not an empty folder")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, option: str = "--output") -> Iterator[Path]:
+    """A folder to write into, which is ``path`` once the block ends without an error, and gone otherwise.
+
+    Raises:
+        ConfigError: it cannot be written; the message names it and the reason.
+    """
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{option}: cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def say(text: str) -> None:
+    """Tells the user on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def peak_memory_mib() -> float:
+    """The most memory that this process has held so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Progress:
+    """Tells on stderr how far a long step has come, every few seconds."""
+
+    def __init__(self, unit: str, seconds_between: float = 5.0) -> None:
+        self.unit = unit
+        self._between = seconds_between
+        self._begun = self._told = self._since = time.monotonic()
+        self._what = ""
+        self._first = 0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self._what:  # what an earlier run has done must not count towards the rate
+            self._what, self._since, self._first = what, now, done
+        if now - self._told < self._between:
+            return
+        self._told = now
+        rate = (done - self._first) / (now - self._since) if now > self._since else 0.0
+        news = f"  {rate:.1f}/s" if rate else ""
+        if rate and total:
+            news += f"  {format_seconds((total - done) / rate)} left"
+        say(f"{what}: {done:,}{f'/{total:,}' if total else ''} {self.unit}{news}")
+
+    def summary(self) -> str:
+        """Time and memory so far."""
+        return f"{format_seconds(time.monotonic() - self._begun)}, peak memory {peak_memory_mib():,.0f} MiB"

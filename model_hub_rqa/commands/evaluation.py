@@ -1,0 +1,248 @@
+"""``rqa evaluate`` and ``rqa ask``."""
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_hub_rqa.commands.common import Faults, Progress, check_new_folder, new_folder, peak_memory_mib, say
+from model_hub_rqa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from model_hub_rqa.data.readers import Records
+    from model_hub_rqa.pipeline import Answered, RQAPipeline
+    from model_hub_rqa.retrieval.index_folder import Manifest
+
+logger = logging.getLogger(__name__)
+
+_READER_OPTIONS = ("n_context", "num_beams", "max_new_tokens", "max_answer_length")
+
+
+def add_commands(commands: Any) -> None:
+    """Registers ``evaluate`` and ``ask`` with what ``ArgumentParser.add_subparsers`` returned."""
+    command = commands.add_parser("evaluate", help="evaluate retriever and reader together, from question to answer")
+    command.add_argument("--checkpoint", required=True, metavar="DIR", help="a run, a checkpoint or a model folder")
+    command.add_argument("--data", required=True, metavar="FILE", help="FiD's, LocalRQA's or SQuAD's form, or FILE[:N]")
+    _add_retrieval(command, required=False)
+    command.add_argument("--output-dir", required=True, metavar="DIR", help="for score.json, predictions.jsonl ...")
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="questions at a time (default 64)")
+    command.add_argument(
+        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves faulty questions out"
+    )
+    _add_reading(command)
+    command.set_defaults(command=evaluate)
+
+    command = commands.add_parser("ask", help="answer a question from an index")
+    command.add_argument("question")
+    command.add_argument("--checkpoint", required=True, metavar="DIR", help="a run, a checkpoint or a model folder")
+    _add_retrieval(command, required=True)
+    command.add_argument(
+        "--turn",
+        dest="turns",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="what was said before the question, the oldest first, the last by the assistant",
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_reading(command)
+    command.set_defaults(command=ask)
+
+
+def _add_retrieval(command: argparse.ArgumentParser, *, required: bool) -> None:
+    beside = "" if required else "; without, the passages of the questions are read"
+    command.add_argument("--index", required=required, metavar="DIR", help=f"where passages are found{beside}")
+    command.add_argument("--top-k", type=int, metavar="N", help="passages a question (default: as trained, or 10)")
+    command.add_argument("--embedding-model", metavar="M", help="where the index's embedding model is now")
+    command.add_argument("--corpus", metavar="FILE", help="refuse the index if it was built from another corpus")
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("in place of what the reader was trained with")
+    group.add_argument("--n-context", type=int, metavar="N", help="passages read together (Fusion-in-Decoder)")
+    group.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (Fusion-in-Decoder)")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest answer (Fusion-in-Decoder)")
+    group.add_argument("--max-answer-length", type=int, metavar="N", help="the longest answer (extractive)")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Writes score.json, predictions.jsonl, all_args.json and evaluate.log; prints the scores as a JSON object."""
+    from model_hub_rqa.evaluation import evaluate as run
+
+    faults = Faults()
+    output = Path(args.output_dir)
+    faults.attempt(check_new_folder, output, "--output-dir")
+    if args.batch_size < 1:
+        faults.add(ConfigError(f"--batch-size: must be at least 1, found {args.batch_size}"))
+    records = faults.attempt(_read_questions, args.data, args.index is None, args.on_bad_record)
+    manifest = _check_retrieval(args, faults)
+    faults.attempt(_check_libraries, with_retrieval=args.index is not None)
+    faults.raise_any()
+    assert records is not None
+    for line in records.skipped:
+        say(f"left out: {line}")
+    pipeline = _pipeline(args)
+    progress = Progress("questions")
+    with new_folder(output, "--output-dir") as folder, _logging_to(folder / "evaluate.log"):
+        _write(folder / "all_args.json", _all_args(args, pipeline, manifest))
+        logger.info("%d questions of %s, %d left out", len(records.rows), args.data, records.n_skipped)
+        with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
+
+            def write(line: dict[str, Any]) -> None:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+            def report(what: str, done: int, total: int) -> None:
+                logger.info("%s: %d/%d questions", what, done, total)
+                progress(what, done, total)
+
+            scores = run(pipeline, records.rows, batch_size=args.batch_size, write=write, report=report)
+        scores |= {"n_skipped": records.n_skipped, "peak_memory_mib": round(peak_memory_mib(), 1)}
+        _write(folder / "score.json", scores)
+        logger.info("scores: %s", json.dumps(scores))
+    say(f"{len(records.rows):,} questions in {output}; {progress.summary()}")
+    print(json.dumps(scores))
+
+
+def ask(args: argparse.Namespace) -> None:
+    """Prints an answer with its passages and scores."""
+    from model_hub_rqa.records import Question, Turn
+
+    faults = Faults()
+    for name, text in (("QUESTION", args.question), *(("--turn", turn) for turn in args.turns)):
+        if not text.strip():
+            faults.add(ConfigError(f"{name}: must not be blank"))
+    _check_retrieval(args, faults)
+    faults.raise_any()
+    # The question is the user's, so the turn before it is the assistant's.
+    roles = ["user" if (len(args.turns) - number) % 2 == 0 else "assistant" for number in range(len(args.turns))]
+    history = tuple(Turn(role, text) for role, text in zip(roles, args.turns, strict=True))
+    (answered,) = _pipeline(args).ask([Question(args.question, chat_history=history)], scores=True)
+    print(json.dumps(_as_json(answered)) if args.json else _as_text(answered))
+
+
+def _read_questions(data: str, require_passages: bool, on_bad_record: str) -> "Records":
+    from dataclasses import replace
+
+    from model_hub_rqa.data.questions import read_questions
+    from model_hub_rqa.data.slices import parse_slice
+
+    part = parse_slice(data, "--data")
+    records = read_questions(part.path, require_passages=require_passages, on_bad_record=on_bad_record)
+    start, stop = part.bounds(len(records.rows))
+    return replace(records, rows=records.rows[start:stop])
+
+
+def _check_retrieval(args: argparse.Namespace, faults: Faults) -> "Manifest | None":
+    if args.top_k is not None and args.top_k < 1:
+        faults.add(ConfigError(f"--top-k: must be at least 1, found {args.top_k}"))
+    if args.index is None:
+        others = ("top_k", "embedding_model", "corpus")
+        lines = [f"--{name.replace('_', '-')}: needs --index" for name in others if getattr(args, name) is not None]
+        if lines:
+            faults.add(ConfigError(lines))
+        return None
+    from model_hub_rqa.retrieval.index_folder import check_index
+
+    return faults.attempt(check_index, args.index, corpus=args.corpus)
+
+
+def _check_libraries(*, with_retrieval: bool) -> None:
+    """Computes a score of each library, which are needed at the end, before the first question is asked."""
+    from model_hub_rqa.metrics.documents import document_metrics
+    from model_hub_rqa.metrics.generation import bleu
+
+    bleu(["a"], [["a"]])
+    if with_retrieval:
+        document_metrics([["a"]], [["a"]])
+
+
+def _pipeline(args: argparse.Namespace) -> "RQAPipeline":
+    from model_hub_rqa.pipeline import DEFAULT_TOP_K, RQAPipeline, load_reader
+    from model_hub_rqa.retrieval.index_folder import open_index
+    from model_hub_rqa.train import quiet_libraries
+
+    quiet_libraries()
+    given = {name: getattr(args, name) for name in _READER_OPTIONS if getattr(args, name) is not None}
+    reader = load_reader(args.checkpoint, **given)
+    if args.index is None:
+        return RQAPipeline(reader)
+    opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified before
+    top_k = args.top_k or getattr(reader.settings, "n_context", None) or DEFAULT_TOP_K
+    return RQAPipeline(reader, opened, top_k=top_k)
+
+
+def _all_args(args: argparse.Namespace, pipeline: "RQAPipeline", manifest: "Manifest | None") -> dict[str, Any]:
+    """What the scores depend on: the command's arguments, the reader's settings, the index, the versions."""
+    from importlib.metadata import version
+
+    given = {name: value for name, value in vars(args).items() if name != "command"}
+    settings = getattr(pipeline.reader, "settings", None)
+    return {
+        **given,
+        "top_k": pipeline.top_k if pipeline.retriever is not None else None,
+        "reader": type(pipeline.reader).__name__,
+        "reader_settings": {} if settings is None else vars(settings),
+        "index_manifest": None if manifest is None else {**vars(manifest), "sha256": None},
+        "versions": {name: version(name) for name in ("model-hub-rqa", "torch", "transformers", "sacrebleu")},
+    }
+
+
+def _as_json(answered: "Answered") -> dict[str, Any]:
+    answer = answered.answer
+    shares = answer.passage_scores or ()
+    return {
+        "question": answered.question.text,
+        "answer": answer.text,
+        "score": answer.score,
+        "passage": answer.passage if answer.passage >= 0 else None,
+        "passages": [
+            {
+                "id": hit.passage.id,
+                "title": hit.passage.title,
+                "text": hit.passage.text,
+                "retrieval_score": hit.score,
+                "reader_score": share,
+            }
+            for hit, share in zip(answered.hits, shares, strict=True)
+        ],
+    }
+
+
+def _as_text(answered: "Answered") -> str:
+    answer = answered.answer
+    lines = [f"{answer.text or '(no answer)'}  (score {answer.score:.3f})", ""]
+    lines += _passage_lines(answered, answer.passage_scores or ())
+    return "\n".join(lines)
+
+
+def _passage_lines(answered: "Answered", shares: Sequence[float]) -> Iterator[str]:
+    yield "rank  read  retrieval  passage"
+    for rank, (hit, share) in enumerate(zip(answered.hits, shares, strict=True), 1):
+        mark = "*" if rank - 1 == answered.answer.passage else " "
+        title = f"{hit.passage.title} " if hit.passage.title else ""
+        text = " ".join(hit.passage.text.split())
+        yield f"{rank:>3}{mark}  {share:.2f}  {hit.score:>9.3f}  {title}[{hit.passage.id}]"
+        yield f"      {text[:200]}{'...' if len(text) > 200 else ''}"
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    package = logging.getLogger("model_hub_rqa")
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

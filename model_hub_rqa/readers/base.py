@@ -1,0 +1,82 @@
+"""What readers share: the protocol, and how a folder becomes one."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from model_hub_rqa.checkpoints import READER, pretrained_folder
+from model_hub_rqa.config import Kwargs, parse_dict_to_dataclasses
+from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
+from model_hub_rqa.records import Answer, Question
+
+K = TypeVar("K", bound=Kwargs)
+
+
+class Reader(Protocol):
+    """Answers questions from passages."""
+
+    def read_passages(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
+        """One answer a question, from its own passages.
+
+        Args:
+            questions: each with at least one passage.
+            scores: also say how sure the answer is and how much each passage counts, where that takes extra work.
+
+        Raises:
+            DataError: a question has no passage.
+        """
+        ...
+
+
+def load_pretrained(path: str | Path, auto_class: Any, what: str) -> tuple[Path, Any, Any]:
+    """The model folder that is meant by ``path``, its model and its tokenizer, from this machine alone.
+
+    Args:
+        path: a run's folder, a checkpoint (verified against its manifest first), or a ``save_pretrained`` folder.
+        auto_class: of transformers, loads the model.
+        what: names the kind of reader in errors.
+
+    Raises:
+        CheckpointError: no such folder, a damaged one, or one without all weights of such a reader.
+    """
+    from transformers import AutoTokenizer
+
+    folder = pretrained_folder(Path(path))
+    try:
+        model, loading = auto_class.from_pretrained(
+            folder, dtype="auto", local_files_only=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except RqaError:
+        raise
+    except Exception as error:  # safetensors, json and transformers each raise their own kind on damage
+        raise CheckpointError(f"{folder}: cannot be loaded as {what}: {error}") from error
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"])[:5])
+        raise CheckpointError(f"{folder}: holds no trained {what}: weights missing for {missing}")
+    return folder, model, tokenizer
+
+
+def trained_settings(folder: Path, kind: type[K], overrides: Mapping[str, Any]) -> K:
+    """The settings that training left beside the weights (the defaults where another tool wrote them), overridden.
+
+    Raises:
+        CheckpointError: the file of settings cannot be read.
+        ConfigError: an override breaks a rule, or is no field of ``kind``.
+    """
+    known = {field.name for field in fields(kind)}
+    unknown = [name for name in overrides if name not in known]
+    if unknown:
+        raise ConfigError(f"{name}: plays no part in the reader of {folder}" for name in unknown)
+    path = folder / READER
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        settings = {name: kept[name] for name in known if name in kept}
+    except FileNotFoundError:
+        settings = {}
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    parsed: K = parse_dict_to_dataclasses((kind,), {**settings, **overrides}, section=str(path))[0]
+    return parsed

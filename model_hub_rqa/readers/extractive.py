@@ -1,0 +1,172 @@
+"""The extractive reader: an answer is a span of a context, or of one of several passages."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_hub_rqa.config import ExtractiveKwargs
+from model_hub_rqa.errors import DataError
+from model_hub_rqa.metrics.spans import DecodedSpans, SpanCandidates, decode_spans, span_candidates
+from model_hub_rqa.readers.base import load_pretrained, trained_settings
+from model_hub_rqa.records import Answer, Question
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class ExtractiveReader:
+    """Answers questions with a span of their context.
+
+    Args:
+        model: a question-answering model of transformers.
+        tokenizer: its fast tokenizer.
+        settings: window and decoding settings; by default those that the model was trained with.
+        batch_size: windows read at a time.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, settings: ExtractiveKwargs, *, batch_size: int = 32) -> None:
+        import torch
+
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, batch_size: int = 32, **settings: Any) -> "ExtractiveReader":
+        """Loads a run's folder, a checkpoint, or a ``save_pretrained`` folder.
+
+        Args:
+            path: the folder; a checkpoint is verified against its manifest first.
+            settings: fields of ExtractiveKwargs to use instead of those the model was trained with.
+
+        Raises:
+            CheckpointError: no such folder, a damaged one, or not an extractive reader's.
+        """
+        from transformers import AutoModelForQuestionAnswering
+
+        folder, model, tokenizer = load_pretrained(path, AutoModelForQuestionAnswering, "an extractive reader")
+        return cls(model, tokenizer, trained_settings(folder, ExtractiveKwargs, settings), batch_size=batch_size)
+
+    def answer(self, question: str, context: str) -> Answer:
+        """The answer to one question; its score is a probability among the n best, 0 to 1."""
+        decoded = self.read([{"id": "0", "question": question, "context": context}])["0"]
+        start, end = decoded.spans[decoded.best]
+        probability = decoded.n_best[decoded.best]["probability"]
+        return Answer(decoded.prediction, probability, -1 if start < 0 else 0, start, end)
+
+    def read_passages(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
+        """As :class:`~model_hub_rqa.readers.base.Reader` says; see :func:`choose_passage` for the choice.
+
+        A dialogue's history plays no part. Scores cost nothing here and are always given.
+        """
+        missing = [question.text for question in questions if not question.passages]
+        if missing:
+            raise DataError(f"passages: needs at least one to answer {text!r}" for text in missing)
+        decoded = self.read(
+            [
+                {"id": f"{number} {place}", "question": question.text, "context": passage.text}
+                for number, question in enumerate(questions)
+                for place, passage in enumerate(question.passages)
+            ]
+        )
+        return [
+            choose_passage([decoded[f"{number} {place}"] for place in range(len(question.passages))])
+            for number, question in enumerate(questions)
+        ]
+
+    def read(self, examples: "Sequence[Mapping[str, str]] | Dataset") -> dict[str, DecodedSpans]:
+        """Reads examples with id, question and context; returns what is decoded, by id, in their order."""
+        from datasets import Dataset
+
+        if not isinstance(examples, Dataset):
+            examples = Dataset.from_list([dict(example) for example in examples])
+        candidates: dict[int, dict[int, SpanCandidates]] = {}
+        for batch in self._batches(examples):
+            for example, feature, found in batch:
+                candidates.setdefault(example, {})[feature] = found
+        return {
+            key: decode_spans(
+                context,
+                [candidates[i][feature] for feature in sorted(candidates[i])],
+                n_best_size=self.settings.n_best_size,
+                version_2_with_negative=self.settings.version_2_with_negative,
+                null_score_diff_threshold=self.settings.null_score_diff_threshold,
+            )
+            for i, (key, context) in enumerate(zip(examples["id"][:], examples["context"][:], strict=True))
+        }
+
+    def _batches(self, examples: "Dataset") -> Iterator[list[tuple[int, int, SpanCandidates]]]:
+        import torch
+
+        from model_hub_rqa.data.batching import EvalBatchSampler
+        from model_hub_rqa.data.extractive import ExtractiveCollator, FeatureBuilder, build_features
+        from model_hub_rqa.models.extractive import span_logits
+
+        builder = FeatureBuilder(
+            self.tokenizer,
+            max_seq_length=self.settings.max_seq_length,
+            doc_stride=self.settings.doc_stride,
+            labels=False,
+        )
+        features = build_features(examples, builder)
+        loader = torch.utils.data.DataLoader(
+            features,
+            batch_sampler=EvalBatchSampler(features["length"][:], self.batch_size),
+            collate_fn=ExtractiveCollator(self.tokenizer),
+        )
+        for batch in loader:
+            batch = {name: values.to(self.device) for name, values in batch.items()}
+            with torch.inference_mode():
+                start_logits, end_logits = span_logits(self.model, batch)
+            found = span_candidates(
+                start_logits.cpu().numpy(),
+                end_logits.cpu().numpy(),
+                batch["offsets"].cpu().numpy(),
+                batch["cls_index"].cpu().numpy(),
+                n_best_size=self.settings.n_best_size,
+                max_answer_length=self.settings.max_answer_length,
+            )
+            yield list(zip(batch["example_index"].tolist(), batch["feature_index"].tolist(), found, strict=True))
+
+
+def choose_passage(decoded: Sequence[DecodedSpans]) -> Answer:
+    """The answer of a question that was read in several passages.
+
+    Logits are compared across passages as they are. A v1 reader answers from the passage with the highest sum of start
+    and end logit. A v2.0 reader answers from the one whose span exceeds the passage's own "no answer" by most, among
+    those where that is beyond its threshold; "" where there is none. Probabilities are over the n best of all passages
+    together, and the score of a passage is what its own sum up to.
+    """
+    entries = [
+        (place, number, entry["start_logit"] + entry["end_logit"])
+        for place, found in enumerate(decoded)
+        for number, entry in enumerate(found.n_best)
+        if found.spans[number] != (-1, -1) or not entry["text"]  # "empty" stands for nothing that was found
+    ]
+    highest = max((total for *_, total in entries), default=0.0)
+    weights = {(place, number): math.exp(total - highest) for place, number, total in entries}
+    mass = math.fsum(weights.values()) or 1.0
+    scores = [0.0] * len(decoded)
+    for (place, number), weight in weights.items():
+        scores[place] += weight / mass if decoded[place].n_best[number]["text"] else 0.0
+    answering = [place for place, found in enumerate(decoded) if found.spans[found.best] != (-1, -1)]
+    if not answering:
+        nothing = math.fsum(weight for (place, number), weight in weights.items() if not _text(decoded, place, number))
+        return Answer("", nothing / mass, passage_scores=tuple(scores))
+    best = max(answering, key=lambda place: _strength(decoded[place]))
+    found = decoded[best]
+    start, end = found.spans[found.best]
+    return Answer(found.prediction, weights[best, found.best] / mass, best, start, end, tuple(scores))
+
+
+def _strength(found: DecodedSpans) -> float:
+    entry = found.n_best[found.best]
+    return entry["start_logit"] + entry["end_logit"] if found.score_diff is None else -found.score_diff
+
+
+def _text(decoded: Sequence[DecodedSpans], place: int, number: int) -> str:
+    text: str = decoded[place].n_best[number]["text"]
+    return text

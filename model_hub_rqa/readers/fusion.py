@@ -1,0 +1,123 @@
+"""The Fusion-in-Decoder reader: an answer is written from all passages at once."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from model_hub_rqa.config import FusionKwargs
+from model_hub_rqa.errors import DataError
+from model_hub_rqa.readers.base import load_pretrained, trained_settings
+from model_hub_rqa.records import Answer, Question
+
+
+class FusionReader:
+    """Writes answers from passages that are fused in the decoder.
+
+    Args:
+        model: an encoder-decoder of transformers.
+        tokenizer: its tokenizer.
+        settings: prompt, lengths and how answers are searched for; by default those that the model was trained with.
+        batch_size: questions read at a time.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, settings: FusionKwargs, *, batch_size: int = 8) -> None:
+        import torch
+
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, batch_size: int = 8, **settings: Any) -> "FusionReader":
+        """Loads a run's folder, a checkpoint, or a ``save_pretrained`` folder.
+
+        Args:
+            path: the folder; a checkpoint is verified against its manifest first.
+            settings: fields of FusionKwargs to use instead of those the model was trained with.
+
+        Raises:
+            CheckpointError: no such folder, a damaged one, or not an encoder-decoder's.
+        """
+        from transformers import AutoModelForSeq2SeqLM
+
+        folder, model, tokenizer = load_pretrained(path, AutoModelForSeq2SeqLM, "a Fusion-in-Decoder reader")
+        return cls(model, tokenizer, trained_settings(folder, FusionKwargs, settings), batch_size=batch_size)
+
+    def read_passages(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
+        """As :class:`~model_hub_rqa.readers.base.Reader` says; at most ``settings.n_context`` passages are read.
+
+        A passage's score is its share in a softmax over those of `models.fusion.passage_scores`; 0 where it was not
+        read.
+        """
+        missing = [question.text for question in questions if not question.passages]
+        if missing:
+            raise DataError(f"passages: needs at least one to answer {text!r}" for text in missing)
+        answers: dict[int, Answer] = {}
+        for numbers, batch in self._batches(questions):
+            counts = [len(questions[number].passages) for number in numbers]
+            answers.update(zip(numbers, self._answer(batch, counts, scores), strict=True))
+        return [answers[number] for number in range(len(questions))]
+
+    def _batches(self, questions: Sequence[Question]) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        import torch
+
+        from model_hub_rqa.data.batching import EvalBatchSampler
+        from model_hub_rqa.data.fusion import FusionCollator, FusionFeatureBuilder
+
+        builder = FusionFeatureBuilder(self.tokenizer, self.settings)
+        n_context = self.settings.n_context
+        rows: dict[str, list[Any]] = {
+            "question": [question.text for question in questions],
+            "chat_history": [
+                [{"role": turn.role, "text": turn.text} for turn in question.chat_history] for question in questions
+            ],
+            "passages": [
+                [{"title": passage.title, "text": passage.text} for passage in question.passages[:n_context]]
+                for question in questions
+            ],
+            "target": [""] * len(questions),
+            "answers": [[] for _ in questions],
+        }
+        columns = builder(rows, list(range(len(questions))))
+        features = [{name: column[number] for name, column in columns.items()} for number in range(len(questions))]
+        collator = FusionCollator(builder)
+        for numbers in EvalBatchSampler(columns["length"], self.batch_size):
+            batch = collator([features[number] for number in numbers])
+            yield (
+                list(numbers),
+                {name: value.to(self.device) for name, value in batch.items() if isinstance(value, torch.Tensor)},
+            )
+
+    def _answer(self, batch: dict[str, Any], counts: Sequence[int], scores: bool) -> list[Answer]:
+        import torch
+
+        from model_hub_rqa.models.fusion import encode_passages, fusion_generate, passage_scores
+
+        settings = self.settings
+        with torch.inference_mode():
+            fused = encode_passages(self.model, batch, encoder_chunk_size=settings.encoder_chunk_size)
+            written = fusion_generate(
+                self.model, batch, fused=fused, num_beams=settings.num_beams, max_new_tokens=settings.longest_answer
+            )
+            texts = [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+            if not scores:
+                return [Answer(text) for text in texts]
+            sure = self._probabilities(written, fused)
+            read = passage_scores(self.model, batch, fused=fused).split(batch["passage_counts"].tolist())
+        shares = [found.softmax(dim=0).tolist() for found in read]
+        return [
+            Answer(text, probability, passage_scores=(*share, *[0.0] * (count - len(share))))
+            for text, probability, share, count in zip(texts, sure, shares, counts, strict=True)
+        ]
+
+    def _probabilities(self, written: Any, fused: Any) -> list[float]:
+        """The geometric mean of the probabilities of each answer's tokens, its end included."""
+        from model_hub_rqa.models.fusion import answer_losses, end_of_answers
+
+        labels = end_of_answers(written[:, 1:], self.model.generation_config.eos_token_id)
+        logits = self.model(**fused.inputs, decoder_input_ids=written[:, :-1], use_cache=False).logits
+        losses, tokens = answer_losses(logits, labels)
+        means: list[float] = (-losses / tokens.clamp_min(1)).exp().tolist()
+        return means
