@@ -247,6 +247,25 @@ def test_a_question_that_nothing_is_found_for(world: Path, capsys: pytest.Captur
     assert "[1]" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_faire_from_its_corpus_to_scores(rqa_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Real dialogues over a real support site: BM25 finds all gold documents of most questions, and every score is
+    finite, however little an untrained reader says."""
+    docs, questions = rqa_data / "rqa/faire_docs.jsonl", rqa_data / "rqa/faire_test.jsonl"
+    skip = ["--on-bad-record", "skip"]
+    index = ["--corpus", str(docs), "--retriever", "bm25", "--output", str(tmp_path / "index")]
+    assert main(["index", *index, *skip]) == 0
+    reader = fusion_folder(tmp_path / "reader", prompt_template="chat", max_encoder_seq_length=128)
+    capsys.readouterr()
+    command = ["evaluate", "--checkpoint", str(reader), "--data", str(questions), "--index", str(tmp_path / "index")]
+    assert main([*command, "--top-k", "4", "--output-dir", str(tmp_path / "results")]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["n_questions"] == scores["n_judged"] == 75
+    assert all(math.isfinite(value) for value in scores.values())
+    assert scores["document_recall"] > 0.85
+    assert scores["document_recall@1"] > 0.6
+
+
 # ---- scores and predictions of written answers ----
 
 
