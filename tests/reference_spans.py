@@ -70,5 +70,9 @@ def reference_decode(
 
 
 def top(logits: np.ndarray, count: int) -> list[int]:
-    """The indices of the largest logits, the largest first; numpy's own sort settles ties."""
-    return np.argsort(logits)[-1 : -count - 1 : -1].tolist()
+    """The indices of the largest logits, the largest first, of equal ones the later first.
+
+    The published code leaves ties to numpy's default sort, which settles them differently from one processor, and one
+    padded length, to the next; for short rows it is this order.
+    """
+    return np.argsort(logits, kind="stable")[-1 : -count - 1 : -1].tolist()

@@ -11,7 +11,7 @@ from readers_for_tests import CORPUS, InOrder, Repeater, fusion_folder
 from transformers import BertConfig, BertModel
 
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
-from model_hub_rqa.metrics.spans import DecodedSpans
+from model_hub_rqa.metrics.decoding import DecodedSpans
 from model_hub_rqa.models.fusion import end_of_answers
 from model_hub_rqa.pipeline import RQAPipeline, load_reader
 from model_hub_rqa.readers.extractive import ExtractiveReader, choose_passage

@@ -14,13 +14,8 @@ from reference_spans import reference_decode
 
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.metrics import spans
-from model_hub_rqa.metrics.spans import (
-    SpanCandidates,
-    decode_predictions,
-    decode_spans,
-    no_answer_probability,
-    span_candidates,
-)
+from model_hub_rqa.metrics.decoding import decode_predictions, decode_spans, no_answer_probability
+from model_hub_rqa.metrics.spans import SpanCandidates, span_candidates
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 NO = float("-inf")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.config import ExtractiveKwargs
 from model_hub_rqa.errors import DataError
-from model_hub_rqa.metrics.spans import DecodedSpans, SpanCandidates, decode_spans, span_candidates
+from model_hub_rqa.metrics.decoding import DecodedSpans, decode_many
+from model_hub_rqa.metrics.spans import SpanCandidates, span_candidates
 from model_hub_rqa.readers.base import load_pretrained, trained_settings
 from model_hub_rqa.records import Answer, Question
 
@@ -87,16 +88,14 @@ class ExtractiveReader:
         for batch in self._batches(examples):
             for example, feature, found in batch:
                 candidates.setdefault(example, {})[feature] = found
-        return {
-            key: decode_spans(
-                context,
-                [candidates[i][feature] for feature in sorted(candidates[i])],
-                n_best_size=self.settings.n_best_size,
-                version_2_with_negative=self.settings.version_2_with_negative,
-                null_score_diff_threshold=self.settings.null_score_diff_threshold,
-            )
-            for i, (key, context) in enumerate(zip(examples["id"][:], examples["context"][:], strict=True))
-        }
+        decoded = decode_many(
+            examples["context"][:],
+            [[candidates[i][number] for number in sorted(candidates[i])] for i in range(len(examples))],
+            n_best_size=self.settings.n_best_size,
+            version_2_with_negative=self.settings.version_2_with_negative,
+            null_score_diff_threshold=self.settings.null_score_diff_threshold,
+        )
+        return dict(zip(examples["id"][:], decoded, strict=True))
 
     def _batches(self, examples: "Dataset") -> Iterator[list[tuple[int, int, SpanCandidates]]]:
         import torch

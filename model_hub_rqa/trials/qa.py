@@ -10,7 +10,8 @@ import torch
 from model_hub_rqa.config import ExtractiveKwargs
 from model_hub_rqa.data.extractive import ExtractiveCollator, FeatureBuilder, build_features, check_tokenizer
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.metrics.spans import SpanCandidates, decode_predictions, no_answer_probability, span_candidates
+from model_hub_rqa.metrics.decoding import decode_predictions, no_answer_probability
+from model_hub_rqa.metrics.spans import SpanCandidates, span_candidates
 from model_hub_rqa.metrics.squad import references_from_rows, squad_v1, squad_v2
 from model_hub_rqa.models.extractive import freeze_span_bias, length_limit, position_loss, span_logits
 from model_hub_rqa.trials.base import BaseTransformerTrial
