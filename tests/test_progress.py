@@ -1,6 +1,8 @@
 """Progress: plain lines where nobody watches, a live bar on a terminal."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 
@@ -76,3 +78,15 @@ def test_a_terminal_gets_a_live_bar() -> None:
     assert "10/40" in text
     assert "step 10  validation  f1 50" in text
     assert "\x1b[" in text
+
+
+def test_peak_memory_is_this_programs_own() -> None:
+    """A child of a large process does not start with its parent's peak, and what it fills counts."""
+    script = (
+        "from model_hub_rqa.progress import peak_memory_mib as p; a = p(); x = bytearray(b'1' * 2**27); print(a, p())"
+    )
+    ballast = bytearray(b"1" * 2**28)
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    before, after = map(float, done.stdout.split())
+    assert before < 128 < len(ballast) / 2**20
+    assert after - before > 120

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 import shutil
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from model_hub_rqa.errors import ConfigError, RqaError
-from model_hub_rqa.progress import format_seconds
+from model_hub_rqa.progress import format_seconds, peak_memory_mib
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,11 +68,6 @@ def new_folder(path: Path, option: str = "--output") -> Iterator[Path]:
 def say(text: str) -> None:
     """Tells the user on stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def peak_memory_mib() -> float:
-    """The most memory that this process has held so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Progress:

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.commands.common import Faults, Progress, check_new_folder, new_folder, peak_memory_mib, say
+from model_hub_rqa.commands.common import Faults, Progress, check_new_folder, new_folder, say
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.progress import peak_memory_mib
 
 if TYPE_CHECKING:
     from model_hub_rqa.data.readers import Records

@@ -77,13 +77,16 @@ def build_encoder_decoder(
 
 
 def name_tokens(model: Any, tokenizer: Any) -> None:
-    """Names start, end and padding in the model's generation config where missing, so that a loaded copy can write."""
+    """Names start, end and padding in the model's generation config where missing, so that a loaded copy can write, and
+    the start in its config, so that a loaded copy can be trained by transformers alone."""
     config, end = model.config, tokenizer.eos_token_id
     known = {
         "decoder_start_token_id": decoder_start_token_id(config),
         "eos_token_id": tokenizer.sep_token_id if end is None else end,
         "pad_token_id": tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id,
     }
+    if getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = known["decoder_start_token_id"]
     for name, token in known.items():
         if getattr(model.generation_config, name, None) is None:
             setattr(model.generation_config, name, token)
