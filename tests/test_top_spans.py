@@ -1,14 +1,19 @@
 """The top answer alone is the first of the n-best list."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_hub_rqa import train
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.metrics.decoding import decode_spans
 from model_hub_rqa.metrics.spans import span_candidates
 from model_hub_rqa.metrics.top_spans import TopSpan, decode_top, top_spans
+from model_hub_rqa.trials.qa import QATrial
 
 CONTEXT = "abcdefghijkl"
 
@@ -48,3 +53,20 @@ def test_a_question_without_features_is_named() -> None:
     spans = TopSpan(np.array([0]), np.array([1]), np.array([1.0], np.float32), np.array([1]))
     with pytest.raises(DataError, match="question 1, found none"):
         decode_top([CONTEXT, CONTEXT], [0], spans)
+
+
+def test_metrics_are_the_same_where_nobody_sees_n_best_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster, where a trial has no folder to write to and keeps the best spans alone."""
+    path = tiny.experiment(tmp_path, train=8, validation=30, num_train_epochs=1)
+    seen = []
+    for silent in (False, True):
+        if silent:
+            monkeypatch.setattr(
+                QATrial, "output_dir", property(lambda self: None, lambda self, value: None), raising=False
+            )
+        run = tmp_path / f"run-{silent}"
+        assert train.main([str(path), "--output-dir", str(run)]) == 0
+        assert (run / "nbest_predictions.json").exists() is not silent
+        (report,) = tiny.reports(run, "validation")
+        seen.append((report["exact_match"], report["f1"]))
+    assert seen[0] == seen[1]

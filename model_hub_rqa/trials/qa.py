@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from model_hub_rqa.config import ExtractiveKwargs
@@ -13,6 +14,7 @@ from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.decoding import decode_predictions, no_answer_probability
 from model_hub_rqa.metrics.spans import SpanCandidates, span_candidates
 from model_hub_rqa.metrics.squad import references_from_rows, squad_v1, squad_v2
+from model_hub_rqa.metrics.top_spans import TopSpan, decode_top, top_spans
 from model_hub_rqa.models.extractive import freeze_span_bias, length_limit, position_loss, span_logits
 from model_hub_rqa.trials.base import BaseTransformerTrial
 from model_hub_rqa.trials.reducers import Values
@@ -23,9 +25,10 @@ logger = logging.getLogger(__name__)
 class QATrial(BaseTransformerTrial):
     """Finds the answer to a question as a span of its context, or says that there is none (SQuAD v2.0).
 
-    Validation reduces each batch to its n best spans at once; decoding and the official SQuAD metrics follow on the
-    chief: exact_match and f1, or v2.0's exact, f1, HasAns_*, NoAns_* and best_*. Where ``output_dir`` is set, a
-    validation writes predictions.json, nbest_predictions.json and, for v2.0, null_odds.json there.
+    Validation reduces each batch to its n best spans at once (to the best one alone where nobody sees the others);
+    decoding and the official SQuAD metrics follow on the chief: exact_match and f1, or v2.0's exact, f1, HasAns_*,
+    NoAns_* and best_*. Where ``output_dir`` is set, a validation writes predictions.json, nbest_predictions.json and,
+    for v2.0, null_odds.json there.
     """
 
     default_model_mode = "question-answering"
@@ -66,10 +69,16 @@ class QATrial(BaseTransformerTrial):
     def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
         return position_loss(*span_logits(self.model, batch), batch["start_positions"], batch["end_positions"])
 
+    @property
+    def wants_n_best(self) -> bool:
+        """Whether anybody sees n-best lists, or needs "no answer" beside the answer."""
+        return self.output_dir is not None or self.task.version_2_with_negative
+
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         with self.autocast():
             start_logits, end_logits = span_logits(self.model, batch)
-        candidates = span_candidates(
+        find = span_candidates if self.wants_n_best else top_spans
+        found = find(
             start_logits.cpu().numpy(),
             end_logits.cpu().numpy(),
             batch["offsets"].cpu().numpy(),
@@ -78,29 +87,36 @@ class QATrial(BaseTransformerTrial):
             max_answer_length=self.task.max_answer_length,
         )
         places = zip(batch["example_index"].tolist(), batch["feature_index"].tolist(), strict=True)
-        self.reducer.update(dict(zip(places, candidates, strict=True)))
+        values = found if isinstance(found, list) else zip(*(column.tolist() for column in found), strict=True)
+        self.reducer.update(dict(zip(places, values, strict=True)))
         return {}
 
     def compute_metrics(self, values: Values) -> dict[str, float]:
-        by_example: dict[int, dict[int, SpanCandidates]] = {}
-        key: Any  # pairs of the example's and the window's number
-        for key, candidates in values.items():
-            example, feature = key
-            by_example.setdefault(example, {})[feature] = candidates
+        keys: Any = list(values)  # pairs of the example's and the window's number, sorted
+        read = sorted({example for example, _ in keys})
         examples = self.examples["validation"]
-        if len(by_example) < len(examples):  # Determined's test mode evaluates one batch
-            logger.info("metrics are of %d of %d validation examples", len(by_example), len(examples))
-            examples = examples.select(sorted(by_example))
-        ids = examples["id"][:]
+        if len(read) < len(examples):  # Determined's test mode evaluates one batch
+            logger.info("metrics are of %d of %d validation examples", len(read), len(examples))
+            examples = examples.select(read)
+        ids, contexts = examples["id"][:], examples["context"][:]
+        references = references_from_rows(examples.select_columns(["id", "answers"]))
+        number = {example: place for place, example in enumerate(read)}
+        if not self.wants_n_best:
+            spans = TopSpan(*map(np.array, zip(*values.values(), strict=True)))
+            owners = [number[example] for example, _ in keys]
+            answers = decode_top(contexts, owners, spans, n_best_size=self.task.n_best_size)
+            return squad_v1(dict(zip(ids, answers, strict=True)), references)
+        by_example: dict[str, dict[int, SpanCandidates]] = {}
+        for (example, feature), candidates in zip(keys, values.values(), strict=True):
+            by_example.setdefault(ids[number[example]], {})[feature] = candidates
         predictions, n_best, null_odds = decode_predictions(
-            dict(zip(ids, examples["context"][:], strict=True)),
-            dict(zip(ids, (by_example[i] for i in sorted(by_example)), strict=True)),
+            dict(zip(ids, contexts, strict=True)),
+            by_example,
             n_best_size=self.task.n_best_size,
             version_2_with_negative=self.task.version_2_with_negative,
             null_score_diff_threshold=self.task.null_score_diff_threshold,
         )
         self._write({"predictions": predictions, "nbest_predictions": n_best, "null_odds": null_odds})
-        references = references_from_rows(examples.select_columns(["id", "answers"]))
         if not self.task.version_2_with_negative:
             return squad_v1(predictions, references)
         return squad_v2(predictions, references, {key: no_answer_probability(odds) for key, odds in null_odds.items()})
