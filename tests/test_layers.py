@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent / "model_hub_rqa"
 LAYERS = {
     "errors": 0,
     "records": 0,
+    "precision": 0,
     "progress": 0,
     "checkpoints": 1,
     "config": 1,

@@ -119,8 +119,8 @@ def test_the_order_of_passages_changes_no_answer(extractive: Path) -> None:
 def test_answers_do_not_depend_on_the_batch(fusion: Path) -> None:
     """Alone or together, and in any order, each question gets its answer."""
     questions = [Question("oil?", PASSAGES), Question("when did it begin?", PASSAGES[:1]), Question("a", PASSAGES[1:])]
-    together = FusionReader.from_pretrained(fusion, batch_size=3).read_passages(questions)
-    alone = FusionReader.from_pretrained(fusion, batch_size=1).read_passages(questions[::-1])[::-1]
+    together = FusionReader.from_pretrained(fusion, batch_size=3, bf16=False).read_passages(questions)
+    alone = FusionReader.from_pretrained(fusion, batch_size=1, bf16=False).read_passages(questions[::-1])[::-1]
     assert [answer.text for answer in together] == [answer.text for answer in alone]
     assert len({answer.text for answer in together}) > 1  # so that a mix-up would show
     assert all(answer.score is None for answer in together)
@@ -128,7 +128,7 @@ def test_answers_do_not_depend_on_the_batch(fusion: Path) -> None:
 
 def test_scores_of_an_answer(fusion: Path) -> None:
     """The geometric mean of its tokens' probabilities, as transformers scores what it generates."""
-    reader = FusionReader.from_pretrained(fusion)
+    reader = FusionReader.from_pretrained(fusion, bf16=False)
     (found,) = reader.read_passages([Question("oil?", PASSAGES[:1])], scores=True)
     (_, batch) = next(reader._batches([Question("oil?", PASSAGES[:1])]))
     output: Any = reader.model.generate(
@@ -143,7 +143,7 @@ def test_scores_of_an_answer(fusion: Path) -> None:
 
 def test_shares_of_passages(fusion: Path) -> None:
     """They sum up to one; a passage beyond n_context was not read and has none."""
-    reader = FusionReader.from_pretrained(fusion, n_context=2)
+    reader = FusionReader.from_pretrained(fusion, n_context=2, bf16=False)
     (found,) = reader.read_passages([Question("oil?", PASSAGES)], scores=True)
     assert found.passage_scores is not None
     assert sum(found.passage_scores) == pytest.approx(1)

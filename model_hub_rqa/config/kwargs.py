@@ -265,7 +265,7 @@ class TrainerKwargs(Kwargs):
     logging_steps: int = option(50, ge=1, help="steps between reports of training metrics")
     gradient_accumulation_steps: int = option(1, ge=1, help="batches for one optimizer step")
     max_grad_norm: float = option(1.0, ge=0, help="clip the gradient's norm to this; 0: no clipping")
-    bf16: bool = option(False, help="compute in bfloat16")
+    bf16: bool | None = option(None, help="compute in bfloat16; unset: FiDTrial does where the machine has it")
     fp16: bool = option(False, help="compute in float16 with a scaled loss")
     gradient_checkpointing: bool = option(False, help="save memory, compute activations twice")
     seed: int = option(42, ge=0, lt=2**32, help="of shuffling, initial weights and dropout")

@@ -6,6 +6,7 @@ from typing import Any
 
 from model_hub_rqa.config import FusionKwargs
 from model_hub_rqa.errors import DataError
+from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.readers.base import load_pretrained, trained_settings
 from model_hub_rqa.records import Answer, Question
 
@@ -18,9 +19,12 @@ class FusionReader:
         tokenizer: its tokenizer.
         settings: prompt, lengths and how answers are searched for; by default those that the model was trained with.
         batch_size: questions read at a time.
+        bf16: compute in bfloat16; None: where the machine has it, as `FiDTrial` does.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, settings: FusionKwargs, *, batch_size: int = 8) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, settings: FusionKwargs, *, batch_size: int = 8, bf16: bool | None = None
+    ) -> None:
         import torch
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,9 +32,12 @@ class FusionReader:
         self.tokenizer = tokenizer
         self.settings = settings
         self.batch_size = batch_size
+        self.bf16 = computes_in_bf16(self.device.type) if bf16 is None else bf16
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, batch_size: int = 8, **settings: Any) -> "FusionReader":
+    def from_pretrained(
+        cls, path: str | Path, *, batch_size: int = 8, bf16: bool | None = None, **settings: Any
+    ) -> "FusionReader":
         """Loads a run's folder, a checkpoint, or a ``save_pretrained`` folder.
 
         Args:
@@ -43,7 +50,8 @@ class FusionReader:
         from transformers import AutoModelForSeq2SeqLM
 
         folder, model, tokenizer = load_pretrained(path, AutoModelForSeq2SeqLM, "a Fusion-in-Decoder reader")
-        return cls(model, tokenizer, trained_settings(folder, FusionKwargs, settings), batch_size=batch_size)
+        parsed = trained_settings(folder, FusionKwargs, settings)
+        return cls(model, tokenizer, parsed, batch_size=batch_size, bf16=bf16)
 
     def read_passages(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
         """As :class:`~model_hub_rqa.readers.base.Reader` says; at most ``settings.n_context`` passages are read.
@@ -96,7 +104,7 @@ class FusionReader:
         from model_hub_rqa.models.fusion import encode_passages, fusion_generate, passage_scores
 
         settings = self.settings
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             fused = encode_passages(self.model, batch, encoder_chunk_size=settings.encoder_chunk_size)
             written = fusion_generate(
                 self.model, batch, fused=fused, num_beams=settings.num_beams, max_new_tokens=settings.longest_answer

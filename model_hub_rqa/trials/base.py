@@ -27,6 +27,7 @@ from model_hub_rqa.config import (
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
+from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.trials import determined_fixes
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
 
@@ -45,6 +46,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
 
     Attributes:
         default_model_mode: the Auto class where the hyperparameter ``model_mode`` is not given (`build.MODEL_MODES`).
+        default_bf16: whether to compute in bfloat16 where the machine has it and ``bf16`` is not given.
         task_kwargs: a dataclass of the task's own settings, read from the ``data`` section and overridden by
             hyperparameters of the same names, so that a search can vary them; None for a task without.
         output_dir: where files of a validation go; None (the default, as on a cluster) writes none.
@@ -54,6 +56,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
     """
 
     default_model_mode = "base"
+    default_bf16 = False
     task_kwargs: type | None = None
 
     def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
@@ -72,6 +75,9 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
             model.config.use_cache = False
+        self.bf16 = self.trainer.bf16
+        if self.bf16 is None:
+            self.bf16 = self.default_bf16 and not self.trainer.fp16 and computes_in_bf16(context.device.type)
         self.scaler = None
         if self.trainer.fp16:
             self.scaler = context.wrap_scaler(torch.amp.GradScaler("cuda"))
@@ -256,9 +262,9 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 or fp16 for the forward pass, as the hyperparameters say."""
-        if not (self.trainer.bf16 or self.trainer.fp16):
+        if not (self.bf16 or self.trainer.fp16):
             return contextlib.nullcontext()
-        return torch.autocast(self.context.device.type, torch.bfloat16 if self.trainer.bf16 else torch.float16)
+        return torch.autocast(self.context.device.type, torch.bfloat16 if self.bf16 else torch.float16)
 
     def _clip_gradients(self, parameters: Any) -> None:
         if self.scaler:

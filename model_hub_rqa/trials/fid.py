@@ -56,6 +56,7 @@ class FiDTrial(BaseTransformerTrial):
     """
 
     default_model_mode = "seq2seq-lm"
+    default_bf16 = True
     task_kwargs = FusionKwargs
     task: FusionKwargs
 

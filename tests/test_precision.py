@@ -1,0 +1,30 @@
+"""Which machines compute in bfloat16."""
+
+from pathlib import Path
+
+import pytest
+
+from model_hub_rqa.precision import computes_in_bf16
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 sse", True),
+        ("flags\t\t: fpu amx_tile amx_bf16", True),
+        ("Features\t: fp asimd bf16", True),
+        ("flags\t\t: fpu avx512f avx2", False),
+        ("model name\t: bf16", False),
+        ("", False),
+    ],
+)
+def test_a_processors_flags(line: str, expected: bool, tmp_path: Path) -> None:
+    """Those of Intel, AMD and Arm; no other line counts."""
+    (tmp_path / "cpuinfo").write_text(f"processor: 0\n{line}\n", encoding="utf-8")
+    assert computes_in_bf16("cpu", tmp_path / "cpuinfo") is expected
+
+
+def test_other_machines(tmp_path: Path) -> None:
+    """Without the list of flags, or on an unknown device, float32 is the safe choice."""
+    assert not computes_in_bf16("cpu", tmp_path / "none")
+    assert not computes_in_bf16("mps")
