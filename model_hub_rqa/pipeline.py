@@ -110,5 +110,5 @@ def load_reader(path: str | Path, *, batch_size: int | None = None, **settings: 
         raise CheckpointError(
             f"{folder}: must be a question-answering model or an encoder-decoder, found {', '.join(names)}"
         )
-    size = {} if batch_size is None else {"batch_size": batch_size}
+    size: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     return kind.from_pretrained(folder, **size, **settings)  # verified above
