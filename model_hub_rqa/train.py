@@ -269,7 +269,7 @@ def _train_on_cluster(trial: str | None, allow_unverified: bool) -> int:
     except determined_fixes.MASTER_ERRORS as error:
         logger.debug("the whole error:", exc_info=error)
         request = determined_fixes.refused_request(error)
-        print(f"the master at {info.master_url} failed {request}: {error.message or error!r}", file=sys.stderr)
+        print(f"the master at {info.master_url} failed {request}: {error.message or repr(error)}", file=sys.stderr)
         return 1
     return 0
 

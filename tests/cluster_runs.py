@@ -62,10 +62,6 @@ class Trial:
     log: str = field(default="", init=False)
 
     def full_config(self) -> dict[str, Any]:
-        hparams = self.config["hyperparameters"]
-        specs = {
-            k: v if isinstance(v, dict) and "type" in v else {"type": "const", "val": v} for k, v in hparams.items()
-        }
         return {
             "debug": False,
             "checkpoint_policy": "best",
@@ -81,7 +77,7 @@ class Trial:
             "perform_initial_validation": False,
             "resources": {"slots_per_trial": self.slots},
             **self.config,
-            "hyperparameters": specs,
+            "hyperparameters": {name: _spec(value) for name, value in self.config["hyperparameters"].items()},
             "searcher": {"max_length": {"batches": 10}, **self.config["searcher"]},
             "entrypoint": self.entrypoint,
             "checkpoint_storage": {"type": "directory", "container_path": str(self.storage)},
@@ -177,6 +173,15 @@ class Trial:
         state: Any = torch.load(self.checkpoint(master, steps) / "state_dict.pth", weights_only=True)
         found: dict[str, torch.Tensor] = state["models_state_dict"][0]
         return found
+
+
+def _spec(value: Any) -> Any:
+    """A hyperparameter as a master writes it into the configuration: every value is a search specification."""
+    if not isinstance(value, dict):
+        return {"type": "const", "val": value}
+    if value.get("type") in ("const", "int", "double", "log", "categorical"):
+        return value
+    return {name: _spec(inner) for name, inner in value.items()}
 
 
 def tiny_trial(folder: Path, *, data: Mapping[str, Any] | None = None, **changes: Any) -> Trial:
