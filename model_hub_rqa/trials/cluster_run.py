@@ -58,7 +58,7 @@ def impossible_hyperparameters() -> Iterator[None]:
     except ConfigError as error:
         config = trial_config()
         names = set() if config is None else searched_names(config)
-        if not all(_names_any(line, names) for line in error.problems):
+        if not names or not all(_names_any(line, names) for line in error.problems):
             raise
         for line in error.problems:
             logger.error("%s", line)
