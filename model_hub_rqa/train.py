@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.checkpoints import checkpoint_problems, checkpoints_of, newest_checkpoint, steps_completed
+from model_hub_rqa.checkpoints import checkpoints_of, newest_checkpoint, steps_completed, verify_checkpoint
 from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
 from model_hub_rqa.experiment import Experiment, parse_experiment
 
@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", metavar="DIR|latest", help="go on from a checkpoint, or from the newest whole one")
     parser.add_argument("--test", action="store_true", help="train, validate and checkpoint one batch only")
     parser.add_argument("--trial", metavar="MODULE:CLASS", help="the trial class; overrides the entrypoint's")
+    parser.add_argument(
+        "--allow-unverified",
+        action="store_true",
+        help="go on from a checkpoint without a manifest: only one that you trust, since loading it can run code",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,18 +70,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    # Ranks of two jobs on one host would meet on Determined's fixed ports, which are read when it is imported.
-    if "MASTER_PORT" in os.environ:
+    # Ranks of two jobs on one host would meet on Determined's fixed ports, which are read when it is imported. On a
+    # cluster they are the administrator's to choose.
+    if "MASTER_PORT" in os.environ and "DET_ALLOCATION_ID" not in os.environ:
         port = 12360 + int(os.environ["MASTER_PORT"]) % 20000
         os.environ.setdefault("INTER_TRAIN_PROCESS_COMM_PORT_1", str(port))
     import determined
 
     if determined.get_cluster_info() is not None:
-        return _train_on_cluster(args.trial)
+        return _train_on_cluster(args.trial, args.allow_unverified)
     if args.config is None:
         raise ConfigError("CONFIG: the experiment configuration is missing")
     experiment = load_experiment(args.config, args.overrides, args.trial)
-    return _train_locally(experiment, args.output_dir, args.resume, args.test)
+    return _train_locally(experiment, args)
 
 
 # ---- the configuration ----
@@ -139,15 +145,15 @@ def validate(experiment: Experiment) -> Any:
 # ---- a local run ----
 
 
-def _train_locally(experiment: Experiment, output_dir: str | None, resume: str | None, test_mode: bool) -> int:
+def _train_locally(experiment: Experiment, args: argparse.Namespace) -> int:
     import torch
     from determined import pytorch
 
     from model_hub_rqa.config import resolve_search_specs
     from model_hub_rqa.trials import determined_fixes
 
-    folder = Path(output_dir or Path("runs") / experiment.name)
-    resume_from = _resume_from(folder, resume)
+    folder = Path(args.output_dir or Path("runs") / experiment.name)
+    resume_from = _resume_from(folder, args.resume, args.allow_unverified)
     trial_class = import_trial(experiment.trial_class)
     hparams = resolve_search_specs(experiment.hyperparameters)
     _check_batch_size(hparams)
@@ -164,7 +170,7 @@ def _train_locally(experiment: Experiment, output_dir: str | None, resume: str |
                 _write_config(folder / "config.yaml", {**experiment.raw, "hyperparameters": hparams})
             trial: Any = trial_class(context)
             trial.output_dir = folder
-            _fit_locally(trial, experiment, folder, resume_from, test_mode)
+            _fit_locally(trial, experiment, folder, resume_from, args.test)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -211,9 +217,15 @@ def _fit_locally(trial: Any, experiment: Experiment, folder: Path, resume_from: 
             reports.progress.close()
 
 
-def fit(trainer: Any, trial: Any, **settings: Any) -> None:
-    """Calls ``Trainer.fit`` with the lengths and periods of the trial's hyperparameters, in batches."""
+def fit(trainer: Any, trial: Any, **settings: Any) -> bool:
+    """Calls ``Trainer.fit`` with the lengths and periods of the trial's hyperparameters, in batches.
+
+    Returns:
+        Whether training came to its end; False where it was stopped before, and is to go on from its checkpoint.
+    """
     from determined import pytorch
+
+    from model_hub_rqa.trials import determined_fixes
 
     epoch, accumulation = trial.batches_per_epoch(), trial.accumulation
 
@@ -227,30 +239,69 @@ def fit(trainer: Any, trial: Any, **settings: Any) -> None:
         reporting_period=period(trial.trainer.logging_steps),
         **settings,
     )
+    finished = not determined_fixes.was_stopped(trial.context)
+    done, whole = determined_fixes.batches_trained(trial.context), trial.num_training_batches()
+    logger.info("training %s after %d of %d batches", "is finished" if finished else "was stopped", done, whole)
+    return finished
 
 
-def _train_on_cluster(trial: str | None) -> int:
+# ---- a cluster's task ----
+
+
+def _train_on_cluster(trial: str | None, allow_unverified: bool) -> int:
     import determined
-    from determined import pytorch
+
+    from model_hub_rqa.trials import determined_fixes
 
     info = determined.get_cluster_info()
     assert info is not None
+    quiet_libraries()
+    determined.common.set_logger(info.trial._debug)
+    logging.getLogger("determined").setLevel(logging.NOTSET)  # a task's log is read for its commentary
     config = dict(info.trial._config)
     if trial is not None:
         config["entrypoint"] = trial
     experiment = parse_experiment(config)
-    with pytorch.init(hparams=info.trial.hparams, exp_conf=config) as context:
-        trial_instance: Any = import_trial(experiment.trial_class)(context)
-        fit(
-            pytorch.Trainer(trial_instance, context),
-            trial_instance,
-            checkpoint_policy=experiment.checkpoint_policy,
-            latest_checkpoint=info.latest_checkpoint,
-        )
+    if allow_unverified:
+        os.environ[determined_fixes.ALLOW_UNVERIFIED] = "1"
+    try:
+        _fit_on_cluster(experiment, info)
+    except determined_fixes.MASTER_ERRORS as error:
+        logger.debug("the whole error:", exc_info=error)
+        request = determined_fixes.refused_request(error)
+        print(f"the master at {info.master_url} failed {request}: {error.message or repr(error)}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _resume_from(folder: Path, resume: str | None) -> Path | None:
+def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
+    from determined import pytorch
+
+    from model_hub_rqa.trials import cluster_run
+
+    hparams, fault = info.trial.hparams, None
+    try:
+        _check_batch_size(hparams)
+    except ConfigError as error:
+        hparams, fault = None, error  # to be raised inside of init, where a search is told; init itself would fail
+    with pytorch.init(hparams=hparams, exp_conf=dict(experiment.raw)) as context:
+        if context.distributed.rank != 0:
+            logging.getLogger().setLevel(logging.DEBUG if info.trial._debug else logging.WARNING)
+        with cluster_run.impossible_hyperparameters():
+            if fault is not None:
+                raise fault
+        trial: Any = import_trial(experiment.trial_class)(context)
+        fit(
+            pytorch.Trainer(trial, context),
+            trial,
+            checkpoint_policy=experiment.checkpoint_policy,
+            latest_checkpoint=info.latest_checkpoint,
+            step_zero_validation=bool(experiment.raw.get("perform_initial_validation")),
+            profiling_enabled=bool((experiment.raw.get("profiling") or {}).get("enabled")),
+        )
+
+
+def _resume_from(folder: Path, resume: str | None, allow_unverified: bool) -> Path | None:
     """The checkpoint to go on from; CheckpointError where there is none, or where a new run would overwrite one."""
     if resume is None:
         if checkpoints_of(folder):
@@ -267,9 +318,7 @@ def _resume_from(folder: Path, resume: str | None) -> Path | None:
             raise CheckpointError([f"--resume latest: {folder} holds no whole checkpoint", *passed_over])
         print(f"resuming from {newest}", file=sys.stderr)
         return newest.resolve()
-    problems = checkpoint_problems(Path(resume))
-    if problems:
-        raise CheckpointError(problems)
+    verify_checkpoint(Path(resume), allow_unverified=allow_unverified)
     return Path(resume).resolve()
 
 

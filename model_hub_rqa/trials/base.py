@@ -28,7 +28,7 @@ from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
 from model_hub_rqa.precision import computes_in_bf16
-from model_hub_rqa.trials import determined_fixes
+from model_hub_rqa.trials import cluster_run, determined_fixes
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,11 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
     def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
         self.context = context
         self.output_dir: Path | None = None
+        determined_fixes.guard_cluster(context)
+        with cluster_run.impossible_hyperparameters():
+            self._build(context)
+
+    def _build(self, context: pytorch.PyTorchTrialContext) -> None:
         self.prepare(context.get_hparams(), _data_section(context))
         given = "gradient_accumulation_steps" in self.hparams
         self.accumulation = determined_fixes.set_accumulation(
@@ -275,7 +280,10 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
     # ---- checkpoints ----
 
     def build_callbacks(self) -> dict[str, pytorch.PyTorchCallback]:
-        return {"checkpoint": determined_fixes.CheckpointCallback(self.save_pretrained)}
+        return {
+            "checkpoint": determined_fixes.CheckpointCallback(self.save_pretrained),
+            **cluster_run.callbacks(),
+        }
 
     def save_pretrained(self, checkpoint: Path) -> None:
         """Adds a folder that transformers loads by itself: weights, config, tokenizer and the task's settings."""

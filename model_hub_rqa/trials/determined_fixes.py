@@ -5,6 +5,7 @@ What each one answers is said where it stands. Facts were measured with torch 2.
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -15,9 +16,15 @@ from unittest import mock
 
 import torch
 from determined import core, pytorch, util
+from determined.common.api import bindings, errors
 
-from model_hub_rqa.checkpoints import METADATA, steps_completed, write_manifest
+from model_hub_rqa.checkpoints import METADATA, steps_completed, verify_checkpoint, write_manifest
 from model_hub_rqa.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+ALLOW_UNVERIFIED = "RQA_ALLOW_UNVERIFIED_CHECKPOINT"  # a variable: a legacy entrypoint takes no options
+MASTER_ERRORS = (errors.BadRequestException, errors.BadResponseException, bindings.APIHttpError)
 
 
 def is_loading_only(context: pytorch.PyTorchTrialContext) -> bool:
@@ -94,6 +101,69 @@ class CheckpointCallback(pytorch.PyTorchCallback):
     def on_checkpoint_write_end(self, checkpoint_dir: str) -> None:
         self.save_pretrained(Path(checkpoint_dir))
         write_manifest(Path(checkpoint_dir))
+
+
+def guard_cluster(context: pytorch.PyTorchTrialContext) -> None:
+    """Sees to it, under every entrypoint, that checkpoints are verified and an early exit is reported once.
+
+    - Determined unpickles trial_state.pkl unseen: here a checkpoint is verified as soon as it is on the disk, before
+      any of its files is opened. One without a manifest needs the environment variable `ALLOW_UNVERIFIED`.
+    - InvalidHP is raised on every rank, or the others would wait for ever, and each of them would report it; the
+      first report already counts, and Determined's handling of a refused second one does not work.
+    """
+    if is_loading_only(context):
+        return
+    distributed, checkpoints = context.distributed, context._core.checkpoint
+    restore_path = checkpoints.restore_path
+
+    @contextlib.contextmanager
+    def restore_verified(storage_id: str, *args: Any, **kwargs: Any) -> Iterator[Path]:
+        with restore_path(storage_id, *args, **kwargs) as path:
+            fault = _checkpoint_fault(Path(path)) if distributed.local_rank == 0 else None
+            fault = distributed.broadcast_local(fault)
+            if fault is not None:
+                raise fault
+            yield path
+
+    checkpoints.restore_path = restore_verified  # type: ignore[method-assign]
+    if distributed.rank != 0:
+        context._core.train.report_early_exit = lambda reason: None  # type: ignore[method-assign]
+
+
+def _checkpoint_fault(folder: Path) -> CheckpointError | None:
+    allowed = os.environ.get(ALLOW_UNVERIFIED, "").lower() in ("1", "true")
+    try:
+        verify_checkpoint(folder, allow_unverified=allowed)
+    except CheckpointError as error:
+        hint = f"the checkpoint is not loaded; {ALLOW_UNVERIFIED}=1 allows one without a manifest, if you trust it"
+        return CheckpointError([*error.problems, hint])
+    return None
+
+
+def refused_request(error: BaseException) -> str:
+    """What the master was asked when ``error`` came back; Determined's own message often does not say it."""
+    trace = error.__traceback__
+    while trace is not None:
+        values = trace.tb_frame.f_locals
+        if trace.tb_frame.f_code.co_name == "_do_request":
+            return f"{values['method']} {values['path']}"
+        trace = trace.tb_next
+    return "a request"
+
+
+def batches_trained(context: pytorch.PyTorchTrialContext) -> int:
+    """Batches that this trial has trained, those before a resume included."""
+    index = context._current_batch_idx
+    return context._steps_completed if index is None else index + 1
+
+
+def was_stopped(context: pytorch.PyTorchTrialContext) -> bool:
+    """Whether ``Trainer.fit`` returned since it was told to (preempted, or stopped): it returns normally then.
+
+    Every rank must call it: only the chief knows what it told the master.
+    """
+    acknowledged = getattr(context._core.preempt, "_ack_sent", False)  # absent off the cluster
+    return context.get_stop_requested() or bool(context.distributed.broadcast(acknowledged))
 
 
 def join_process_group() -> core.DistributedContext | None:

@@ -1,0 +1,24 @@
+"""Trials whose validation goes wrong, for runs on the stand-in's cluster."""
+
+from typing import Any
+
+from model_hub_rqa.trials.qa import QATrial
+
+
+class NotANumber(QATrial):
+    """Its metrics are those of a training that diverged."""
+
+    def compute_metrics(self, values: Any) -> dict[str, float]:
+        return {**super().compute_metrics(values), "f1": float("nan")}
+
+
+class Infinite(QATrial):
+    def compute_metrics(self, values: Any) -> dict[str, float]:
+        return {**super().compute_metrics(values), "f1": float("inf")}
+
+
+class Silent(QATrial):
+    """It does not report the searcher's metric."""
+
+    def compute_metrics(self, values: Any) -> dict[str, float]:
+        return {"exact_match": super().compute_metrics(values)["exact_match"]}
