@@ -142,10 +142,13 @@ def test_gradient_checkpointing_changes_nothing_but_memory(done: Path, tmp_path:
 
 def test_bf16_trains_close_to_fp32(done: Path, tmp_path: Path) -> None:
     """Autocast computes in bf16 and keeps fp32 weights, metrics and checkpoints."""
-    assert run(done / "experiment.yaml", tmp_path / "run", *overrides(bf16="true")) == 0
-    half, full = tiny.weights(tmp_path / "run", 10), tiny.weights(done / "run", 10)
+    for bf16 in ("true", "false"):
+        # With a small epsilon, Adam makes whole steps of what is rounding noise, and nothing would be close.
+        settings = overrides(bf16=bf16, adam_epsilon="1e-3")
+        assert run(done / "experiment.yaml", tmp_path / bf16, *settings) == 0
+    half, full = (tiny.weights(tmp_path / bf16, 10) for bf16 in ("true", "false"))
     assert all(weight.dtype == torch.float32 for weight in half.values())
-    assert tiny.equal(half, full, atol=5e-3)
+    assert tiny.equal(half, full, atol=2e-3)
     assert not tiny.equal(half, full)
 
 
