@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers_for_tests import bert
-from transformers import BertConfig, BertForQuestionAnswering
+from tokenizers_for_tests import bert, t5
+from transformers import BertConfig, BertForQuestionAnswering, T5Config, T5ForConditionalGeneration
 
 WORDS = "the oil crisis began in October when members proclaimed an embargo price barrel river basin".split()  # noqa: SIM905 - it reads better
 
@@ -29,6 +29,39 @@ def model_folder(folder: Path, **settings: Any) -> Path:
     BertForQuestionAnswering(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def seq2seq_folder(folder: Path) -> Path:
+    """A pretrained T5 of a few thousand weights, with its tokenizer; dropout is off."""
+    torch.manual_seed(0)
+    tokenizer = t5()
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        dropout_rate=0.0,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def passages_file(path: Path, count: int, *, seed: int = 0) -> Path:
+    """``count`` questions with three passages each, in FiD's form, as JSON lines."""
+    rng = random.Random(seed)
+    lines = []
+    for number in range(count):
+        ctxs = [{"title": word, "text": " ".join(rng.choices(WORDS, k=12))} for word in rng.sample(WORDS, 3)]
+        question = f"What is {rng.choice(WORDS)} number {number}?"
+        lines.append({"id": f"q{number}", "question": question, "answers": [rng.choice(WORDS)], "ctxs": ctxs})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
 
 
 def squad_file(path: Path, count: int, *, unanswerable: int = 0, seed: int = 0) -> Path:
