@@ -62,6 +62,7 @@ def validate(args: argparse.Namespace) -> None:
     """Says what a run of the configuration would train, or lists every fault."""
     from model_hub_rqa import train
 
+    train.quiet_libraries()
     experiment = train.load_experiment(args.config, args.overrides)
     trial = train.validate(experiment)
     sizes = {split: len(examples) for split, examples in trial.examples.items()}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.errors import CheckpointError, ConfigError
+from model_hub_rqa.hub import CONFIG_FILES, check_model_name
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.retrieval.base import PassageStore, Report, check_k, no_report, passage_text, require, top_k
 
@@ -78,6 +79,11 @@ class Encoder:
             raise ConfigError(problems)
         name = settings.embedding_model
         sentence_transformers = require("sentence_transformers")
+        if not os.path.isdir(name):
+            on_hub = name if "/" in name else f"sentence-transformers/{name}"  # as sentence-transformers looks for it
+            fault = check_model_name("embedding_model", on_hub, files=("modules.json", *CONFIG_FILES))
+            if fault is not None:  # found out in seconds, where the library would try again for minutes
+                raise ConfigError(fault)
         try:
             model = sentence_transformers.SentenceTransformer(name)
         except Exception as error:  # the hub client, safetensors and transformers each raise their own kinds
