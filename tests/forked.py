@@ -71,7 +71,12 @@ def run_ranks(count: int, argv: Sequence[str], logs: Path, *, hook: Callable[[],
     if count == 1:
         logs.mkdir(parents=True, exist_ok=True)
         return [finish(start(argv, logs / "0.log", hook=hook))]
-    return [finish(process) for process in start_ranks(count, argv, logs, hook=hook)]
+    processes = start_ranks(count, argv, logs, hook=hook)
+    try:
+        return [finish(process) for process in processes]
+    finally:
+        for process in processes:  # where one did not end, neither did the others
+            process.kill()
 
 
 def _train(argv: list[str], log: Path, hook: Callable[[], object] | None, environment: dict[str, str]) -> None:

@@ -40,7 +40,7 @@ def test_the_older_checkpoint_stays(disk: Path, tmp_path: Path) -> None:
     assert forked.finish(forked.start([str(config), "--output-dir", str(tmp_path / "whole")], tmp_path / "log")) == 0
     size, free = used(tmp_path / "whole/checkpoints/checkpoint-1"), 16 << 20
     words = []
-    for number, part in enumerate((0.0, 0.3, 0.6, 0.72, 0.8)):
+    for number, part in enumerate((0.0, 0.6, 0.75)):
         run, log, filler = disk / "run", tmp_path / f"{number}.log", disk / "filler"
         argv = [str(config), "--output-dir", str(run)]
         room = int(48_000 + size + part * size)  # for reports and events, one checkpoint, and part of another
@@ -59,4 +59,4 @@ def test_the_older_checkpoint_stays(disk: Path, tmp_path: Path) -> None:
         assert forked.finish(forked.start([*argv, "--resume", "latest"], log)) == 0
         assert tiny.same(tiny.weights(run, 2), tiny.weights(tmp_path / "whole", 2))
         shutil.rmtree(run)
-    assert sum("checkpoint-2" in line for line in words) >= 4, words
+    assert sum("checkpoint-2" in line for line in words) >= 2, words

@@ -44,10 +44,12 @@ def predictions(kind: str, run: Path) -> tuple[list[str], str]:
     return [json.loads(line)["id"] for line in text.splitlines()], text
 
 
-def compare(kind: str, ranks: tuple[int, ...], examples: int, model: str, folder: Path) -> dict[str, Any]:
+def compare(kind: str, ranks: tuple[int, ...], examples: int, model: str | None, folder: Path) -> dict[str, Any]:
     """Validates on several numbers of ranks; returns the metrics, which are the same on all."""
-    changes = {"pretrained_model_name_or_path": model, "learning_rate": 1e-9, "max_steps": 1}
-    if kind == "FiDTrial":
+    changes: dict[str, Any] = {"learning_rate": 1e-9, "max_steps": 1}
+    if model is not None:
+        changes |= {"pretrained_model_name_or_path": model}
+    if model is not None and kind == "FiDTrial":
         changes |= {"tokenizer_name": model, "use_pretrained_weights": True, "config_overrides": None}
     config = experiment(kind, folder, train=8, validation=examples, per_device_eval_batch_size=8, **changes)
     found = []
@@ -68,9 +70,9 @@ def compare(kind: str, ranks: tuple[int, ...], examples: int, model: str, folder
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_rank_without_an_example_of_its_own(kind: str, trained: dict[str, str], tmp_path: Path) -> None:
+def test_a_rank_without_an_example_of_its_own(kind: str, tmp_path: Path) -> None:
     """Determined fails where a rank has no validation batch; here one example is enough for two ranks."""
-    compare(kind, (1, 2), 1, trained[kind], tmp_path)
+    compare(kind, (1, 2), 1, None, tmp_path)
 
 
 @pytest.mark.slow
@@ -153,6 +155,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_every_rank(tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["checkpoint-1"]
 
 
+@pytest.mark.slow
 def test_two_jobs_on_a_host_do_not_meet(tmp_path: Path) -> None:
     """Determined's own ports are the same in every process; each job takes free ones."""
     config = tiny.experiment(tmp_path, max_steps=4)

@@ -79,9 +79,13 @@ def state(run: Path, steps: int) -> tuple[Any, Any, Any]:
     return torch.load(folder / "state_dict.pth", weights_only=True), counters, metadata
 
 
-# the first batch (inside an accumulation), the middle (inside, and not), an epoch's edge, the last but one, the last
+# the first batch and one in the middle (both inside an accumulation), an epoch's edge, the last batch
+EVERYDAY = [(0, 1), (0, 7), (0, EPOCH), (0, LAST), (2, EPOCH)]
+SLOW = [(0, 8), (0, LAST - 1), (2, 1), (2, 7), (2, LAST)]
+
+
 @pytest.mark.parametrize(
-    ("workers", "stop_in"), [*((0, batch) for batch in (1, 7, 8, EPOCH, LAST - 1, LAST)), (2, 1), (2, EPOCH), (2, LAST)]
+    ("workers", "stop_in"), [*EVERYDAY, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 )
 def test_resuming_equals_not_having_stopped(
     workers: int, stop_in: int, whole: tuple[Path, list[Any]], tmp_path: Path, watch: Watch

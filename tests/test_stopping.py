@@ -223,7 +223,7 @@ def test_every_rank_stops_where_one_loss_is_not_finite(kind: str, tmp_path: Path
 def test_the_policy_best_keeps_what_improves(smaller_is_better: bool, tmp_path: Path) -> None:
     """A validation is checkpointed where the searcher's metric is better than ever before; the end always is."""
     config = tiny.experiment(
-        tmp_path, train=32, validation=11, num_train_epochs=5, learning_rate=1e-2, eval_steps=1, save_steps=1000
+        tmp_path, train=32, validation=11, max_steps=10, learning_rate=1e-2, eval_steps=1, save_steps=1000
     )
     options = ["--config", f"searcher.smaller_is_better={str(smaller_is_better).lower()}"]
     saved = {}
@@ -235,8 +235,8 @@ def test_the_policy_best_keeps_what_improves(smaller_is_better: bool, tmp_path: 
     sign = -1 if smaller_is_better else 1
     values = [sign * report["f1"] for report in reports]
     better = {report["steps"] for i, report in enumerate(reports) if all(values[i] > value for value in values[:i])}
-    assert 1 <= len(better) < len(reports) == 20
-    assert saved == {"best": better | {20}, "all": set(range(1, 21)), "none": {20}}
+    assert 1 <= len(better) < len(reports) == 10
+    assert saved == {"best": better | {10}, "all": set(range(1, 11)), "none": {10}}
 
 
 def test_the_best_survives_a_resume(tmp_path: Path) -> None:
