@@ -6,8 +6,11 @@ a ``pretrained`` folder that transformers loads by itself, and ``manifest.json``
 
 import hashlib
 import json
+import logging
+import pickle
 import re
 from pathlib import Path
+from typing import NoReturn
 
 from model_hub_rqa.errors import CheckpointError
 
@@ -15,7 +18,12 @@ MANIFEST = "manifest.json"
 METADATA = "metadata.json"
 PRETRAINED = "pretrained"
 READER = "reader.json"  # inside PRETRAINED: the data settings that the model was trained with
+STATE = "trial_state.pkl"
+_NEEDED = ("state_dict.pth", STATE)
+_PICKLES = (STATE, "workload_sequencer.pkl")  # what Determined opens with pickle itself; the second in older formats
 _NAME = re.compile(r"checkpoint-(\d+)")
+
+logger = logging.getLogger(__name__)
 
 
 def file_sum(path: Path) -> str:
@@ -51,7 +59,34 @@ def checkpoint_problems(folder: Path) -> list[str]:
             problems.append(f"{path}: is missing")
         elif file_sum(path) != expected:
             problems.append(f"{path}: damaged, its SHA-256 is not the one in {MANIFEST}")
+    return problems + _content_problems(folder)
+
+
+def _content_problems(folder: Path) -> list[str]:
+    """What a manifest cannot tell: files that were never written, and pickles that would run code.
+
+    A manifest that fits shows that nothing was damaged, and not who wrote it. state_dict.pth is left to torch.load,
+    which builds nothing but tensors and containers (weights_only).
+    """
+    problems = [f"{folder / name}: is missing" for name in _NEEDED if not (folder / name).is_file()]
+    for path in (folder / name for name in _PICKLES):
+        if path.is_file():
+            try:
+                with path.open("rb") as file:
+                    state = _PlainUnpickler(file).load()
+            except Exception as error:  # damaged pickles raise any kind
+                problems.append(f"{path}: must be a pickle of plain values: {error}")
+            else:
+                if not isinstance(state, dict):
+                    problems.append(f"{path}: must hold a dict, found {type(state).__name__}")
     return problems
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Loads numbers, text and containers; without the names of classes and functions, no code can run."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which could run code")
 
 
 def verify_checkpoint(folder: Path, *, allow_unverified: bool = False) -> None:
@@ -59,12 +94,12 @@ def verify_checkpoint(folder: Path, *, allow_unverified: bool = False) -> None:
 
     Args:
         folder: the checkpoint.
-        allow_unverified: accept one that has no manifest (written by other code). Only for checkpoints whose maker
-            you trust: trial_state.pkl is a pickle, which can run code when loaded.
+        allow_unverified: accept one that has no manifest (written by other code), for checkpoints whose maker you
+            trust: nothing shows then whether its weights are damaged. Code in a pickle is refused all the same.
     """
     problems = checkpoint_problems(folder)
     if allow_unverified and not (folder / MANIFEST).exists():
-        problems = [line for line in problems if MANIFEST not in line]
+        problems = [line for line in problems if MANIFEST not in line] + _content_problems(folder)
     if problems:
         raise CheckpointError(problems)
 
@@ -77,11 +112,16 @@ def steps_completed(folder: Path) -> int:
         raise CheckpointError(f"{folder / METADATA}: does not hold steps_completed ({error})") from error
 
 
+def steps_in_name(folder: Path) -> int:
+    """The batches that the name of a checkpoint's folder tells; 0 for other names. It needs no file of it."""
+    match = _NAME.fullmatch(folder.name)
+    return int(match[1]) if match else 0
+
+
 def checkpoints_of(run: Path) -> list[Path]:
     """The checkpoint folders of a run, the newest first."""
-    folder = run / "checkpoints"
-    found = [(int(match[1]), path) for path in folder.glob("*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    found = (path for path in (run / "checkpoints").glob("*") if _NAME.fullmatch(path.name))
+    return sorted(found, key=steps_in_name, reverse=True)
 
 
 def newest_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
@@ -99,20 +139,27 @@ def pretrained_folder(path: Path) -> Path:
     """The ``save_pretrained`` folder that a user means by ``path``.
 
     Args:
-        path: such a folder itself, a checkpoint (verified first), or a run's folder (its newest whole checkpoint).
+        path: such a folder itself, a checkpoint, or a run's folder (its newest whole checkpoint, with a warning of
+            each newer one). What lies in a checkpoint is verified first; elsewhere there is nothing to verify it by.
 
     Raises:
         CheckpointError: none of the three, or a damaged checkpoint.
     """
+    parent = path.resolve().parent
+    if path.resolve().name == PRETRAINED and any((parent / name).exists() for name in (MANIFEST, METADATA, STATE)):
+        verify_checkpoint(parent)
+        return path
     if (path / "config.json").is_file():
         return path
     if (path / "checkpoints").is_dir():
         newest, passed_over = newest_checkpoint(path)
         if newest is None:
             raise CheckpointError([f"{path}: holds no whole checkpoint", *passed_over])
+        for line in passed_over:
+            logger.warning("passed over: %s", line)
         return newest / PRETRAINED
     if (path / PRETRAINED).is_dir():
-        verify_checkpoint(path, allow_unverified=True)  # loading it runs no pickle
+        verify_checkpoint(path)
         return path / PRETRAINED
     raise CheckpointError(
         f"{path}: is neither a run's folder (checkpoints/), nor a checkpoint ({PRETRAINED}/), "

@@ -43,3 +43,10 @@ class DataError(RqaError, ValueError):
 
 class CheckpointError(RqaError):
     """A checkpoint is missing, incomplete, damaged, or not what it is used for."""
+
+
+class NonFiniteLoss(RqaError):
+    """A loss or a gradient is not a finite number: training stopped before the weights took it.
+
+    The exit code is 2, since the same configuration and data would end here again.
+    """

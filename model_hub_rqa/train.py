@@ -6,11 +6,13 @@
 
 import argparse
 import contextlib
+import errno
 import importlib
 import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unverified",
         action="store_true",
-        help="go on from a checkpoint without a manifest: only one that you trust, since loading it can run code",
+        help="go on from a checkpoint without manifest.json, though nothing shows whether it is damaged",
     )
 
 
@@ -54,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def log_to_stderr() -> None:
-    """Warnings and errors go to stderr; what a run's log takes beside stays out of it."""
+    """Warnings and errors go to stderr, errors alone from ranks other than 0; what run.log takes stays out of it."""
     handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING)
+    handler.setLevel(logging.WARNING if _is_chief() else logging.ERROR)
     logging.basicConfig(handlers=[handler], format="%(levelname)s: %(message)s")
 
 
@@ -65,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _run(args)
     except RqaError as error:
-        print(error, file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other ranks of a host end with the same words
+            print(error, file=sys.stderr)
         return error.exit_code
 
 
@@ -82,7 +85,9 @@ def _run(args: argparse.Namespace) -> int:
     if args.config is None:
         raise ConfigError("CONFIG: the experiment configuration is missing")
     experiment = load_experiment(args.config, args.overrides, args.trial)
-    return _train_locally(experiment, args)
+    folder = Path(args.output_dir or Path("runs") / experiment.name)
+    resume_from, notes = _resume_from(folder, args.resume, args.allow_unverified)
+    return _train_locally(experiment, folder, resume_from, notes, args.test)
 
 
 # ---- the configuration ----
@@ -145,15 +150,15 @@ def validate(experiment: Experiment) -> Any:
 # ---- a local run ----
 
 
-def _train_locally(experiment: Experiment, args: argparse.Namespace) -> int:
+def _train_locally(
+    experiment: Experiment, folder: Path, resume_from: Path | None, notes: Sequence[str], test_mode: bool
+) -> int:
     import torch
     from determined import pytorch
 
     from model_hub_rqa.config import resolve_search_specs
     from model_hub_rqa.trials import determined_fixes
 
-    folder = Path(args.output_dir or Path("runs") / experiment.name)
-    resume_from = _resume_from(folder, args.resume, args.allow_unverified)
     trial_class = import_trial(experiment.trial_class)
     hparams = resolve_search_specs(experiment.hyperparameters)
     _check_batch_size(hparams)
@@ -166,11 +171,17 @@ def _train_locally(experiment: Experiment, args: argparse.Namespace) -> int:
             pytorch.init(hparams=hparams, exp_conf=dict(experiment.raw), distributed=distributed) as context,
             _stopping_on_signals(context),
         ):
+            for line in notes:
+                _say(line)
             if context.distributed.rank == 0:
                 _write_config(folder / "config.yaml", {**experiment.raw, "hyperparameters": hparams})
             trial: Any = trial_class(context)
             trial.output_dir = folder
-            _fit_locally(trial, experiment, folder, resume_from, args.test)
+            _fit_locally(trial, experiment, folder, resume_from, test_mode)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RqaError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -186,6 +197,9 @@ def _fit_locally(trial: Any, experiment: Experiment, folder: Path, resume_from: 
     context = trial.context
     chief = context.distributed.rank == 0
     done = 0 if resume_from is None else steps_completed(resume_from)
+    if chief:
+        for line in local_run.clear_the_way(folder, done):
+            _say(line)
     reports = local_run.Reports(
         folder,
         metric=experiment.metric,
@@ -212,6 +226,8 @@ def _fit_locally(trial: Any, experiment: Experiment, folder: Path, resume_from: 
         with controller:
             # the policy is the controller's; Trainer would warn of "best" and take "all"
             fit(pytorch.Trainer(trial, context), trial, test_mode=test_mode, checkpoint_policy="none")
+        if context.get_stop_requested():
+            _say(f"stopped, with {checkpoints_of(folder)[0]} written: --resume latest goes on from it")
     finally:
         if reports.progress is not None:
             reports.progress.close()
@@ -301,25 +317,31 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
         )
 
 
-def _resume_from(folder: Path, resume: str | None, allow_unverified: bool) -> Path | None:
-    """The checkpoint to go on from; CheckpointError where there is none, or where a new run would overwrite one."""
+def _resume_from(folder: Path, resume: str | None, allow_unverified: bool) -> tuple[Path | None, list[str]]:
+    """The checkpoint to go on from, verified, or None for a run from the beginning; and what to tell the user of it.
+
+    Raises:
+        ConfigError: a new run would write among the checkpoints of another.
+        CheckpointError: the one asked for is not whole, or none of a run's checkpoints is.
+    """
+    if allow_unverified and resume in (None, "latest"):
+        raise ConfigError("--allow-unverified: needs --resume DIR, the checkpoint to trust")
     if resume is None:
         if checkpoints_of(folder):
             raise ConfigError(
                 f"--output-dir: {folder} already holds a run's checkpoints: go on with --resume latest, "
                 "or choose another folder"
             )
-        return None
-    if resume == "latest":
-        newest, passed_over = newest_checkpoint(folder)
-        for line in passed_over:
-            print(f"passed over: {line}", file=sys.stderr)
-        if newest is None:
-            raise CheckpointError([f"--resume latest: {folder} holds no whole checkpoint", *passed_over])
-        print(f"resuming from {newest}", file=sys.stderr)
-        return newest.resolve()
-    verify_checkpoint(Path(resume), allow_unverified=allow_unverified)
-    return Path(resume).resolve()
+        return None, []
+    if resume != "latest":
+        verify_checkpoint(Path(resume), allow_unverified=allow_unverified)
+        return Path(resume).resolve(), [f"resuming from {resume}"]
+    if not checkpoints_of(folder):  # a run that was killed before its first checkpoint goes on by itself, too
+        return None, [f"--resume latest: no checkpoint in {folder} yet, so the run starts from the beginning"]
+    newest, passed_over = newest_checkpoint(folder)
+    if newest is None:
+        raise CheckpointError([f"--resume latest: {folder} holds no whole checkpoint", *passed_over])
+    return newest.resolve(), [*(f"passed over: {line}" for line in passed_over), f"resuming from {newest}"]
 
 
 def _check_batch_size(hparams: dict[str, Any]) -> None:
@@ -350,13 +372,32 @@ def _stopping_on_signals(context: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _is_chief() -> bool:
+    """Whether this process speaks for all ranks; known before they have met."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say(line: str) -> None:
+    """A line for the user, on stderr and in run.log."""
+    if _is_chief():
+        print(line, file=sys.stderr)
+        logger.info(line)
+
+
 def quiet_libraries() -> None:
-    """No progress bars of libraries where stderr is no terminal, and no running commentary of Determined."""
+    """No progress bars of libraries where stderr is no terminal, and no running commentary of Determined.
+
+    Ranks other than 0 say nothing: what there is to say, the first one says.
+    """
     import datasets
     import transformers
 
     logging.getLogger("determined").setLevel(logging.WARNING)
-    if not sys.stderr.isatty():
+    if not _is_chief():
+        warnings.simplefilter("ignore")
+        datasets.utils.logging.set_verbosity_error()
+        transformers.utils.logging.set_verbosity_error()
+    if not _is_chief() or not sys.stderr.isatty():
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
 

@@ -1,6 +1,7 @@
 """Checkpoint folders: whole ones pass, and every kind of damage is named."""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def make(folder: Path, steps: int = 10) -> Path:
     (folder / "pretrained").mkdir(parents=True)
     (folder / "pretrained/config.json").write_text("{}")
     (folder / "state_dict.pth").write_bytes(bytes(range(200)))
+    (folder / "trial_state.pkl").write_bytes(pickle.dumps({"batches_trained": steps}))
     (folder / "metadata.json").write_text(json.dumps({"steps_completed": steps}))
     write_manifest(folder)
     return folder

@@ -28,7 +28,9 @@ def test_every_example_in_batches_that_fit(lengths: list[int], group: int, seed:
         assert all(len(batch) * max(lengths[i] for i in batch) <= 40 for batch in batches)
         assert {i for batch in batches for i in batch} == set(range(len(lengths)))
         repeated = Counter(map(tuple, batches))
-        assert sum(count - 1 for count in repeated.values()) < max(group, 1) * max(1, -(-group // max(len(repeated), 1)))
+        assert sum(count - 1 for count in repeated.values()) < max(group, 1) * max(
+            1, -(-group // max(len(repeated), 1))
+        )
 
 
 def test_epochs_differ_in_order_and_come_again() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -92,29 +91,6 @@ def test_the_same_seed_gives_the_same_weights(done: Path) -> None:
     run(config, done / "other", *overrides(seed=7))
     assert tiny.equal(tiny.weights(done / "run", 10), tiny.weights(done / "again", 10))
     assert not tiny.equal(tiny.weights(done / "run", 10), tiny.weights(done / "other", 10))
-
-
-@pytest.mark.parametrize("stop", [1, 3, 5, 7])
-def test_resuming_equals_not_having_stopped(
-    stop: int, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped as by SIGTERM after any batch and resumed: weights, losses and rates are the same to the last bit."""
-    plain = QATrial.train_batch
-
-    def stopping(self: QATrial, batch: Any, epoch_idx: int, batch_idx: int) -> Any:
-        if batch_idx == stop - 1:
-            self.context.set_stop_requested(True)
-        return plain(self, batch, epoch_idx, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(QATrial, "train_batch", stopping)
-        assert run(done / "experiment.yaml", tmp_path / "run") == 0
-    assert (tmp_path / f"run/checkpoints/checkpoint-{stop}").is_dir()
-    assert not (tmp_path / "run/checkpoints/checkpoint-10").exists()
-    assert run(done / "experiment.yaml", tmp_path / "run", "--resume", "latest") == 0
-    assert tiny.equal(tiny.weights(tmp_path / "run", 10), tiny.weights(done / "run", 10))
-    for kind in ("training", "validation"):
-        assert tiny.reports(tmp_path / "run", kind) == tiny.reports(done / "run", kind)
 
 
 def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
@@ -219,36 +195,6 @@ def test_a_new_run_does_not_overwrite_another(done: Path, capsys: pytest.Capture
     assert "--resume latest" in capsys.readouterr().err
 
 
-def test_resuming_passes_over_a_damaged_checkpoint(
-    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The newest whole one is taken, and what was passed over is said with the reason; the result is the same."""
-    config = done / "experiment.yaml"
-    run(config, tmp_path / "run", *overrides(save_steps=2))
-    state = tmp_path / "run/checkpoints/checkpoint-10/state_dict.pth"
-    state.write_bytes(state.read_bytes()[:-7])
-    assert run(config, tmp_path / "run", "--resume", "latest", *overrides(save_steps=2)) == 0
-    said = capsys.readouterr().err
-    assert re.search("passed over: .*checkpoint-10/state_dict.pth: damaged", said)
-    assert re.search("resuming from .*checkpoint-8", said)
-    assert tiny.equal(tiny.weights(tmp_path / "run", 10), tiny.weights(done / "run", 10))
-    assert run(config, tmp_path / "run", "--resume", str(tmp_path / "nowhere")) == 2
-
-
-def test_a_pickle_in_a_strangers_checkpoint_does_not_run(done: Path, tmp_path: Path) -> None:
-    """trial_state.pkl is a pickle: where its sum is not in the manifest, it is refused before it is opened."""
-
-    class Harm:
-        def __reduce__(self) -> Any:
-            return (os.mkdir, (str(tmp_path / "harmed"),))
-
-    run(done / "experiment.yaml", tmp_path / "run", *overrides(max_steps=1))
-    checkpoint = tmp_path / "run/checkpoints/checkpoint-1"
-    (checkpoint / "trial_state.pkl").write_bytes(pickle.dumps(Harm()))
-    assert run(done / "experiment.yaml", tmp_path / "more", "--resume", str(checkpoint)) == 2
-    assert not (tmp_path / "harmed").exists()
-
-
 BAD: dict[str, tuple[list[str], list[str]]] = {
     "several faults": (
         ["hyperparameters.learning_rate=-1", "data.doc_stride=64", "data.n_best_size=0", "hyperparameters.seed=x"],
@@ -350,20 +296,6 @@ def test_a_trial_of_ones_own_is_found_in_the_working_directory(tmp_path: Path) -
     folder = tmp_path / "runs/tiny"
     assert tiny.reports(folder, "validation")[-1]["loud"] == 1.0
     assert [path.name for path in (folder / "checkpoints/checkpoint-1/code").iterdir()] == ["mine.py"]
-
-
-@pytest.mark.slow
-def test_two_ranks_give_the_metrics_of_one(tmp_path: Path) -> None:
-    """Under torchrun the reported metrics are those of one rank to the last digit, and the weights agree to 1e-6."""
-    config = tiny.experiment(tmp_path, validation=7, max_steps=5, adam_epsilon=1e-6)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, launcher in (("one", [sys.executable]), ("two", torchrun)):
-        command = [*launcher, "-m", "model_hub_rqa.train", str(config), "--output-dir", str(tmp_path / name)]
-        subprocess.run(command, check=True, env=_environment(), timeout=300)
-    assert tiny.equal(tiny.weights(tmp_path / "one", 5), tiny.weights(tmp_path / "two", 5), atol=1e-6)
-    assert tiny.reports(tmp_path / "one", "validation") == tiny.reports(tmp_path / "two", "validation")
-    predictions = [(tmp_path / name / "predictions.json").read_text() for name in ("one", "two")]
-    assert predictions[0] == predictions[1]
 
 
 def _environment() -> dict[str, str]:

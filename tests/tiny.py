@@ -10,6 +10,8 @@ import torch
 from tokenizers_for_tests import bert, t5
 from transformers import BertConfig, BertForQuestionAnswering, T5Config, T5ForConditionalGeneration
 
+from model_hub_rqa.checkpoints import write_manifest
+
 WORDS = "the oil crisis began in October when members proclaimed an embargo price barrel river basin".split()  # noqa: SIM905 - it reads better
 
 
@@ -17,15 +19,17 @@ def model_folder(folder: Path, **settings: Any) -> Path:
     """A pretrained question-answering BERT of a few thousand weights, with its tokenizer; dropout is off."""
     torch.manual_seed(0)
     tokenizer = bert()
-    plain = {"vocab_size": len(tokenizer), "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = BertConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=128,
-        **{**plain, **settings},
-    )
+    plain = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 128,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    config = BertConfig(**{**plain, **settings})
     BertForQuestionAnswering(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -137,3 +141,20 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: fl
     """Whether two models have the same weights, by default to the last bit."""
     pairs: Iterable[str] = one.keys()
     return one.keys() == other.keys() and all(torch.allclose(one[k], other[k], rtol=0, atol=atol) for k in pairs)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values of tensors, dicts, lists and numbers are the same, bit for bit."""
+    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
+        alike = type(one) is type(other) and one.dtype == other.dtype and one.shape == other.shape
+        return alike and one.numpy().tobytes() == other.numpy().tobytes()
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and one == other
+
+
+def sign(checkpoint: Path) -> None:
+    """Writes the manifest anew, as someone could who changes a checkpoint on purpose."""
+    write_manifest(checkpoint)

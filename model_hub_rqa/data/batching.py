@@ -4,6 +4,9 @@ The samplers are plain iterables of index lists, which Determined's loader repea
 resume. Everything is drawn from (seed, epoch), so the same batches come again in every process and after every stop.
 """
 
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -88,3 +91,21 @@ class EvalBatchSampler(torch.utils.data.BatchSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """A loader's worker_init_fn: SIGTERM and Ctrl-C are the training process's to answer, with a checkpoint.
+
+    torchrun, schedulers and terminals send them to every process of a run, and a worker that dies of one takes the
+    training process along. A SIGTERM of the training process itself still ends the worker.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_at_the_parents_word, daemon=True).start()
+
+
+def _end_at_the_parents_word() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

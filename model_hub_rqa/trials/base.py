@@ -6,10 +6,12 @@ A new task subclasses it and overrides the hooks that differ; see `QATrial` for 
 import contextlib
 import json
 import logging
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from determined import pytorch
 
@@ -24,11 +26,12 @@ from model_hub_rqa.config import (
     parse_dict_to_dataclasses,
     resolve_search_specs,
 )
-from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler
+from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
 from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.trials import cluster_run, determined_fixes
+from model_hub_rqa.trials.finite import FiniteCheck
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
 
 logger = logging.getLogger(__name__)
@@ -92,6 +95,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
             self.build_lr_scheduler(self.optimizer), pytorch.LRScheduler.StepMode.STEP_EVERY_OPTIMIZER_STEP
         )
         self.collator = self.build_collator()
+        self.finite_check = FiniteCheck(context.distributed, self.example_ids)
         self.reducer = context.wrap_reducer(
             ByIdReducer(self.compute_metrics, is_chief=context.distributed.rank == 0), for_training=False
         )
@@ -233,6 +237,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
             collate_fn=self.collator,
             num_workers=self.trainer.dataloader_num_workers,
             pin_memory=self.context.device.type == "cuda",
+            worker_init_fn=leave_signals_to_parent,
             generator=torch.Generator().manual_seed(self.seed),  # workers are seeded from it, not from the global RNG
         )
 
@@ -240,15 +245,14 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
 
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """One micro-batch: loss, backward and, where it completes an effective batch, a step."""
-        # Drawn from the step's number, dropout is the same after every resume and on any rank's own data.
-        torch.manual_seed(hash((self.seed, batch_idx, self.context.distributed.rank)) & (2**63 - 1))
+        self._seed_batch(batch_idx)
         learning_rate = self.lr_scheduler.get_last_lr()[0]
         stepping = determined_fixes.steps_now(self.context)
         with determined_fixes.without_sync(self.context, self.model, stepping):
             with self.autocast():
                 loss = self.compute_loss(batch)
             loss = loss.float()
-            self.context.backward(self.scaler.scale(loss) if self.scaler else loss)
+            self.context.backward(self.scaler.scale(loss) if self.scaler else self.finite_check.watch(loss, batch))
         self.context.step_optimizer(self.optimizer, clip_grads=self._clip_gradients, scaler=self.scaler)
         if self.scaler and stepping:
             self.scaler.update()
@@ -271,11 +275,31 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
             return contextlib.nullcontext()
         return torch.autocast(self.context.device.type, torch.bfloat16 if self.bf16 else torch.float16)
 
+    def example_ids(self, batch: Mapping[str, Any]) -> list[str]:
+        """The data file's ids of a training batch's examples, each once; an override may know them otherwise."""
+        if "example_index" not in batch:
+            return []
+        examples, numbers = self.examples["train"], dict.fromkeys(batch["example_index"].tolist())
+        return [str(examples[number].get("id", number)) for number in numbers]
+
+    def _seed_batch(self, batch_idx: int) -> None:
+        """Seeds every generator from the batch's number: dropout is the same after a resume, and each rank's own.
+
+        A checkpoint holds the generators of the first rank alone, so that restoring them is not enough.
+        """
+        seed = hash((self.seed, batch_idx, self.context.distributed.rank)) & (2**63 - 1)
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+
     def _clip_gradients(self, parameters: Any) -> None:
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+        if not self.scaler:  # a scaler makes infinite gradients by design, and skips their steps
+            self.finite_check(norm)
         if self.trainer.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(parameters, self.trainer.max_grad_norm)
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.trainer.max_grad_norm, norm)
 
     # ---- checkpoints ----
 

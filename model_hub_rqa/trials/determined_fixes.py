@@ -8,17 +8,19 @@ import json
 import logging
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import determined
 import torch
 from determined import core, pytorch, util
 from determined.common.api import bindings, errors
 
-from model_hub_rqa.checkpoints import METADATA, steps_completed, verify_checkpoint, write_manifest
+from model_hub_rqa.checkpoints import METADATA, STATE, steps_completed, verify_checkpoint, write_manifest
 from model_hub_rqa.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -102,6 +104,10 @@ class CheckpointCallback(pytorch.PyTorchCallback):
         self.save_pretrained(Path(checkpoint_dir))
         write_manifest(Path(checkpoint_dir))
 
+    def on_checkpoint_upload_end(self, uuid: Any) -> None:
+        if isinstance(uuid, CheckpointError):  # the chief's, in place of the name of what it could not write
+            raise uuid
+
 
 def guard_cluster(context: pytorch.PyTorchTrialContext) -> None:
     """Sees to it, under every entrypoint, that checkpoints are verified and an early exit is reported once.
@@ -169,13 +175,35 @@ def was_stopped(context: pytorch.PyTorchTrialContext) -> bool:
 def join_process_group() -> core.DistributedContext | None:
     """Joins the ranks that torchrun started on this machine or several; None where there is only one.
 
-    Off the cluster ``pytorch.init`` does not do it; on the cluster it does, and doing it twice fails.
+    Off the cluster ``pytorch.init`` does not do it; on the cluster it does, and doing it twice fails. Determined's own
+    messages go through two fixed ports, where two jobs on a host would meet: the chief chooses free ones.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return None
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     os.environ["USE_TORCH_DISTRIBUTED"] = "True"
-    return core.DistributedContext.from_torch_distributed(chief_ip=os.environ.get("MASTER_ADDR"))
+    rank = torch.distributed.get_rank()
+    ports = _free_ports(2) if rank == 0 else [0, 0]
+    torch.distributed.broadcast_object_list(ports, src=0, group=torch.distributed.new_group(backend="gloo"))
+    return core.DistributedContext(
+        rank=rank,
+        size=torch.distributed.get_world_size(),
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+        cross_rank=int(os.environ["GROUP_RANK"]),
+        cross_size=int(os.environ["GROUP_WORLD_SIZE"]),
+        chief_ip=os.environ.get("MASTER_ADDR"),
+        pub_port=ports[0],
+        pull_port=ports[1],
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 class LocalCheckpoints(core.DummyCheckpointContext):
@@ -208,19 +236,34 @@ class LocalCheckpoints(core.DummyCheckpointContext):
             (partial / METADATA).write_text(json.dumps(metadata, indent=1), encoding="utf-8")
             write_manifest(partial)
             _flush(partial)
-            replaced = self.root / f".{final.name}.replaced"
-            if final.exists():
-                final.rename(replaced)
+            set_aside(final)
             partial.rename(final)
-            shutil.rmtree(replaced, ignore_errors=True)
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+            shutil.rmtree(_aside(final), ignore_errors=True)
+        except Exception as error:  # on a full disk torch, safetensors and tokenizers each raise their own kind
+            free = shutil.disk_usage(self.root).free
             shutil.rmtree(partial, ignore_errors=True)
-            raise CheckpointError(f"{final}: could not be written: {error}") from error
+            if isinstance(error, determined.InvalidHP):
+                raise
+            words = " ".join(str(error).split())
+            failure = CheckpointError(f"{final}: could not be written, with {free:,} bytes of disk left: {words}")
+            self._dist.broadcast(failure)  # the other ranks wait for the checkpoint's name
+            raise failure from error
         self.on_stored(final)
 
     @contextlib.contextmanager
     def restore_path(self, storage_id: str, *args: Any, **kwargs: Any) -> Iterator[Path]:
         yield Path(storage_id)
+
+
+def set_aside(checkpoint: Path) -> None:
+    """Takes a checkpoint, where there is one, out of the run under a hidden name, until its steps are trained anew."""
+    if checkpoint.exists():
+        shutil.rmtree(_aside(checkpoint), ignore_errors=True)
+        checkpoint.rename(_aside(checkpoint))
+
+
+def _aside(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f".{checkpoint.name}.replaced")
 
 
 def _flush(folder: Path) -> None:
@@ -250,6 +293,10 @@ def local_controller(
     - Its local training turns "best" into "all".
     - Its local checkpoints copy the whole working directory, be it a home directory: only ``code`` (the file or
       package of the trial class, None where it is installed) is copied.
+    - It looks for a stop at reports and validations alone, and each rank at its own flag: all ranks look together,
+      after every optimizer step.
+    - It loads what it finds of a checkpoint, and starts at 0 where the trial's number is another (the cluster's).
+    - It tells an error of a reducer along with every value that was reduced, which fills a log with numbers.
     """
 
     class LocalController(pytorch._PyTorchTrialController):
@@ -260,6 +307,43 @@ def local_controller(
             settings |= {"checkpoint_policy": checkpoint_policy, "searcher_metric_name": metric}
             settings["smaller_is_better"] = smaller_is_better
             super().__init__(**settings)
+
+        def _train(self, length: Any, train_boundaries: list[Any]) -> None:
+            self.boundaries = train_boundaries
+            super()._train(length, train_boundaries)
+
+        def _step_batch(self) -> None:
+            super()._step_batch()
+            if steps_now(self.context) and _stop_wanted(self.context):
+                for boundary in self.boundaries:
+                    boundary.limit_reached |= boundary.step_type == pytorch._TrainBoundaryType.REPORT
+
+        def _stop_requested(self) -> None:
+            if _stop_wanted(self.context):
+                raise pytorch._ShouldExit()
+
+        def _validate(self) -> dict[str, Any]:
+            try:
+                return super()._validate()
+            except ValueError as error:
+                if error.__cause__ is None:
+                    raise
+                raise error.__cause__ from None
+
+        def _load(self, load_path: Path) -> None:
+            try:
+                super()._load(load_path)
+            except Exception as error:  # torch, pickle and every load_state_dict raise their own kinds
+                words = " ".join(str(error).split())
+                raise CheckpointError(f"{load_path}: cannot be loaded into this configuration: {words}") from error
+            done, expected = self.state.batches_trained if self.state else None, self.start_from_batch
+            if done != expected:
+                raise CheckpointError(
+                    f"{load_path / STATE}: must be of batch {expected}, as {METADATA} is, found {done}"
+                )
+
+        def _load_state(self, state: Any) -> None:
+            super()._load_state({**state, "trial_id": self.trial_id})
 
     def write_code(path: Path, on_cluster: bool) -> None:
         target = path / "code"
@@ -275,6 +359,16 @@ def local_controller(
         mock.patch.object(util, "write_user_code", write_code),
     ):
         yield
+
+
+def _stop_wanted(context: pytorch.PyTorchTrialContext) -> bool:
+    """Whether any rank was asked to stop; all ranks must call it."""
+    wanted = context.get_stop_requested()
+    if context.distributed.size == 1:
+        return wanted
+    flag = torch.tensor(int(wanted), device=context.device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)
 
 
 def code_of(trial_class: type) -> Path | None:

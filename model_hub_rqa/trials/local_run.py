@@ -6,14 +6,17 @@ resolved, run.log, tensorboard/, and what the trial writes at a validation (pred
 
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 from determined import core, util
 
-from model_hub_rqa.checkpoints import checkpoints_of, steps_completed
+from model_hub_rqa.checkpoints import checkpoints_of, steps_in_name
+from model_hub_rqa.errors import RqaError
 from model_hub_rqa.progress import TrainProgress, format_metrics
+from model_hub_rqa.trials import determined_fixes
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ class Reports(core.DummyTrainContext):
             return
         self.last_validation = report["steps"]
         value = report.get(self.metric)
-        if not isinstance(value, (int, float)):
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
             return
         if self.best is None or (value < self.best if self.smaller_is_better else value > self.best):
             self.best, self.best_steps = value, report["steps"]
@@ -88,8 +91,11 @@ class Reports(core.DummyTrainContext):
         batch_metrics: list[dict[str, Any]] | None = None,
     ) -> None:
         report = json.loads(util.json_encode({"steps": steps_completed, "kind": group, **metrics}))
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(report) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(report) + "\n")
+        except OSError as error:  # whose own words do not name the file
+            raise RqaError(f"{self.path}: cannot be written: {error.strerror}") from error
         self._note(report)
         logger.info("%s after %d batches: %s", group, steps_completed, json.dumps(report))
         if self.progress is None:
@@ -114,6 +120,33 @@ def remove_old_checkpoints(folder: Path, limit: int | None, reports: Reports) ->
     if limit is None:
         return
     for path in checkpoints_of(folder)[limit:]:
-        if steps_completed(path) != reports.best_steps:
-            shutil.rmtree(path)
+        if steps_in_name(path) != reports.best_steps:
+            _remove(path)
             logger.info("removed %s (save_total_limit %d)", path.name, limit)
+
+
+def clear_the_way(folder: Path, done: int) -> list[str]:
+    """Makes the run's checkpoints those of its first ``done`` batches.
+
+    What a killed process left half-written or half-removed goes. Checkpoints of later batches are set aside until they
+    are made again: they are damaged, or belong to what the user goes back from, and none of them may be taken for the
+    newest of this run, nor count as one to keep.
+
+    Returns:
+        What was set aside, in words.
+    """
+    for pattern in (".checkpoint-*.partial", ".checkpoint-*.removed"):
+        for path in (folder / "checkpoints").glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+    later = [path for path in checkpoints_of(folder) if steps_in_name(path) > done]
+    for path in later:
+        determined_fixes.set_aside(path)
+    return [f"set aside: {path} (later than the {done} batches that the run goes on from)" for path in later]
+
+
+def _remove(checkpoint: Path) -> None:
+    """Removes it under another name, so that a process killed meanwhile leaves no half of a checkpoint."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
