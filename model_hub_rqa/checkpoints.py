@@ -59,6 +59,10 @@ def checkpoint_problems(folder: Path) -> list[str]:
             problems.append(f"{path}: is missing")
         elif file_sum(path) != expected:
             problems.append(f"{path}: damaged, its SHA-256 is not the one in {MANIFEST}")
+    # A file that nobody vouches for could be taken for one of the checkpoint's (an older format's pickle, say).
+    known = {*sums, MANIFEST, METADATA}
+    found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    problems += [f"{folder / name}: is not listed in {MANIFEST}" for name in found if name not in known]
     return problems + _content_problems(folder)
 
 

@@ -42,6 +42,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "other metadata": (lambda f: (f / "metadata.json").write_text('{"steps_completed": 11}'), "metadata.json: damaged"),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "manifest.json is missing"),
     "half a manifest": (lambda f: (f / "manifest.json").write_text('{"sha'), "manifest.json: is not a manifest"),
+    "a stranger's file": (lambda f: (f / "workload_sequencer.pkl").write_bytes(b"."), "is not listed in manifest.json"),
     "another manifest": (lambda f: (f / "manifest.json").write_text("[1]"), "manifest.json: is not a manifest"),
 }
 

@@ -270,6 +270,9 @@ class TrainerKwargs(Kwargs):
     gradient_checkpointing: bool = option(False, help="save memory, compute activations twice")
     seed: int = option(42, ge=0, lt=2**32, help="of shuffling, initial weights and dropout")
     dataloader_num_workers: int = option(0, ge=0, help="processes that make batches; 0: the main one")
+    max_tokens_per_batch: int | None = option(
+        None, ge=1, help="train on batches of so many tokens in place of global_batch_size examples, padding included"
+    )
     group_by_length: bool = option(True, help="batch examples of like length together")
     save_total_limit: int | None = option(None, ge=1, help="checkpoints to keep; unset: all")
     model_mode: str | None = option(None, choices=MODEL_MODES, help="unset: the trial's own")

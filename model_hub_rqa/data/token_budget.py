@@ -1,4 +1,4 @@
-"""Batches by their tokens rather than by their examples: memory and time of a batch are then nearly the same for all."""
+"""Batches by their tokens rather than their examples: memory and time of a batch are then nearly the same for all."""
 
 from collections.abc import Iterator, Sequence
 

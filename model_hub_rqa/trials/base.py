@@ -27,6 +27,7 @@ from model_hub_rqa.config import (
     resolve_search_specs,
 )
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
+from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
 from model_hub_rqa.precision import computes_in_bf16
@@ -213,11 +214,15 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         )
         return steps * self.accumulation
 
-    def _train_sampler(self) -> TrainBatchSampler:
+    def _train_sampler(self) -> TrainBatchSampler | TokenBudgetBatchSampler:
+        lengths = self.datasets["train"]["length"][:]
+        group = self.context.distributed.size * self.accumulation
+        if self.trainer.max_tokens_per_batch is not None:
+            return TokenBudgetBatchSampler(lengths, self.trainer.max_tokens_per_batch, group=group, seed=self.seed)
         return TrainBatchSampler(
-            self.datasets["train"]["length"][:],
+            lengths,
             self.context.get_per_slot_batch_size(),
-            group=self.context.distributed.size * self.accumulation,
+            group=group,
             seed=self.seed,
             group_by_length=self.trainer.group_by_length,
         )
