@@ -73,11 +73,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    # Ranks of two jobs on one host would meet on Determined's fixed ports, which are read when it is imported. On a
-    # cluster they are the administrator's to choose.
-    if "MASTER_PORT" in os.environ and "DET_ALLOCATION_ID" not in os.environ:
-        port = 12360 + int(os.environ["MASTER_PORT"]) % 20000
-        os.environ.setdefault("INTER_TRAIN_PROCESS_COMM_PORT_1", str(port))
     import determined
 
     if determined.get_cluster_info() is not None:

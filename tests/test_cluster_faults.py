@@ -13,7 +13,7 @@ from cluster_runs import Trial, run_here, tiny_trial
 from determined.common.api import errors
 from stand_in_master import Fault, StandInMaster
 
-from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.errors import ConfigError, DataError, NonFiniteLoss
 
 BOTH = pytest.mark.parametrize("legacy", [False, True], ids=["script", "legacy"])
 INVALID = "EXITED_REASON_INVALID_HP"
@@ -172,6 +172,21 @@ def test_a_searcher_is_never_told_what_is_not_finite(
         assert other.early_exits == [INVALID]
         assert other.of("validation") == []
         assert [report.steps for report in other.of("training")] == [1, 2, 3, 4, 5]
+
+
+@BOTH
+def test_a_loss_that_is_not_finite(
+    legacy: bool, trial: Trial, master: StandInMaster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The search's values made training diverge: the trial is invalid; a single one fails, and names its examples."""
+    trial.trial_class, trial.legacy = "cluster_trials:Diverging", legacy
+    fault = failing(trial, master, NonFiniteLoss) or capsys.readouterr().err
+    assert "loss: must be a finite number, got inf (rank 0) for the examples q" in fault
+    assert master.early_exits == []
+    search(trial, learning_rate=1e-3)
+    with StandInMaster() as other:
+        assert run_here(trial, other) == 0
+        assert other.early_exits == [INVALID]
 
 
 @pytest.mark.parametrize("policy", ["best", "all"])

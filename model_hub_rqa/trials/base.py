@@ -302,7 +302,8 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
             self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
         if not self.scaler:  # a scaler makes infinite gradients by design, and skips their steps
-            self.finite_check(norm)
+            with cluster_run.diverging():
+                self.finite_check(norm)
         if self.trainer.max_grad_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.trainer.max_grad_norm, norm)
 

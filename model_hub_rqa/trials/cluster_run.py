@@ -14,7 +14,7 @@ from typing import Any
 import determined
 from determined import pytorch
 
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.errors import ConfigError, NonFiniteLoss
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,20 @@ def impossible_hyperparameters() -> Iterator[None]:
         config = trial_config()
         names = set() if config is None else searched_names(config)
         if not names or not all(_names_any(line, names) for line in error.problems):
+            raise
+        for line in error.problems:
+            logger.error("%s", line)
+        raise determined.InvalidHP(str(error)) from error
+
+
+@contextlib.contextmanager
+def diverging() -> Iterator[None]:
+    """Turns a NonFiniteLoss into InvalidHP under a search, whose values for this trial made training diverge."""
+    try:
+        yield
+    except NonFiniteLoss as error:
+        config = trial_config()
+        if config is None or not searched_names(config):
             raise
         for line in error.problems:
             logger.error("%s", line)
