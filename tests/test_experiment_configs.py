@@ -23,7 +23,8 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "experiment_configs").glob("*.yaml"))
 EXPERIMENTS = {path: train.load_experiment(str(path)) for path in CONFIGS}
 SPECS = ("const", "int", "double", "log", "categorical")
-LEGACY = {"quickstart", "squad", "squad_v2"}  # those that README hands to det's local test mode
+# module:Class, which det's local test mode needs
+LEGACY = {"quickstart", "squad", "squad_v2", "fid_quickstart", "fid_nq", "fid_own_corpus"}
 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 
@@ -157,10 +158,11 @@ def test_an_early_stopping_search_decides_at_every_rung(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_determineds_local_test_mode_runs_the_quickstart(tmp_path: Path) -> None:
-    """det experiment create experiment_configs/quickstart.yaml . --local --test passes, and its checkpoint is whole."""
+@pytest.mark.parametrize("name", ["quickstart", "fid_quickstart"])
+def test_determineds_local_test_mode_runs_the_quickstarts(name: str, tmp_path: Path) -> None:
+    """det experiment create experiment_configs/NAME.yaml . --local --test passes, and its checkpoint is whole."""
     det = Path(sys.executable).with_name("det")
-    command = [str(det), "experiment", "create", "experiment_configs/quickstart.yaml", ".", "--local", "--test"]
+    command = [str(det), "experiment", "create", f"experiment_configs/{name}.yaml", ".", "--local", "--test"]
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
