@@ -5,8 +5,10 @@ overlap in tokens, as in transformers). Each context of a batch is tokenised onc
 windows are gathered from flat arrays; the result equals that of the tokenizer's own ``return_overflowing_tokens``.
 """
 
+import functools
 import logging
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +65,13 @@ def plain_backend(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
     return backend
 
 
+@functools.lru_cache(maxsize=2)
+def _backend(json: str) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(json)
+
+
 def pair_template(backend: "Tokenizer", cls_token_id: int | None) -> PairTemplate:
     """Reads the template off a probe pair, so that every tokenizer's own post-processor decides."""
     probe = backend.encode("a", "b")
@@ -96,16 +105,12 @@ class _Texts:
         encodings = encode(list(number), add_special_tokens=False)
         self.lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
         self.begin = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.ids = _concatenate([encoding.ids for encoding in encodings])
+        total = int(self.begin[-1])
+        self.ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, total)
         self.offsets = np.empty((0, 2), np.int32)
         if with_offsets:
-            self.offsets = _concatenate([encoding.offsets for encoding in encodings], width=2)
-
-
-def _concatenate(parts: list[list[Any]], width: int = 0) -> np.ndarray:
-    shape = (-1, width) if width else (-1,)
-    arrays = [np.array(part, dtype=np.int32).reshape(shape) for part in parts]
-    return np.concatenate(arrays) if arrays else np.empty((0, width) if width else 0, np.int32)
+            pairs = chain.from_iterable(encoding.offsets for encoding in encodings)
+            self.offsets = np.fromiter(chain.from_iterable(pairs), np.int32, 2 * total).reshape(-1, 2)
 
 
 def _gather(begin: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -161,9 +166,7 @@ class FeatureBuilder:
             and end_positions (both the CLS index where the window lacks the answer) or, for evaluation, cls_index,
             context_position (the first context token's place), offset_starts and offset_ends (characters).
         """
-        from tokenizers import Tokenizer
-
-        backend = Tokenizer.from_str(self.backend_json)
+        backend = _backend(self.backend_json)
         questions = _Texts(backend, table["question"].to_pylist(), with_offsets=False)
         contexts = _Texts(backend, table["context"].to_pylist(), with_offsets=True)
         question_length = np.minimum(questions.lengths[questions.number], self.max_question)
