@@ -125,7 +125,13 @@ def n_best_predictions(
 
 def trainer(model: Any, features: Dataset, tokenizer: Any, *, pad_to_max: bool, bf16: bool, batch_size: int) -> Any:
     """A ``transformers.Trainer`` that takes one pass over the features with run_qa's settings, and saves nothing."""
-    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator
+    from transformers import (
+        DataCollatorWithPadding,
+        PrinterCallback,
+        Trainer,
+        TrainingArguments,
+        default_data_collator,
+    )
 
     arguments = TrainingArguments(
         output_dir="unused",
@@ -141,4 +147,6 @@ def trainer(model: Any, features: Dataset, tokenizer: Any, *, pad_to_max: bool, 
         dataloader_pin_memory=False,
     )
     collator = default_data_collator if pad_to_max else DataCollatorWithPadding(tokenizer)
-    return Trainer(model=model, args=arguments, train_dataset=features, data_collator=collator)
+    made = Trainer(model=model, args=arguments, train_dataset=features, data_collator=collator)
+    made.remove_callback(PrinterCallback)
+    return made
