@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu import corpus_bleu
 
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.metrics.generation import (
@@ -127,6 +128,14 @@ def test_bleu_by_hand() -> None:
     precisions = 1.0 * (2 / 3) * (1 / 2) * (1 / 2)
     assert bleu([prediction], [[truth]]) == pytest.approx(100 * precisions**0.25 * 2.718281828459045 ** (1 - 5 / 4))
     assert bleu([prediction, "one two three four"], [[truth, prediction], ["one two three four"]]) == pytest.approx(100)
+
+
+def test_bleu_of_short_answers() -> None:
+    """Right answers of two words score 100, half of them right 50; long answers score as sacrebleu's defaults do."""
+    assert bleu(["jasper wolf", "ida lund"], [["jasper wolf"], ["ida lund"]]) == pytest.approx(100)
+    assert bleu(["jasper wolf", "ida lund"], [["jasper wolf"], ["nina berg"]]) == pytest.approx(50)
+    long, truth = ["one two three four five six"], [["one two three four five seven"]]
+    assert bleu(long, truth) == pytest.approx(corpus_bleu(long, [[truth[0][0]]]).score)
 
 
 def test_answer_metrics_take_the_best_reference_of_each_measure() -> None:

@@ -120,6 +120,8 @@ def answer_metrics(predictions: Sequence[str], references: Sequence[Sequence[str
 def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """BLEU of all answers together (Papineni et al. 2002), 0 to 100, by sacrebleu with its own settings (13a tokens).
 
+    Where no answer has four words, the longest runs that there are count, so that right answers do not score 0.
+
     Raises:
         ConfigError: sacrebleu is not installed.
     """
@@ -131,7 +133,7 @@ def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     streams: Any = [
         [truths[i] if i < len(truths) else None for truths in references] for i in range(most)
     ]  # its types lack None
-    return float(BLEU().corpus_score(list(predictions), streams).score)
+    return float(BLEU(effective_order=True).corpus_score(list(predictions), streams).score)
 
 
 def word_statistics(texts: Sequence[str]) -> dict[str, float]:
