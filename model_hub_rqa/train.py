@@ -7,7 +7,6 @@
 import argparse
 import contextlib
 import errno
-import importlib
 import logging
 import os
 import signal
@@ -20,6 +19,7 @@ from typing import Any
 from model_hub_rqa.checkpoints import checkpoints_of, newest_checkpoint, steps_completed, verify_checkpoint
 from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
 from model_hub_rqa.experiment import Experiment, parse_experiment
+from model_hub_rqa.trials.experiments import import_trial, load_experiment
 
 logger = logging.getLogger("model_hub_rqa")
 
@@ -83,63 +83,6 @@ def _run(args: argparse.Namespace) -> int:
     folder = Path(args.output_dir or Path("runs") / experiment.name)
     resume_from, notes = _resume_from(folder, args.resume, args.allow_unverified)
     return _train_locally(experiment, folder, resume_from, notes, args.test)
-
-
-# ---- the configuration ----
-
-
-def load_experiment(path: str, overrides: Sequence[str] = (), trial: str | None = None) -> Experiment:
-    """Reads a configuration file as ``det experiment create`` does, with its ``--config`` overrides.
-
-    Determined's own YAML reader is used since it reads 1e-4 as a number, where PyYAML reads text.
-    """
-    from determined.cli import ntsc
-    from determined.common import util
-
-    try:
-        with open(path, encoding="utf-8") as file:
-            config = util.safe_load_yaml_with_exceptions(file)
-        if isinstance(config, dict):
-            config = ntsc.parse_config_overrides(config, overrides)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text: {error}") from error
-    except Exception as error:  # YAML parsers and the overrides raise many kinds, all about the user's text
-        raise ConfigError(f"{path}: cannot be parsed: {' '.join(str(error).split())}") from error
-    if trial is not None and isinstance(config, dict):
-        config["entrypoint"] = trial
-    return parse_experiment(config)
-
-
-def import_trial(name: str) -> type:
-    """The trial class ``module:Class``; modules in the working directory are found as well."""
-    module, _, qualname = name.partition(":")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-        for part in qualname.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"entrypoint: {name} cannot be imported: {error}") from error
-    from determined import pytorch
-
-    if not (isinstance(found, type) and issubclass(found, pytorch.PyTorchTrial)):
-        raise ConfigError(f"entrypoint: {name} is not a trial class (a PyTorchTrial)")
-    return found
-
-
-def validate(experiment: Experiment) -> Any:
-    """Checks a configuration as far as it goes without a model: settings, names, data, tokenizer, features.
-
-    Returns:
-        The trial, prepared but without a model.
-    """
-    trial_class = import_trial(experiment.trial_class)
-    trial: Any = object.__new__(trial_class)  # __init__ would go on to build the model
-    trial.prepare(experiment.hyperparameters, experiment.data)
-    return trial
 
 
 # ---- a local run ----

@@ -18,10 +18,11 @@ from determined.launch import torch_distributed
 from model_hub_rqa import train
 from model_hub_rqa.config import resolve_search_specs
 from model_hub_rqa.experiment import Experiment
+from model_hub_rqa.trials import experiments
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "experiment_configs").glob("*.yaml"))
-EXPERIMENTS = {path: train.load_experiment(str(path)) for path in CONFIGS}
+EXPERIMENTS = {path: experiments.load_experiment(str(path)) for path in CONFIGS}
 SPECS = ("const", "int", "double", "log", "categorical")
 # module:Class, which det's local test mode needs
 LEGACY = {"quickstart", "squad", "squad_v2", "fid_quickstart", "fid_nq", "fid_own_corpus"}
@@ -79,7 +80,7 @@ def test_a_configuration_is_launched(path: Path, monkeypatch: pytest.MonkeyPatch
     experiment = EXPERIMENTS[path]
     module = importlib.import_module(experiment.trial_class.partition(":")[0])
     monkeypatch.setitem(sys.modules, module.__name__, module)  # Determined imports another copy
-    trial = train.import_trial(experiment.trial_class)
+    trial = experiments.import_trial(experiment.trial_class)
     assert experiment.name == path.stem
     entrypoint = experiment.raw["entrypoint"]
     if entrypoint == experiment.trial_class:
@@ -135,9 +136,9 @@ def ends(value: Any) -> tuple[Any, Any]:
 def test_a_trial_takes_both_ends_of_a_search(path: Path, end: int, tmp_path: Path) -> None:
     """The trial accepts what a cluster hands it: every hyperparameter at an end of its range."""
     words = overrides(EXPERIMENTS[path], tmp_path)[1::2]
-    experiment = train.load_experiment(str(path), words)
+    experiment = experiments.load_experiment(str(path), words)
     drawn = {name: ends(value)[end] for name, value in experiment.hyperparameters.items()}
-    trial: Any = object.__new__(train.import_trial(experiment.trial_class))
+    trial: Any = object.__new__(experiments.import_trial(experiment.trial_class))
     trial.parse(drawn, experiment.data)  # raises where it does not
     settings = {**vars(trial.optimizer_kwargs), **vars(trial.lr_scheduler_kwargs), **vars(trial.trainer)}
     searched = {name for name, value in EXPERIMENTS[path].hyperparameters.items() if is_spec(value)}

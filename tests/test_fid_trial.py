@@ -19,6 +19,7 @@ from model_hub_rqa.data.fusion import FusionCollator
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.experiment import parse_experiment
 from model_hub_rqa.models.fusion import enable_fusion, fusion_generate
+from model_hub_rqa.trials import experiments
 
 WORDS = ["price", "oil", "river", "name", "embargo", "barrel", "basin", "café"]
 SHAPE = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.0}
@@ -89,7 +90,7 @@ def run(config: dict[str, Any], folder: Path, *arguments: str) -> list[dict[str,
 
 
 def trial_of(config: dict[str, Any]) -> Any:
-    return train.validate(parse_experiment(config))
+    return experiments.validate(parse_experiment(config))
 
 
 def test_learns_and_writes_predictions(config: dict[str, Any], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from model_hub_rqa import train
 from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler, cut_by_tokens
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.trials import experiments
 
 
 def test_groups_by_hand() -> None:
@@ -53,7 +54,7 @@ def test_a_run_by_tokens(tmp_path: Path) -> None:
     """Steps are counted in batches of tokens; each epoch trains on every example."""
     path = tiny.experiment(tmp_path, train=30, max_tokens_per_batch=256, num_train_epochs=2)
     assert train.main([str(path), "--output-dir", str(tmp_path / "run")]) == 0
-    trial = train.validate(train.load_experiment(str(path)))
+    trial = experiments.validate(experiments.load_experiment(str(path)))
     groups = cut_by_tokens(trial.datasets["train"]["length"][:], 256)
     assert len(groups) > 4
     assert tiny.reports(tmp_path / "run", "validation")[-1]["steps"] == 2 * len(groups)

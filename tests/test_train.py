@@ -15,6 +15,7 @@ from determined import pytorch, util
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from model_hub_rqa import train
+from model_hub_rqa.trials import experiments
 from model_hub_rqa.trials.qa import QATrial
 
 
@@ -185,7 +186,7 @@ def test_search_specifications_are_resolved(tmp_path: Path) -> None:
     }
     assert run(tiny.experiment(tmp_path, **specs), tmp_path / "run") == 0
     assert [report["learning_rate"] for report in tiny.reports(tmp_path / "run", "training")] == [1e-3, 5e-4]
-    resolved = train.load_experiment(str(tmp_path / "run/config.yaml")).hyperparameters
+    resolved = experiments.load_experiment(str(tmp_path / "run/config.yaml")).hyperparameters
     assert (resolved["global_batch_size"], resolved["weight_decay"], resolved["max_steps"]) == (8, 0.01, 2)
 
 
