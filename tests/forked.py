@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import torch
+
 from model_hub_rqa import train
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -83,6 +85,8 @@ def _train(argv: list[str], log: Path, hook: Callable[[], object] | None, enviro
     multiprocessing.set_start_method("fork", force=True)  # for a loader's workers, as without this module
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # as torchrun has it; sums on two threads round otherwise
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
