@@ -225,10 +225,18 @@ def namespace() -> tuple[str, ...] | None:
 _CONTAINER = """
 mount -t tmpfs none /run
 mkdir -p /run/kept /run/determined/info /run/determined/train/model /run/determined/workdir
-mount --bind "$KEPT" /run/kept
+keep() {
+    mkdir -p "/run/kept$1"
+    mount --bind "$1" "/run/kept$1"
+}
+bring_back() {
+    mkdir -p "$1"
+    mount --bind "/run/kept$1" "$1"
+}
+IFS=:
+for folder in $KEPT; do keep "$folder"; done
 mount -t tmpfs none /tmp
-mkdir -p "$KEPT"
-mount --bind /run/kept "$KEPT"
+for folder in $KEPT; do bring_back "$folder"; done
 cd /run/determined/workdir
 python3 -m determined.exec.prep_container --download_context_directory --resources --proxy
 python3 -m determined.exec.prep_container --rendezvous
@@ -236,12 +244,20 @@ exec python3 -m determined.exec.launch
 """
 
 
+def _kept(*folders: Path) -> str:
+    """What a run needs of /tmp, which is otherwise empty to it: its own folder, and this code and its Python there."""
+    needed = {*folders, ROOT, Path(sys.prefix), Path(sys.base_prefix)}
+    inside = sorted({folder.resolve() for folder in needed if folder.resolve().is_relative_to("/tmp")})
+    outermost = [one for one in inside if not any(one != other and one.is_relative_to(other) for other in inside)]
+    return ":".join(map(str, outermost))
+
+
 def launch(trial: Trial, master: StandInMaster) -> int:
     """A run of the trial as in a cluster's container; returns its exit code, and leaves its log in ``trial.log``."""
     command = namespace()
     assert command is not None, "call this only where a namespace can be made"
     trial.begin(master)
-    environment = {**trial.environment(master), "KEPT": str(trial.folder)}
+    environment = {**trial.environment(master), "KEPT": _kept(trial.folder)}
     return _run(trial, [*command, "sh", "-e", "-c", _CONTAINER], environment)
 
 

@@ -1,5 +1,11 @@
-"""Small fast tokenizers of the three kinds in use, trained on a few sentences: no network, a second to build."""
+"""Small fast tokenizers of the three kinds in use, made from a few sentences: no network, no time to build.
 
+WordPiece and Unigram vocabularies are counted here: the library's trainers for these two give another vocabulary, or
+other scores, in every process, and with them another model to every run of a test.
+"""
+
+import math
+from collections import Counter
 from functools import cache
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -13,6 +19,24 @@ TEXT = [
 ]
 
 
+def _pieces(backend: Tokenizer, *, mark_inner: str = "") -> Counter[str]:
+    """How often TEXT holds its words, their commonest runs of characters, and every single character.
+
+    ``mark_inner`` stands before a piece that does not begin a word; single characters are there in both forms.
+    """
+    words: Counter[str] = Counter()
+    for text in TEXT:
+        words.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)))
+    runs: Counter[str] = Counter()
+    for word, count in words.items():
+        for start in range(len(word)):
+            for end in range(start + 2, len(word) + 1):
+                runs[(mark_inner if start else "") + word[start:end]] += count
+    common = sorted(runs.items(), key=lambda item: (-item[1], -len(item[0]), item[0]))[:60]
+    singles = dict.fromkeys(form for one in sorted(set("".join(words))) for form in (one, mark_inner + one))
+    return Counter(dict.fromkeys(singles, 1) | dict(common) | dict(sorted(words.items())))
+
+
 @cache
 def bert() -> PreTrainedTokenizerFast:
     """WordPiece, lower case, [CLS] question [SEP] context [SEP] with token types, padded on the right."""
@@ -20,7 +44,9 @@ def bert() -> PreTrainedTokenizerFast:
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    backend.train_from_iterator(TEXT, trainers.WordPieceTrainer(vocab_size=220, special_tokens=special))
+    tokens = [*special, *_pieces(backend, mark_inner="##")]
+    backend.model = models.WordPiece({token: number for number, token in enumerate(tokens)}, unk_token="[UNK]")
+    backend.add_special_tokens(special)
     ids = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
@@ -69,9 +95,10 @@ def xlnet() -> PreTrainedTokenizerFast:
     backend.normalizer = normalizers.NFKC()
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     special = ["<pad>", "<unk>", "<sep>", "<cls>"]
-    backend.train_from_iterator(
-        TEXT, trainers.UnigramTrainer(vocab_size=180, special_tokens=special, unk_token="<unk>")
-    )
+    pieces = _pieces(backend)
+    scores = [(piece, math.log(count / pieces.total())) for piece, count in pieces.items()]
+    backend.model = models.Unigram([*((token, 0.0) for token in special), *scores], unk_id=special.index("<unk>"))
+    backend.add_special_tokens(special)
     ids = [(token, backend.token_to_id(token)) for token in ("<sep>", "<cls>")]
     backend.post_processor = processors.TemplateProcessing(
         single="$A <sep> <cls>:2", pair="$A <sep> $B:1 <sep>:1 <cls>:2", special_tokens=ids
