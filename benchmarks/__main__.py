@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import extractive, fid, retrieval, startup
+from benchmarks import accuracy, extractive, fid, retrieval, startup
 from benchmarks.machine import describe, gemm_ceiling
 from benchmarks.timing import Row
 
@@ -23,6 +23,10 @@ def _fid_training(repeats: int, short: bool) -> list[Row]:
 
 def _fid_passages(repeats: int, short: bool) -> list[Row]:
     return fid.passages(repeats, few=2, many=4, max_seq_length=64) if short else fid.passages(repeats)
+
+
+def _f1(repeats: int, short: bool) -> list[Row]:
+    return accuracy.f1(1, questions=12, validation=8) if short else accuracy.f1(3)
 
 
 def _of_questions(run: Callable[..., list[Row]], few: int) -> Benchmark:
@@ -43,6 +47,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "fid-memory": lambda repeats, short: fid.memory(SHORT_FID if short else TWENTY),
     "bm25": lambda repeats, short: retrieval.bm25(repeats, documents=100 if short else None),
     "dense": lambda repeats, short: retrieval.dense(repeats, documents=16 if short else 512),
+    "f1": _f1,
     "startup": lambda repeats, short: startup.startup(repeats),
 }
 

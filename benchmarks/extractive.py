@@ -17,29 +17,31 @@ from benchmarks.timing import Row, faster, interleaved
 BATCH_SIZE = 12
 
 
-def _examples(path: Path) -> Dataset:
+def examples_of(path: Path) -> Dataset:
     from model_hub_rqa.data.readers import read_squad
 
     return Dataset.from_list(read_squad(path, version_2_with_negative=False).rows)
 
 
-def _trial(path: Path, folder: Path, **hparams: Any) -> Any:
+def trial(files: dict[str, str], folder: Path, **hparams: Any) -> Any:
+    """A QATrial of MiniLM with run_qa's sizes, ready to train."""
     from model_hub_rqa.trials.qa import QATrial
 
-    files = {"train_file": str(path), "validation_file": str(path), "cache_dir": str(folder / "cache")}
     settings = {
         "global_batch_size": BATCH_SIZE,
         "pretrained_model_name_or_path": data.minilm(),
         "learning_rate": 3e-5,
         **hparams,
     }
-    return trial_of(QATrial, {**files, "max_seq_length": 384, "doc_stride": 128}, settings)
+    sizes = {"max_seq_length": run_qa.MAX_SEQ_LENGTH, "doc_stride": run_qa.DOC_STRIDE}
+    return trial_of(QATrial, {**files, **sizes, "cache_dir": str(folder / "cache")}, settings)
 
 
-def _model() -> Any:
+def model(seed: int = 0) -> Any:
+    """MiniLM with a new head."""
     from transformers import AutoModelForQuestionAnswering
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return AutoModelForQuestionAnswering.from_pretrained(data.minilm(), dtype=torch.float32)
 
 
@@ -50,17 +52,18 @@ def training(repeats: int, *, questions: int = 120) -> list[Row]:
     folder = Path(tempfile.mkdtemp())
     path = data.squad("train", questions, folder)
     tokenizer = AutoTokenizer.from_pretrained(data.minilm())
-    padded, free = (run_qa.train_features(_examples(path), tokenizer, padding=how) for how in ("max_length", False))
+    padded, free = (run_qa.train_features(examples_of(path), tokenizer, padding=how) for how in ("max_length", False))
     made = {
         "padded fp32": (padded, True, False),
         "dynamic fp32": (free, False, False),
         "dynamic bf16": (free, False, True),
     }
     trainers = {
-        name: run_qa.trainer(_model(), features, tokenizer, pad_to_max=fixed, bf16=bf16, batch_size=BATCH_SIZE)
+        name: run_qa.trainer(model(), features, tokenizer, pad_to_max=fixed, bf16=bf16, batch_size=BATCH_SIZE)
         for name, (features, fixed, bf16) in made.items()
     }
-    with _trial(path, folder, bf16=False) as fp32, _trial(path, folder, bf16=True) as bf16:
+    files = {"train_file": str(path), "validation_file": str(path)}
+    with trial(files, folder, bf16=False) as fp32, trial(files, folder, bf16=True) as bf16:
         cases: dict[str, Callable[[], Any]] = {name: trainer.train for name, trainer in trainers.items()}
         cases |= {"ours fp32": lambda: train_pass(fp32), "ours bf16": lambda: train_pass(bf16)}
         times = interleaved(cases, repeats)
@@ -87,27 +90,28 @@ def forward(repeats: int, *, questions: int = 480, batch_size: int = 32) -> list
     folder = Path(tempfile.mkdtemp())
     path = data.squad("dev", questions, folder)
     tokenizer = AutoTokenizer.from_pretrained(data.minilm())
-    features = run_qa.evaluation_features(_examples(path), tokenizer)
+    features = run_qa.evaluation_features(examples_of(path), tokenizer)
     features = features.remove_columns(["example_id", "offset_mapping"])
     padded = [
         default_data_collator([features[i] for i in range(first, min(first + batch_size, len(features)))])
         for first in range(0, len(features), batch_size)
     ]
-    peer = _model().eval()
+    peer = model().eval()
 
     def run_peer() -> None:
         with torch.no_grad():
             for batch in padded:
                 peer(**batch)
 
-    with _trial(path, folder, per_device_eval_batch_size=batch_size, bf16=True) as trial:
-        trial.model.eval()
-        batches = validation_batches(trial)
+    files = {"train_file": str(path), "validation_file": str(path)}
+    with trial(files, folder, per_device_eval_batch_size=batch_size, bf16=True) as made:
+        made.model.eval()
+        batches = validation_batches(made)
 
         def run_ours(bf16: bool) -> None:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 for batch in batches:
-                    span_logits(trial.model, batch)
+                    span_logits(made.model, batch)
 
         cases = {"padded": run_peer, "fp32": lambda: run_ours(False), "bf16": lambda: run_ours(True)}
         times = interleaved(cases, repeats)
@@ -126,7 +130,7 @@ def features(repeats: int, *, questions: int | None = None) -> list[Row]:
     from model_hub_rqa.data.extractive import FeatureBuilder, build_features
 
     folder = Path(tempfile.mkdtemp())
-    examples = _examples(data.squad("dev", questions, folder))
+    examples = examples_of(data.squad("dev", questions, folder))
     tokenizer = AutoTokenizer.from_pretrained(data.minilm())
     sizes = {"max_seq_length": run_qa.MAX_SEQ_LENGTH, "doc_stride": run_qa.DOC_STRIDE}
 
@@ -150,7 +154,7 @@ def decoding(repeats: int, *, questions: int | None = None) -> list[Row]:
     from model_hub_rqa.metrics.top_spans import TopSpan, decode_top, top_spans
 
     folder = Path(tempfile.mkdtemp())
-    examples = _examples(data.squad("dev", questions, folder))
+    examples = examples_of(data.squad("dev", questions, folder))
     tokenizer = AutoTokenizer.from_pretrained(data.minilm())
     theirs = run_qa.evaluation_features(examples, tokenizer)
     builder = FeatureBuilder(

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from determined import pytorch
 
 
@@ -28,3 +29,15 @@ def train_pass(trial: Any) -> None:
 def validation_batches(trial: Any) -> list[Any]:
     """All validation batches, collated."""
     return list(trial.build_validation_data_loader().get_data_loader(repeat=False, skip=0, num_replicas=1, rank=0))
+
+
+def validation_pass(trial: Any) -> dict[str, float]:
+    """Metrics of all validation batches."""
+    trial.model.eval()
+    trial.reducer.reset()
+    with torch.no_grad():
+        for number, batch in enumerate(validation_batches(trial)):
+            trial.evaluate_batch(batch, number)
+    metrics: dict[str, float] = trial.reducer.cross_slot_reduce([trial.reducer.per_slot_reduce()])
+    trial.model.train()
+    return metrics

@@ -4,6 +4,7 @@ Features are made in ``Dataset.map`` with a loop over windows, everything is pad
 trains, and n-best lists are found with two loops over every window's best starts and ends.
 """
 
+import tempfile
 from collections import defaultdict
 from typing import Any
 
@@ -123,7 +124,9 @@ def n_best_predictions(
     return found
 
 
-def trainer(model: Any, features: Dataset, tokenizer: Any, *, pad_to_max: bool, bf16: bool, batch_size: int) -> Any:
+def trainer(
+    model: Any, features: Dataset, tokenizer: Any, *, pad_to_max: bool, bf16: bool, batch_size: int, **arguments: Any
+) -> Any:
     """A ``transformers.Trainer`` that takes one pass over the features with run_qa's settings, and saves nothing."""
     from transformers import (
         DataCollatorWithPadding,
@@ -133,20 +136,22 @@ def trainer(model: Any, features: Dataset, tokenizer: Any, *, pad_to_max: bool, 
         default_data_collator,
     )
 
-    arguments = TrainingArguments(
-        output_dir="unused",
-        per_device_train_batch_size=batch_size,
-        num_train_epochs=1,
-        learning_rate=3e-5,
-        bf16=bf16,
-        use_cpu=True,
-        save_strategy="no",
-        report_to=[],
-        logging_strategy="no",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
+    settings: dict[str, Any] = {
+        "output_dir": tempfile.gettempdir(),  # nothing is written there
+        "per_device_train_batch_size": batch_size,
+        "num_train_epochs": 1,
+        "learning_rate": 3e-5,
+        "bf16": bf16,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": [],
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
     collator = default_data_collator if pad_to_max else DataCollatorWithPadding(tokenizer)
-    made = Trainer(model=model, args=arguments, train_dataset=features, data_collator=collator)
+    made = Trainer(
+        model=model, args=TrainingArguments(**settings | arguments), train_dataset=features, data_collator=collator
+    )
     made.remove_callback(PrinterCallback)
     return made
