@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset, disable_caching, disable_progress_bars, enable_caching
 
-from benchmarks import data, run_qa
+from benchmarks import data, flops, run_qa
 from benchmarks.ours import train_pass, trial_of, validation_batches
 from benchmarks.timing import Row, faster, interleaved
 
@@ -67,8 +67,10 @@ def training(repeats: int, *, questions: int = 120) -> list[Row]:
         cases: dict[str, Callable[[], Any]] = {name: trainer.train for name, trainer in trainers.items()}
         cases |= {"ours fp32": lambda: train_pass(fp32), "ours bf16": lambda: train_pass(bf16)}
         times = interleaved(cases, repeats)
+        work = flops.TRAINING * flops.encoder(fp32.config, fp32.datasets["train"]["length"][:].tolist())
     shutil.rmtree(folder)
     what = "extractive training, MiniLM, SQuAD, batch 12"
+    shape = (BATCH_SIZE * 175, 384, 1536)
     return [
         faster(f"{what}: ours bf16 / Trainer padded to 384, fp32", times["ours bf16"], times["padded fp32"], "5 (8)"),
         faster(f"{what}: both fp32", times["ours fp32"], times["padded fp32"], "3 (3.6)"),
@@ -78,6 +80,8 @@ def training(repeats: int, *, questions: int = 120) -> list[Row]:
         faster(
             f"{what}: ours / Trainer with dynamic padding, bf16", times["ours bf16"], times["dynamic bf16"], "1.4 (1.6)"
         ),
+        flops.share(what, work, times["ours fp32"], torch.float32, shape),
+        flops.share(what, work, times["ours bf16"], torch.bfloat16, shape),
     ]
 
 

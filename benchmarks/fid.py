@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import data, fixed_fid
+from benchmarks import data, fixed_fid, flops
 from benchmarks.ours import trial_of
 from benchmarks.timing import Row, faster, interleaved
 from model_hub_rqa.progress import peak_memory_mib
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "model_type": "t5",
     "d_model": 512,
     "d_kv": 64,
@@ -97,12 +97,22 @@ def training(repeats: int, sizes: Sizes, batches: int, goals: tuple[str, str]) -
 
         cases = {"peer": run_peer, "fp32": lambda: run_ours(fp32), "bf16": lambda: run_ours(bf16)}
         times = interleaved(cases, repeats)
+        work = flops.TRAINING * flops.fusion(fp32.config, [one for batch in ragged for one in _sizes(batch)])
     shutil.rmtree(folder)
+    shape = (sizes.batch * sizes.passages * sizes.max_seq_length, SHAPE["d_model"], SHAPE["d_ff"])
     what = f"FiD training, t5-small's shape, Faire, {sizes}, labels {sizes.labels}"
     return [
         faster(f"{what}: ours bf16 / fixed padding fp32", times["bf16"], times["peer"], goals[0]),
         faster(f"{what}: both fp32", times["fp32"], times["peer"], goals[1]),
+        flops.share(what, work, times["fp32"], torch.float32, shape),
+        flops.share(what, work, times["bf16"], torch.bfloat16, shape),
     ]
+
+
+def _sizes(batch: dict[str, torch.Tensor]) -> list[tuple[list[int], int]]:
+    """Tokens of each passage, and of the answer, of the questions of a batch."""
+    passages = [part.tolist() for part in batch["passage_lengths"].split(batch["passage_counts"].tolist())]
+    return list(zip(passages, (batch["answer_ids"] != -100).sum(dim=1).tolist(), strict=True))
 
 
 def generation(repeats: int, sizes: Sizes) -> list[Row]:
