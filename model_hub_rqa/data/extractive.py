@@ -5,7 +5,6 @@ overlap in tokens, as in transformers). Each context of a batch is tokenised onc
 windows are gathered from flat arrays; the result equals that of the tokenizer's own ``return_overflowing_tokens``.
 """
 
-import functools
 import logging
 from dataclasses import dataclass
 from itertools import chain
@@ -65,11 +64,19 @@ def plain_backend(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
     return backend
 
 
-@functools.lru_cache(maxsize=2)
+_backends: dict[str, "Tokenizer"] = {}  # the last one: making it anew takes as long as tokenising hundreds of contexts
+
+
 def _backend(json: str) -> "Tokenizer":
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_str(json)
+    return _backends.get(json) or _keep_backend(json, Tokenizer.from_str(json))
+
+
+def _keep_backend(json: str, backend: "Tokenizer") -> "Tokenizer":
+    _backends.clear()
+    _backends[json] = backend
+    return backend
 
 
 def pair_template(backend: "Tokenizer", cls_token_id: int | None) -> PairTemplate:
@@ -143,6 +150,7 @@ class FeatureBuilder:
     ) -> None:
         backend = plain_backend(tokenizer)
         self.backend_json = backend.to_str()  # text, and not the object: its hash is the same in every process
+        _keep_backend(self.backend_json, backend)
         cls_token_id = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
         self.template = pair_template(backend, cls_token_id)
         self.question_first = tokenizer.padding_side == "right"

@@ -30,6 +30,7 @@ from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, lea
 from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
+from model_hub_rqa.models.dropout import use_cpu_dropout
 from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.trials import cluster_run, determined_fixes
 from model_hub_rqa.trials.finite import FiniteCheck
@@ -90,6 +91,8 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         self.scaler = None
         if self.trainer.fp16:
             self.scaler = context.wrap_scaler(torch.amp.GradScaler("cuda"))
+        if context.device.type == "cpu":
+            use_cpu_dropout(model)
         self.model = context.wrap_model(model)
         self.optimizer = context.wrap_optimizer(self.build_optimizer(model))
         self.lr_scheduler = context.wrap_lr_scheduler(
