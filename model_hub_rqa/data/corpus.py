@@ -5,12 +5,10 @@ duplicates). All faults of a file are raised together, each a line ``FILE: recor
 """
 
 import csv
-import gzip
 import hashlib
 import json
 import re
 import sys
-import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -18,14 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.data.readers import read_squad
-from model_hub_rqa.data.text_files import Place, Unreadable, loads, read_json, read_text, short, where
+from model_hub_rqa.data.text_files import (
+    UTF8_MARK,
+    Place,
+    Unreadable,
+    loads,
+    open_bytes,
+    read_json,
+    read_text,
+    short,
+    where,
+)
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.records import Passage
 
 CORPUS_ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")  # each but the last also with .gz
 QUERY_ENDINGS = (".jsonl", ".json")  # also with .gz
 _ID_NAMES = ("_id", "id")
-_UTF8_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,20 +314,13 @@ def file_problems(path: Path, endings: Collection[str] = CORPUS_ENDINGS) -> list
 
 def _iter_lines(path: Path) -> Iterator[bytes]:
     """The lines of a file, with their line feeds, without a byte order mark."""
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            for number, line in enumerate(file):
-                if number == 0:
-                    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in line[:4]:
-                        raise DataError(f"{path}: must be UTF-8, found UTF-16 or UTF-32")
-                    line = line.removeprefix(_UTF8_MARK)
-                yield line
-    except EOFError as error:
-        raise DataError(f"{path}: the gzip file is cut short") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a gzip file, or a damaged one ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with open_bytes(path) as file:
+        for number, line in enumerate(file):
+            if number == 0:
+                if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in line[:4]:
+                    raise DataError(f"{path}: must be UTF-8, found UTF-16 or UTF-32")
+                line = line.removeprefix(UTF8_MARK)
+            yield line
 
 
 def _decoded(line: bytes) -> str:

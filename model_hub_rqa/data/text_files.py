@@ -1,5 +1,6 @@
 """Text and JSON out of a file, strictly: what is not UTF-8, not JSON, or cut short is named with its place."""
 
+import contextlib
 import gzip
 import json
 import re
@@ -7,7 +8,7 @@ import reprlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from model_hub_rqa.errors import DataError
 
@@ -21,7 +22,7 @@ _FOREIGN_MARKS = (
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
 )
-_UTF8_MARK = b"\xef\xbb\xbf"
+UTF8_MARK = b"\xef\xbb\xbf"
 _STRING_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')
 
 _shortener = reprlib.Repr()
@@ -49,7 +50,8 @@ def read_text(path: Path) -> str:
         DataError: the file is missing, empty, damaged, cut short, or in another encoding (the byte offset is that of
             the unpacked file).
     """
-    raw = _read_bytes(path)
+    with open_bytes(path) as file:
+        raw = file.read()
     if not raw.strip():
         raise DataError(f"{path}: empty file")
     for mark, name in _FOREIGN_MARKS:
@@ -58,7 +60,7 @@ def read_text(path: Path) -> str:
     if b"\x00" in raw[:4]:  # JSON and CSV begin with ASCII, which has a zero byte in UTF-16 and UTF-32 only
         offset = raw.index(b"\x00")
         raise DataError(f"{path}: must be UTF-8, found UTF-16 or UTF-32 (a zero byte at byte offset {offset})")
-    skipped = len(_UTF8_MARK) if raw.startswith(_UTF8_MARK) else 0
+    skipped = len(UTF8_MARK) if raw.startswith(UTF8_MARK) else 0
     try:
         return raw[skipped:].decode("utf-8")
     except UnicodeDecodeError as error:
@@ -66,12 +68,16 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: must be UTF-8, found byte 0x{raw[offset]:02x} at byte offset {offset}") from error
 
 
-def _read_bytes(path: Path) -> bytes:
+@contextlib.contextmanager
+def open_bytes(path: Path) -> Iterator[gzip.GzipFile | BinaryIO]:
+    """A file opened for reading, unpacked where its name ends in .gz.
+
+    Raises:
+        DataError: in place of what opening it, or reading from it, raises.
+    """
     try:
-        if path.suffix.lower() != ".gz":
-            return path.read_bytes()
-        with gzip.open(path) as file:
-            return file.read()
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            yield file
     except EOFError as error:
         raise DataError(f"{path}: the gzip file is cut short") from error
     except (gzip.BadGzipFile, zlib.error) as error:
