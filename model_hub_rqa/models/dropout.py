@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import create_position_bias_mask, repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "sdpa_cpu_dropout"
@@ -25,7 +25,7 @@ class CpuDropout(torch.nn.Dropout):
         if not self.training or not 0 < self.p < 1 or self.inplace or input.device.type != "cpu":
             return super().forward(input)
         kept, scale = kept_elements(input.shape, self.p)
-        return input * kept * scale
+        return input * kept.to(input.dtype).mul_(scale)
 
 
 def use_cpu_dropout(model: torch.nn.Module) -> None:
@@ -90,17 +90,18 @@ def attention_forward(
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     queries, keys = query.shape[2], key.shape[2]
-    if position_bias is not None:
-        attention_mask = create_position_bias_mask(position_bias, attention_mask, causal and queries > 1, query, key)
-    elif attention_mask is None and causal and queries > 1:
-        attention_mask = torch.ones(queries, keys, dtype=torch.bool).tril()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * scale, key.transpose(2, 3))
+    lowest = torch.finfo(scores.dtype).min
+    if position_bias is not None:
+        scores = scores + position_bias.to(scores.dtype)  # SDPA, too, adds in the precision of the scores
+    if attention_mask is None and causal and queries > 1:
+        attention_mask = torch.ones(queries, keys, dtype=torch.bool).tril()
     if attention_mask is not None and attention_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill(~attention_mask, lowest)
     elif attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(dim=-1).to(query.dtype)
+        scores = scores + attention_mask.clamp(min=lowest).to(scores.dtype)
+    weights = scores.softmax(dim=-1)
     kept, factor = kept_elements(weights.shape, dropout)
-    output = torch.matmul(weights * kept, value * factor)
+    output = torch.matmul(weights * kept.to(weights.dtype), value * factor)
     return output.transpose(1, 2).contiguous(), None
