@@ -91,7 +91,7 @@ def attention_forward(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     queries, keys = query.shape[2], key.shape[2]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = torch.matmul(query * scale, key.transpose(2, 3))
+    scores = torch.matmul(query if scale == 1 else query * scale, key.transpose(2, 3))  # T5 does not scale
     lowest = torch.finfo(scores.dtype).min
     if position_bias is not None:
         scores = scores + position_bias.to(scores.dtype)  # SDPA, too, adds in the precision of the scores

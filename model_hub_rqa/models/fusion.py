@@ -78,8 +78,10 @@ def encode_passages(
         encoder_chunk_size: passages encoded at a time, those of like length together.
     """
     inner = _inner(model)
-    encoder, padding = inner.get_encoder(), inner.config.pad_token_id or 0
+    encoder = inner.get_encoder()
     ids = batch["passage_ids"]
+    # At once: the gradient of each call would be as large as the vocabulary.
+    embedded = encoder.get_input_embeddings()(ids)
     lengths = batch["passage_lengths"].cpu().numpy()
     counts = batch["passage_counts"].cpu().numpy()
     begin = np.concatenate([[0], np.cumsum(lengths)])
@@ -93,12 +95,10 @@ def encode_passages(
         token = np.where(real, begin[chunk][:, None] + np.arange(width), 0)
         place[token[real]] = done + np.flatnonzero(real)
         done += real.size
-        input_ids = ids[torch.from_numpy(token).to(ids.device)]
-        mask = None  # without one, attention may take its fastest way
-        if not real.all():
-            mask = torch.from_numpy(real).to(ids.device)
-            input_ids = input_ids.masked_fill(~mask, padding)
-        states = encoder(input_ids=input_ids, attention_mask=None if mask is None else mask.long())[0]
+        inputs_embeds = _rows(embedded, torch.from_numpy(token).to(ids.device))
+        # without a mask, attention may take its fastest way
+        mask = None if real.all() else torch.from_numpy(real).to(ids.device).long()
+        states = encoder(inputs_embeds=inputs_embeds, attention_mask=mask)[0]
         parts.append(states.flatten(0, 1))
     return _fuse(torch.cat(parts), place, begin[np.concatenate([[0], np.cumsum(counts)])])
 
@@ -110,9 +110,12 @@ def _fuse(states: torch.Tensor, place: np.ndarray, ends: np.ndarray) -> FusedSta
     # Padding of a row repeats some real state: it is masked, and so its gradient is zero.
     token = np.where(real, ends[:-1, None] + np.arange(totals.max()), ends[:-1, None])
     index = torch.from_numpy(place[token]).to(states.device)
-    # An embedding is a gather whose backward pass runs in parallel, which index_select's does not.
-    fused = torch.nn.functional.embedding(index, states)
-    return FusedStates(fused, torch.from_numpy(real).to(states.device).long())
+    return FusedStates(_rows(states, index), torch.from_numpy(real).to(states.device).long())
+
+
+def _rows(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """``states[index]`` as an embedding, whose backward pass runs in parallel, which index_select's does not."""
+    return torch.nn.functional.embedding(index, states)
 
 
 def encoder_chunks(lengths: np.ndarray, max_size: int, call_cost: int) -> list[np.ndarray]:
