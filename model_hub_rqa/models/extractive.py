@@ -51,6 +51,16 @@ def freeze_span_bias(model: torch.nn.Module) -> None:
         head.bias.requires_grad_(False)
 
 
+def freeze_unread(model: torch.nn.Module) -> None:
+    """Freezes weights that a reader's forward pass never reads: several ranks would wait for their gradients.
+
+    XLNet's embedding of what is to be predicted in pretraining, and XLM's of languages, which batches do not name.
+    """
+    for name, parameter in model.named_parameters():
+        if "mask_emb" in name.split(".") or "lang_embeddings" in name.split("."):
+            parameter.requires_grad_(False)
+
+
 def length_limit(config: Any, tokenizer: Any) -> int:
     """The most tokens that the model and its tokenizer take; a large number where neither sets a limit."""
     limit = int(min(tokenizer.model_max_length, 10**9))
