@@ -13,13 +13,15 @@ class BeamSearchCollator(ExtractiveCollator):
 
     Adds ``p_mask`` float32 [B, T], 0 for what may be an answer (the context, and the CLS token for "no answer") and 1
     elsewhere, and in training ``is_impossible`` float32 [B], 1 for a window without the answer. A batch is at least as
-    long as the beam is wide, since the head takes the best of all tokens. XLM gets no token types: it would look them
-    up among the words.
+    long as the beam is wide, since the head takes the best of all tokens.
+
+    Whether there are token types is the model's to say, and not the tokenizer's: XLNet was pretrained with them, though
+    its tokenizer does not offer them in transformers 5, and XLM would look them up among the words.
     """
 
     def __init__(self, tokenizer: Any, config: Any, pad_to_multiple_of: int = 1) -> None:
         super().__init__(tokenizer, pad_to_multiple_of, min_length=max(config.start_n_top, config.end_n_top))
-        self.token_types = self.token_types and config.model_type != "xlm"
+        self.token_types = config.model_type == "xlnet"
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         import torch

@@ -62,7 +62,7 @@ class QATrial(BaseTransformerTrial):
     def build_model(self) -> torch.nn.Module:
         model = super().build_model()
         freeze_span_bias(model)
-        freeze_unread(model)
+        freeze_unread(model, token_types="token_type_ids" in self.tokenizer.model_input_names)
         return model
 
     def build_collator(self) -> ExtractiveCollator:
