@@ -11,8 +11,10 @@ __version__ = "0.1.0"
 _HOME = {
     "BaseTransformerTrial": "model_hub_rqa.trials.base",
     "QATrial": "model_hub_rqa.trials.qa",
+    "QABeamSearchTrial": "model_hub_rqa.trials.qa_beam_search",
     "FiDTrial": "model_hub_rqa.trials.fid",
     "ExtractiveReader": "model_hub_rqa.readers.extractive",
+    "BeamSearchReader": "model_hub_rqa.readers.beam_search",
     "FusionReader": "model_hub_rqa.readers.fusion",
     "RQAPipeline": "model_hub_rqa.pipeline",
     "load_reader": "model_hub_rqa.pipeline",
@@ -31,6 +33,7 @@ _HOME = {
             "DatasetKwargs",
             "TrainerKwargs",
             "ExtractiveKwargs",
+            "BeamSearchKwargs",
             "FusionKwargs",
             "parse_dict_to_dataclasses",
             "default_parse_config_tokenizer_model_kwargs",

@@ -102,7 +102,7 @@ def build_config_and_tokenizer(
 
 def build_model(
     config: transformers.PreTrainedConfig,
-    model_mode: str,
+    model_mode: str | type,
     model_kwargs: Mapping[str, Any] | ModelKwargs,
     use_pretrained_weights: bool = True,
 ) -> transformers.PreTrainedModel:
@@ -110,14 +110,16 @@ def build_model(
 
     Args:
         config: of the model.
-        model_mode: what the model is for, a key of `MODEL_MODES`.
+        model_mode: what the model is for, a key of `MODEL_MODES`; or a class with from_config and from_pretrained, as
+            transformers' Auto classes have them.
         model_kwargs: the weights' name, ``dtype`` (float32 where it is not given), ``attn_implementation`` ...
         use_pretrained_weights: False starts from random weights; no name is needed then.
 
     Raises:
         ConfigError: no such mode, the mode is not there for this config, or the weights cannot be loaded.
     """
-    auto = auto_class(model_mode)
+    auto: Any = auto_class(model_mode) if isinstance(model_mode, str) else model_mode
+    model_mode = model_mode if isinstance(model_mode, str) else model_mode.__name__
     config = copy.deepcopy(config)
     field, name, kwargs = _split_name(model_kwargs, "model_name")
     kwargs.setdefault("dtype", "float32")

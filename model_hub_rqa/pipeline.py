@@ -87,13 +87,16 @@ def load_reader(path: str | Path, *, batch_size: int | None = None, **settings: 
     Args:
         path: the folder; a checkpoint is verified against its manifest first.
         batch_size: as the kind of reader has it; None for its default.
-        settings: fields of ExtractiveKwargs or FusionKwargs to use instead of those of training.
+        settings: fields of ExtractiveKwargs, BeamSearchKwargs or FusionKwargs to use instead of those of training.
 
     Raises:
         CheckpointError: no such folder, a damaged one, or one of a model that is neither.
         ConfigError: a setting breaks a rule, or is none of the kind's.
     """
     from transformers import AutoConfig
+
+    from model_hub_rqa.models.beam_search import HEADS
+    from model_hub_rqa.readers.beam_search import BeamSearchReader
 
     folder = pretrained_folder(Path(path))
     try:
@@ -102,7 +105,9 @@ def load_reader(path: str | Path, *, batch_size: int | None = None, **settings: 
         raise CheckpointError(f"{folder}: has no config that can be read: {error}") from error
     names = getattr(config, "architectures", None) or ["a model without a name"]
     kind: type[ExtractiveReader] | type[FusionReader]
-    if any(name.endswith("ForQuestionAnswering") for name in names):
+    if any(name in HEADS.values() for name in names):
+        kind = BeamSearchReader
+    elif any(name.endswith(("ForQuestionAnswering", "ForQuestionAnsweringSimple")) for name in names):
         kind = ExtractiveReader
     elif config.is_encoder_decoder:
         kind = FusionReader

@@ -3,6 +3,7 @@
 Nothing here imports torch or transformers, so a configuration is checked in milliseconds, before any model is loaded.
 """
 
+from model_hub_rqa.config.beam_search import BeamSearchKwargs
 from model_hub_rqa.config.fields import Problem, option
 from model_hub_rqa.config.fusion import FusionKwargs
 from model_hub_rqa.config.kwargs import (
@@ -31,6 +32,7 @@ __all__ = [
     "LR_SCHEDULER_TYPES",
     "METRIC_LR_SCHEDULER_TYPES",
     "MODEL_MODES",
+    "BeamSearchKwargs",
     "ConfigKwargs",
     "DatasetKwargs",
     "ExtractiveKwargs",

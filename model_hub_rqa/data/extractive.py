@@ -141,6 +141,9 @@ class FeatureBuilder:
         doc_stride: tokens that neighbouring windows of one context share.
         labels: True for training (start_positions, end_positions), False for evaluation (offsets).
 
+    Attributes:
+        places: set it to have cls_index, context_position and context_length in training as well.
+
     Raises:
         ConfigError: the tokenizer is slow, or no window can hold a question and move on through the context.
     """
@@ -157,6 +160,7 @@ class FeatureBuilder:
         self.max_seq_length = max_seq_length
         self.doc_stride = doc_stride
         self.labels = labels
+        self.places = False
         # A window needs one token beyond the overlap to move on; the question gets what is left.
         self.max_question = max_seq_length - self.template.num_special - doc_stride - 1
         if self.max_question < 1:
@@ -208,6 +212,10 @@ class FeatureBuilder:
             inside = (start >= 0) & (end < length) & (end >= 0)
             columns["start_positions"] = np.where(inside, start + position, cls)
             columns["end_positions"] = np.where(inside, end + position, cls)
+            if self.places:
+                columns["cls_index"] = cls
+                columns["context_position"] = np.broadcast_to(position, len(example))
+                columns["context_length"] = length
         else:
             offsets = contexts.offsets[_gather(context_begin, length)]
             columns["cls_index"] = cls
@@ -303,6 +311,7 @@ class ExtractiveCollator:
     Args:
         tokenizer: gives the padding id and side, and whether its model takes token_type_ids.
         pad_to_multiple_of: the padded length is a multiple of this (8 suits GPUs).
+        min_length: the padded length is at least this.
 
     Returns (of a call with B features, T the padded length):
         input_ids, attention_mask and, where the model takes them, token_type_ids: [B, T] int64; length, example_index,
@@ -310,7 +319,8 @@ class ExtractiveCollator:
         offsets [B, T, 2]: the characters of each context token, -1 elsewhere.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", pad_to_multiple_of: int = 1) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", pad_to_multiple_of: int = 1, min_length: int = 1) -> None:
+        self.min_length = min_length
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.pad_right = tokenizer.padding_side == "right"
         self.token_types = "token_type_ids" in tokenizer.model_input_names
@@ -321,7 +331,7 @@ class ExtractiveCollator:
         import torch
 
         lengths = [int(feature["length"]) for feature in features]
-        width = -(-max(lengths) // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        width = -(-max(*lengths, self.min_length) // self.pad_to_multiple_of) * self.pad_to_multiple_of
         shift = [0 if self.pad_right else width - length for length in lengths]
         size = (len(features), width)
         batch = {"input_ids": np.full(size, self.pad_token_id, np.int64), "attention_mask": np.zeros(size, np.int64)}

@@ -4,7 +4,7 @@ All questions are decoded at once, on arrays; see `metrics.spans` for the source
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -109,6 +109,7 @@ def decode_predictions(
     n_best_size: int = 20,
     version_2_with_negative: bool = False,
     null_score_diff_threshold: float = 0.0,
+    decode: Callable[..., list[DecodedSpans]] = decode_many,
 ) -> DecodedPredictions:
     """``decode_spans`` of many questions, whatever order their candidates arrived in.
 
@@ -118,6 +119,7 @@ def decode_predictions(
         n_best_size: as for ``decode_spans``.
         version_2_with_negative: as for ``decode_spans``.
         null_score_diff_threshold: as for ``decode_spans``.
+        decode: in place of ``decode_many``, with its arguments.
 
     Returns:
         predictions, n_best and null_odds (empty in v1) by id, in the order of ``contexts``; ids without candidates are
@@ -132,7 +134,7 @@ def decode_predictions(
         raise DataError(f"candidates: {key}: needs a context, found none" for key in unknown)
     decoded = DecodedPredictions({}, {}, {})
     keys = [key for key in contexts if candidates.get(key)]
-    answers = decode_many(
+    answers = decode(
         [contexts[key] for key in keys],
         [[candidates[key][number] for number in sorted(candidates[key])] for key in keys],
         n_best_size=n_best_size,

@@ -51,6 +51,18 @@ def freeze_span_bias(model: torch.nn.Module) -> None:
         head.bias.requires_grad_(False)
 
 
+def freeze_unread(model: torch.nn.Module, *, token_types: bool = True) -> None:
+    """Freezes weights that a reader's forward pass never reads: several ranks would wait for their gradients.
+
+    XLNet's embedding of what is to be predicted in pretraining, and XLM's of languages, which batches do not name;
+    without token types also what XLNet compares them with.
+    """
+    unread = {"mask_emb", "lang_embeddings"} | (set() if token_types else {"seg_embed", "r_s_bias"})
+    for name, parameter in model.named_parameters():
+        if not unread.isdisjoint(name.split(".")):
+            parameter.requires_grad_(False)
+
+
 def length_limit(config: Any, tokenizer: Any) -> int:
     """The most tokens that the model and its tokenizer take; a large number where neither sets a limit."""
     limit = int(min(tokenizer.model_max_length, 10**9))

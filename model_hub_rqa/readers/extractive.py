@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 class ExtractiveReader:
     """Answers questions with a span of their context.
 
+    A reader with another head overrides `load_model`, `build_collator`, `find_spans` and `decode`.
+
     Args:
         model: a question-answering model of transformers.
         tokenizer: its fast tokenizer.
         settings: window and decoding settings; by default those that the model was trained with.
         batch_size: windows read at a time.
     """
+
+    settings_class: type[ExtractiveKwargs] = ExtractiveKwargs
+    decode = staticmethod(decode_many)
 
     def __init__(self, model: Any, tokenizer: Any, settings: ExtractiveKwargs, *, batch_size: int = 32) -> None:
         import torch
@@ -41,15 +46,20 @@ class ExtractiveReader:
 
         Args:
             path: the folder; a checkpoint is verified against its manifest first.
-            settings: fields of ExtractiveKwargs to use instead of those the model was trained with.
+            settings: fields of ``settings_class`` to use instead of those the model was trained with.
 
         Raises:
             CheckpointError: no such folder, a damaged one, or not an extractive reader's.
         """
+        folder, model, tokenizer = cls.load_model(path)
+        return cls(model, tokenizer, trained_settings(folder, cls.settings_class, settings), batch_size=batch_size)
+
+    @staticmethod
+    def load_model(path: str | Path) -> tuple[Path, Any, Any]:
+        """The folder that is meant by ``path``, its model and its tokenizer."""
         from transformers import AutoModelForQuestionAnswering
 
-        folder, model, tokenizer = load_pretrained(path, AutoModelForQuestionAnswering, "an extractive reader")
-        return cls(model, tokenizer, trained_settings(folder, ExtractiveKwargs, settings), batch_size=batch_size)
+        return load_pretrained(path, AutoModelForQuestionAnswering, "an extractive reader")
 
     def answer(self, question: str, context: str) -> Answer:
         """The answer to one question; its score is a probability among the n best, 0 to 1."""
@@ -88,7 +98,7 @@ class ExtractiveReader:
         for batch in self._batches(examples):
             for example, feature, found in batch:
                 candidates.setdefault(example, {})[feature] = found
-        decoded = decode_many(
+        decoded = self.decode(
             examples["context"][:],
             [[candidates[i][number] for number in sorted(candidates[i])] for i in range(len(examples))],
             n_best_size=self.settings.n_best_size,
@@ -101,8 +111,7 @@ class ExtractiveReader:
         import torch
 
         from model_hub_rqa.data.batching import EvalBatchSampler
-        from model_hub_rqa.data.extractive import ExtractiveCollator, FeatureBuilder, build_features
-        from model_hub_rqa.models.extractive import span_logits
+        from model_hub_rqa.data.extractive import FeatureBuilder, build_features
 
         builder = FeatureBuilder(
             self.tokenizer,
@@ -114,21 +123,33 @@ class ExtractiveReader:
         loader = torch.utils.data.DataLoader(
             features,
             batch_sampler=EvalBatchSampler(features["length"][:], self.batch_size),
-            collate_fn=ExtractiveCollator(self.tokenizer),
+            collate_fn=self.build_collator(),
         )
         for batch in loader:
             batch = {name: values.to(self.device) for name, values in batch.items()}
             with torch.inference_mode():
-                start_logits, end_logits = span_logits(self.model, batch)
-            found = span_candidates(
-                start_logits.cpu().numpy(),
-                end_logits.cpu().numpy(),
-                batch["offsets"].cpu().numpy(),
-                batch["cls_index"].cpu().numpy(),
-                n_best_size=self.settings.n_best_size,
-                max_answer_length=self.settings.max_answer_length,
-            )
+                found = self.find_spans(batch)
             yield list(zip(batch["example_index"].tolist(), batch["feature_index"].tolist(), found, strict=True))
+
+    def build_collator(self) -> Any:
+        """Makes tensors of a list of features."""
+        from model_hub_rqa.data.extractive import ExtractiveCollator
+
+        return ExtractiveCollator(self.tokenizer)
+
+    def find_spans(self, batch: dict[str, Any]) -> list[SpanCandidates]:
+        """The best spans of each feature of a batch."""
+        from model_hub_rqa.models.extractive import span_logits
+
+        start_logits, end_logits = span_logits(self.model, batch)
+        return span_candidates(
+            start_logits.cpu().numpy(),
+            end_logits.cpu().numpy(),
+            batch["offsets"].cpu().numpy(),
+            batch["cls_index"].cpu().numpy(),
+            n_best_size=self.settings.n_best_size,
+            max_answer_length=self.settings.max_answer_length,
+        )
 
 
 def choose_passage(decoded: Sequence[DecodedSpans]) -> Answer:

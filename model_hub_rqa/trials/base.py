@@ -146,9 +146,9 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         given = self.hparams
         names = [field for field in getattr(self.task_kwargs, "__dataclass_fields__", {}) if field in given]
         task_settings = {**data, **{name: given[name] for name in names}}
-        auto = attempt(lambda: default_parse_config_tokenizer_model_kwargs(given))
+        auto = attempt(lambda: default_parse_config_tokenizer_model_kwargs(given, known=names))
         training = attempt(
-            lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given)
+            lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given, known=names)
         )
         types = (DatasetKwargs,) if self.task_kwargs is None else (DatasetKwargs, self.task_kwargs)
         settings = attempt(lambda: parse_dict_to_dataclasses(types, task_settings, section="data"))

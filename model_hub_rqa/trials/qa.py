@@ -11,11 +11,11 @@ import torch
 from model_hub_rqa.config import ExtractiveKwargs
 from model_hub_rqa.data.extractive import ExtractiveCollator, FeatureBuilder, build_features, check_tokenizer
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.metrics.decoding import decode_predictions, no_answer_probability
+from model_hub_rqa.metrics.decoding import decode_many, decode_predictions, no_answer_probability
 from model_hub_rqa.metrics.spans import SpanCandidates, span_candidates
 from model_hub_rqa.metrics.squad import references_from_rows, squad_v1, squad_v2
 from model_hub_rqa.metrics.top_spans import TopSpan, decode_top, top_spans
-from model_hub_rqa.models.extractive import freeze_span_bias, length_limit, position_loss, span_logits
+from model_hub_rqa.models.extractive import freeze_span_bias, freeze_unread, length_limit, position_loss, span_logits
 from model_hub_rqa.trials.base import BaseTransformerTrial
 from model_hub_rqa.trials.reducers import Values
 
@@ -34,6 +34,7 @@ class QATrial(BaseTransformerTrial):
     default_model_mode = "question-answering"
     task_kwargs = ExtractiveKwargs
     task: ExtractiveKwargs
+    decode = staticmethod(decode_many)
 
     def check(self) -> None:
         check_tokenizer(self.tokenizer)
@@ -46,21 +47,22 @@ class QATrial(BaseTransformerTrial):
 
     def build_datasets(self) -> Mapping[str, Any]:
         return {
-            split: build_features(
-                self.examples[split],
-                FeatureBuilder(
-                    self.tokenizer,
-                    max_seq_length=self.task.max_seq_length,
-                    doc_stride=self.task.doc_stride,
-                    labels=split == "train",
-                ),
-            )
+            split: build_features(self.examples[split], self.feature_builder(labels=split == "train"))
             for split in ("train", "validation")
         }
+
+    def feature_builder(self, *, labels: bool) -> FeatureBuilder:
+        return FeatureBuilder(
+            self.tokenizer,
+            max_seq_length=self.task.max_seq_length,
+            doc_stride=self.task.doc_stride,
+            labels=labels,
+        )
 
     def build_model(self) -> torch.nn.Module:
         model = super().build_model()
         freeze_span_bias(model)
+        freeze_unread(model, token_types="token_type_ids" in self.tokenizer.model_input_names)
         return model
 
     def build_collator(self) -> ExtractiveCollator:
@@ -75,6 +77,12 @@ class QATrial(BaseTransformerTrial):
         return self.output_dir is not None or self.task.version_2_with_negative
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        places = zip(batch["example_index"].tolist(), batch["feature_index"].tolist(), strict=True)
+        self.reducer.update(dict(zip(places, self.find_spans(batch), strict=True)))
+        return {}
+
+    def find_spans(self, batch: dict[str, Any]) -> list[Any]:
+        """What is kept of each window of a validation batch: a SpanCandidates, or its best span alone."""
         with self.autocast():
             start_logits, end_logits = span_logits(self.model, batch)
         find = span_candidates if self.wants_n_best else top_spans
@@ -86,10 +94,7 @@ class QATrial(BaseTransformerTrial):
             n_best_size=self.task.n_best_size,
             max_answer_length=self.task.max_answer_length,
         )
-        places = zip(batch["example_index"].tolist(), batch["feature_index"].tolist(), strict=True)
-        values = found if isinstance(found, list) else zip(*(column.tolist() for column in found), strict=True)
-        self.reducer.update(dict(zip(places, values, strict=True)))
-        return {}
+        return found if isinstance(found, list) else list(zip(*(column.tolist() for column in found), strict=True))
 
     def compute_metrics(self, values: Values) -> dict[str, float]:
         keys: Any = list(values)  # pairs of the example's and the window's number, sorted
@@ -115,6 +120,7 @@ class QATrial(BaseTransformerTrial):
             n_best_size=self.task.n_best_size,
             version_2_with_negative=self.task.version_2_with_negative,
             null_score_diff_threshold=self.task.null_score_diff_threshold,
+            decode=self.decode,
         )
         self._write({"predictions": predictions, "nbest_predictions": n_best, "null_odds": null_odds})
         if not self.task.version_2_with_negative:
