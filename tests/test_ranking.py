@@ -277,6 +277,29 @@ def test_exact_search_of_real_numbers() -> None:
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
 
 
+def test_equal_passages_of_real_numbers_stand_in_their_order() -> None:
+    """Copies have the same score to the last digit wherever they stand, so blocks and cuts keep the corpus's order."""
+    generator = np.random.default_rng(1)
+    embeddings = generator.standard_normal((300, 48)).astype(np.float32)
+    copies = generator.choice(300, 90, replace=False).reshape(3, 30)
+    embeddings[copies] = generator.standard_normal((3, 1, 48)).astype(np.float32) * 2
+    queries = generator.standard_normal((120, 48)).astype(np.float32)
+    for k in (10, 40):
+        scores, positions = exact_search(queries, embeddings, k, 100)
+        for values, places in zip(scores, positions, strict=True):
+            assert list(zip(-values, places, strict=True)) == sorted(zip(-values, places, strict=True))
+            for group in copies:
+                met = [place for place in places.tolist() if place in group]
+                assert met == sorted(group.tolist())[: len(met)]
+
+
+def test_a_text_length_beyond_the_models_positions(minilm: str) -> None:
+    """It is refused when the model is loaded, and not when the first long text comes."""
+    with pytest.raises(ConfigError, match=r"max_seq_length: must be at most 512, the longest input of .*, found 1000"):
+        dense.Encoder(DenseSettings(minilm, max_seq_length=1000))
+    assert dense.Encoder(DenseSettings(minilm, max_seq_length=512)).settings.max_seq_length == 512
+
+
 def test_dense_rankings_by_hand() -> None:
     """Passages are ranked by the inner product, equal ones in the order of the corpus; k may exceed it."""
 

@@ -134,12 +134,15 @@ def test_everything_that_differs_is_listed(tmp_path: Path, corpus: Path, letters
     assert len(problems) == 4
 
 
-def test_other_length_and_kind_are_refused(tmp_path: Path, corpus: Path, letters: type[LetterEncoder]) -> None:
-    """A model that reads texts to another length, or an index of the other kind, does not fit."""
+def test_the_kind_must_fit_and_the_length_is_the_indexs(
+    tmp_path: Path, corpus: Path, letters: type[LetterEncoder]
+) -> None:
+    """An index of the other kind is refused; a model named anew reads texts to the length of the index."""
     folder = tmp_path / "index"
     build_index(corpus, folder, DenseSettings("letters", max_seq_length=16))
     assert open_index(folder).search(["cat"], 1)
-    assert refusals(lambda: open_index(folder, embedding_model="letters"))[0].endswith("16 tokens, letters reads 256")
+    named: Any = open_index(folder, embedding_model="letters")
+    assert named.retriever.encoder.settings.max_seq_length == 16
     assert refusals(lambda: check_index(folder, retriever="bm25"))[0].endswith("is a dense index, bm25 was asked for")
     build_index(corpus, tmp_path / "bm25", BM25Settings())
     assert len(refusals(lambda: open_index(tmp_path / "bm25", retriever="dense", embedding_model="letters"))) == 2
@@ -365,6 +368,15 @@ def test_outputs(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert retrieve(world) == 2
     assert rqa("index", "--corpus", f"{world}/corpus.jsonl", "--retriever", "bm25", "--output", f"{world}/out") == 2
     assert capsys.readouterr().out.count("exists and is not an empty folder") == 2
+
+
+def test_the_working_directory_is_no_output(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An output appears whole under its name, which cannot be done to the folder that one stands in."""
+    monkeypatch.chdir(tmp_path)
+    assert rqa("index", "--corpus", str(corpus), "--retriever", "bm25", "--output", ".") == 2
+    assert "output: must name a new folder, found the working directory" in capsys.readouterr().out
 
 
 def test_index_command(tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,6 +90,12 @@ class Encoder:
             reason = str(error).strip().split("\n")[0]
             raise ConfigError(f"embedding_model: cannot load {name!r}: {type(error).__name__}: {reason}") from error
         if settings.max_seq_length is not None:
+            limit = _longest_input(model)
+            if limit is not None and settings.max_seq_length > limit:
+                raise ConfigError(
+                    f"max_seq_length: must be at most {limit}, the longest input of {name}, "
+                    f"found {settings.max_seq_length}"
+                )
             model.max_seq_length = settings.max_seq_length
         self._model = model
         place = os.path.abspath(name) if os.path.isdir(name) else name
@@ -119,6 +125,15 @@ class Encoder:
         if not np.isfinite(vectors).all():
             raise CheckpointError(f"{self.settings.embedding_model}: gives vectors that are not finite")
         return vectors
+
+
+def _longest_input(model: Any) -> int | None:
+    """The tokens that an embedding model has positions for; None where it does not say."""
+    inner = getattr(model[0], "auto_model", None)
+    size = getattr(getattr(inner, "config", None), "max_position_embeddings", None)
+    positions = getattr(getattr(inner, "embeddings", None), "position_embeddings", None)
+    first = getattr(positions, "padding_idx", None)  # RoBERTa's kind counts from behind the padding
+    return size if size is None or first is None else size - first - 1
 
 
 def _weights_sum(model: Any) -> str:
@@ -195,16 +210,25 @@ def exact_search(
 
 
 def _block_search(queries: "np.ndarray", block: "np.ndarray", k: int) -> "tuple[np.ndarray, np.ndarray]":
+    import numpy as np
+
     faiss = require("faiss")
     asked = min(k + 1, len(block))
     scores, rows = faiss.knn(queries, block, asked, metric=faiss.METRIC_INNER_PRODUCT)
-    if asked > k:
+    for number, query in enumerate(queries):
         # faiss does not say which of several equal scores it keeps: where the last place is shared, we choose
-        for query in (scores[:, k - 1] == scores[:, k]).nonzero()[0]:
-            exact = block @ queries[query]
-            rows[query] = top_k(exact, asked)
-            scores[query] = exact[rows[query]]
+        if asked > k and np.isclose(scores[number, k - 1], scores[number, k], rtol=1e-5, atol=0):
+            rows[number] = top_k(_products(block, query), asked)
+        scores[number] = _products(block[rows[number]], query)
     return scores[:, :k], rows[:, :k]
+
+
+def _products(rows: "np.ndarray", query: "np.ndarray") -> "np.ndarray":
+    """Inner products whose last digits depend on the row alone, and not on its place or neighbours, as BLAS's do."""
+    import numpy as np
+
+    products: np.ndarray = np.einsum("ij,j->i", rows, query)
+    return products
 
 
 def write_embeddings(

@@ -300,9 +300,7 @@ def _matching_encoder(folder: Path, manifest: Manifest, embedding_model: str | N
     settings = DenseSettings(**manifest.settings)
     name = embedding_model or settings.embedding_model
     try:
-        # The model's own limit, where another is given: it is compared below.
-        limit = settings.max_seq_length if embedding_model is None else None
-        encoder = Encoder(replace(settings, embedding_model=name, max_seq_length=limit))
+        encoder = Encoder(replace(settings, embedding_model=name))  # with the index's limit, not the model's own
     except ConfigError as error:
         hint = "" if embedding_model else f" ({folder} was built with it: if it has moved, say where)"
         raise ConfigError([f"{problem}{hint}" for problem in error.problems]) from error
@@ -310,13 +308,12 @@ def _matching_encoder(folder: Path, manifest: Manifest, embedding_model: str | N
     if encoder.sha256 != manifest.model_sha256:
         built = f"{settings.embedding_model} (weights' SHA-256 {manifest.model_sha256[:12]})"
         problems.append(f"{folder}: was built with another embedding model: {built}; {name} has {encoder.sha256[:12]}")
-    if encoder.settings.max_seq_length != settings.max_seq_length:
-        limits = f"{settings.max_seq_length} tokens, {name} reads {encoder.settings.max_seq_length}"
-        problems.append(f"{folder}: was built with texts of at most {limits}")
     return encoder, problems
 
 
 def _taken(target: Path) -> list[str]:
+    if target.resolve() == Path.cwd():
+        return ["output: must name a new folder, found the working directory"]
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         return [f"output: {target} exists and is not an empty folder"]
     return []
