@@ -66,6 +66,14 @@ def test_parquet_gives_the_same_corpus(tmp_path: Path) -> None:
     check_same(write_corpus(tmp_path / "c.parquet", "parquet"), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["c.jsonl", "c.csv"])
+def test_documents_without_ids_are_numbered_alike(tmp_path: Path, name: str) -> None:
+    """From 1, whether a header or a blank line stands before them or not."""
+    lines = ["", '{"text": "x"}', "", '{"text": "y"}'] if name.endswith("jsonl") else ["text", "x", "", "y"]
+    (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert [(document.id, document.text) for document in CorpusReader(tmp_path / name)] == [("1", "x"), ("2", "y")]
+
+
 def check_same(path: Path, folder: Path) -> None:
     reader = CorpusReader(path)
     assert list(reader) == DOCUMENTS
@@ -112,9 +120,9 @@ def test_content_changes_the_hash(tmp_path: Path) -> None:
 
 
 def test_documents_without_ids_are_numbered(tmp_path: Path) -> None:
-    """Where the first document has no id, each has its number in the file, those left out included."""
+    """Where the first document has no id, each has its number, those left out included."""
     path = lines(tmp_path / "c.jsonl", {"text": "x"}, "", {"text": " "}, {"text": "y", "id": None})
-    assert [document.id for document in CorpusReader(path, on_bad_record="skip")] == ["1", "4"]
+    assert [document.id for document in CorpusReader(path, on_bad_record="skip")] == ["1", "3"]
 
 
 GOOD = {"_id": "g", "text": "good"}

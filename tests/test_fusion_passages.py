@@ -75,6 +75,11 @@ def test_passages_of_the_record() -> None:
     assert all(sorted(text) == sorted("abcxy") and text.replace("x", "").replace("y", "") == "abc" for text in mixed)
     assert all("a" in text and len(text) == 2 for text in texts(n_context=2, num_hard_negatives=9))
     assert mixed == texts(n_context=None, num_hard_negatives=2)
+    record["passages"][0]["gold"], record["passages"][2]["gold"], record["negatives"] = False, True, []
+    examples = Dataset.from_list([record])
+    assert texts(n_context=2, num_hard_negatives=2) == ["ac"]  # negatives are asked for, though this record has none
+    assert texts(n_context=2) == ["ab"]
+    examples = Dataset.from_list([row(passages=("a", "b", "c"), negatives=[passage("x"), passage("y")])] * 40)
     assert mixed != texts(n_context=None, num_hard_negatives=2, seed=1)
 
 

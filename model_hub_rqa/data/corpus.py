@@ -63,7 +63,7 @@ class CorpusReader:
 
     By the ending of its name: .jsonl (BEIR's corpus.jsonl, or an object a line), .csv or .tsv with a header (each also
     with .gz), or .parquet. A document has text, optionally title, and an id under _id or id; where the first has no
-    id, none may, and their numbers in the file, from 1, become their ids. Whole numbers as ids become text. Other
+    id, none may, and they are numbered from 1, whatever the form of the file. Whole numbers as ids become text. Other
     fields are passed over.
 
     Args:
@@ -190,9 +190,11 @@ class _Checks:
         self._skip = on_bad_record == "skip"
         self._seen: dict[str, int] = {}
         self._with_ids: bool | None = None  # decided by the first record
+        self._count = 0
 
     def identify(self, place: Place, record: Any, faults: list[str]) -> str | None:
         """The record's id, or None where it is at fault; so it is where the record is no object."""
+        self._count += 1
         if not isinstance(record, dict):
             faults.append(
                 str(record) if isinstance(record, Unreadable) else f"must be an object, found {short(record)}"
@@ -206,7 +208,7 @@ class _Checks:
         if not self._with_ids:
             if name is not None:
                 faults.append(f"{name} is given, while the first record has none, found {short(record[name])}")
-            return str(number)
+            return str(self._count)
         value = record.get(name) if name else None
         id_ = str(value) if type(value) is int else _text(record, name or "id", faults)
         if id_ is not None and self._seen.setdefault(id_, number) != number:

@@ -124,7 +124,7 @@ def _choose(
     passages = [dict(passage) for passage in row["passages"]]
     known = {_key(passage) for passage in passages}
     negatives = [passage for passage in row["negatives"] if _key(passage) not in known][:num_hard_negatives]
-    if not negatives:
+    if not num_hard_negatives:  # as in a validation, which must not know what is gold
         return {"passages": passages[:n_context]}
     rng = np.random.default_rng([seed, index])
     for negative in negatives:
