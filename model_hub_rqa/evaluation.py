@@ -50,6 +50,7 @@ def evaluate(
     """
     if not rows:
         raise ValueError("rows: needs at least one question, found none")
+    before = (pipeline.retrieval_seconds, pipeline.reading_seconds)
     predictions: list[str] = []
     kept: list[float] = []  # f1 of each answer against the passages read
     grounded: list[float] = []
@@ -57,7 +58,7 @@ def evaluate(
     for begin in range(0, len(rows), batch_size):
         batch = rows[begin : begin + batch_size]
         for row, answered in zip(batch, pipeline.ask([question_of(dict(row)) for row in batch]), strict=True):
-            texts = [passage.text for passage in answered.question.passages]
+            texts = [passage.text for passage in answered.question.passages[: pipeline.reader.n_context]]
             predictions.append(answered.answer.text)
             retrieved.append([hit.passage.text for hit in answered.hits])
             kept.append(max_over_ground_truths(f1_score, answered.answer.text, texts))
@@ -65,7 +66,8 @@ def evaluate(
             write(_line(row, answered))
         report("answering", len(predictions), len(rows))
     references = [row["answers"] for row in rows]
-    retrieval, latency = _retrieval_scores(pipeline, rows, retrieved), pipeline.reading_seconds / pipeline.n_questions
+    retrieval = _retrieval_scores(pipeline, rows, retrieved, pipeline.retrieval_seconds - before[0])
+    latency = (pipeline.reading_seconds - before[1]) / len(rows)
     return {
         "n_questions": len(rows),
         **retrieval,
@@ -80,7 +82,7 @@ def evaluate(
 
 
 def _retrieval_scores(
-    pipeline: RQAPipeline, rows: Sequence[Row], retrieved: Sequence[Sequence[str]]
+    pipeline: RQAPipeline, rows: Sequence[Row], retrieved: Sequence[Sequence[str]], seconds: float
 ) -> dict[str, float]:
     if pipeline.retriever is None:
         return {}
@@ -88,7 +90,7 @@ def _retrieval_scores(
     return {
         "n_judged": sum(map(bool, gold)),
         **document_metrics(retrieved, gold),
-        "retrieval_latency": pipeline.retrieval_seconds / pipeline.n_questions,
+        "retrieval_latency": seconds / len(rows),
     }
 
 

@@ -23,6 +23,8 @@ CORPUS = [
 class Repeater:
     """Answers with the last word of the first passage."""
 
+    n_context: int | None = None
+
     def read_passages(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
         return [Answer(question.passages[0].text.split()[-1]) for question in questions]
 

@@ -12,6 +12,7 @@ from readers_for_tests import CORPUS, InOrder, Repeater, fusion_folder
 from model_hub_rqa.cli import main
 from model_hub_rqa.evaluation import evaluate
 from model_hub_rqa.pipeline import RQAPipeline
+from model_hub_rqa.records import Answer
 
 CTXS = [{"id": passage.id, "title": passage.title, "text": passage.text} for passage in CORPUS]
 QUESTIONS = [
@@ -41,6 +42,19 @@ def rows() -> list[dict[str, Any]]:
 
 
 # ---- the numbers ----
+
+
+def test_passages_that_are_not_read_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """f1_passages looks at the first n_context passages alone, and latencies at this evaluation's questions alone."""
+    reader = Repeater()
+    monkeypatch.setattr(reader, "read_passages", lambda asked, scores=False: [Answer("barrel")] * len(asked))
+    pipeline = RQAPipeline(reader, InOrder(), top_k=3)
+    assert evaluate(pipeline, rows())["f1_passages"] > 0  # it stands in the second passage
+    pipeline.retrieval_seconds = pipeline.reading_seconds = 1e6
+    reader.n_context = 1
+    scores = evaluate(pipeline, rows())
+    assert scores["f1_passages"] == 0
+    assert scores["latency"] < 1000
 
 
 def test_a_pipeline_by_hand() -> None:

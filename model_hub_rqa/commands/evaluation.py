@@ -171,7 +171,7 @@ def _pipeline(args: argparse.Namespace) -> "RQAPipeline":
     if args.index is None:
         return RQAPipeline(reader)
     opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified before
-    top_k = args.top_k or getattr(reader.settings, "n_context", None) or DEFAULT_TOP_K
+    top_k = args.top_k or reader.n_context or DEFAULT_TOP_K
     return RQAPipeline(reader, opened, top_k=top_k)
 
 

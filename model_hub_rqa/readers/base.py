@@ -15,7 +15,14 @@ K = TypeVar("K", bound=Kwargs)
 
 
 class Reader(Protocol):
-    """Answers questions from passages."""
+    """Answers questions from passages.
+
+    Attributes:
+        n_context: how many of a question's passages are read, the first ones; None for all.
+    """
+
+    @property
+    def n_context(self) -> int | None: ...
 
     def read_passages(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
         """One answer a question, from its own passages.

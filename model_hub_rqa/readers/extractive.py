@@ -29,6 +29,7 @@ class ExtractiveReader:
     """
 
     settings_class: type[ExtractiveKwargs] = ExtractiveKwargs
+    n_context = None  # every passage is read
     decode = staticmethod(decode_many)
 
     def __init__(self, model: Any, tokenizer: Any, settings: ExtractiveKwargs, *, batch_size: int = 32) -> None:

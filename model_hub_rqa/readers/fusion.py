@@ -34,6 +34,11 @@ class FusionReader:
         self.batch_size = batch_size
         self.bf16 = computes_in_bf16(self.device.type) if bf16 is None else bf16
 
+    @property
+    def n_context(self) -> int | None:
+        """Passages read for a question; None for all that it has."""
+        return self.settings.n_context
+
     @classmethod
     def from_pretrained(
         cls, path: str | Path, *, batch_size: int = 8, bf16: bool | None = None, **settings: Any
