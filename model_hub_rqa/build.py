@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from model_hub_rqa.components import MODELS
 from model_hub_rqa.config import (
     METRIC_LR_SCHEDULER_TYPES,
     MODEL_MODES,
@@ -130,6 +131,17 @@ def build_model(
     name = _check_name(field, name, kwargs, WEIGHT_FILES)
     with _as_config_error(f"{field}: {name!r} as {model_mode}"):
         return auto.from_pretrained(name, config=config, **kwargs)
+
+
+@MODELS.register("AutoModel")
+def auto_model(
+    config: transformers.PreTrainedConfig,
+    model_kwargs: Mapping[str, Any],
+    use_pretrained_weights: bool,
+    model_mode: str,
+) -> transformers.PreTrainedModel:
+    """`build_model` as a registered component."""
+    return build_model(config, model_mode, model_kwargs, use_pretrained_weights)
 
 
 def auto_class(model_mode: str) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from model_hub_rqa.config.fields import Problem, init_fields, kinds_of, option, plain, read_value, show
+from model_hub_rqa.config.fields import Problem, did_you_mean, init_fields, kinds_of, option, plain, read_value, show
 from model_hub_rqa.errors import ConfigError
 
 MODEL_MODES: Mapping[str, str] = {
@@ -241,8 +241,21 @@ class DatasetKwargs(Kwargs):
         None, help="the hub's token, or true for the saved one", aliases=("use_auth_token",), secret=True
     )
 
+    plugins: Any = option(None, help="modules of your own to import")  # noqa: RUF009 - a list, held by components
+    datasets: Mapping[str, Any] | None = option(None, help="data sets by name: {handler: a registered one, args: ...}")
+    train: Any = option(None, help="the name, in datasets, of what to train on")  # noqa: RUF009 - of several types
+    validation: Any = option(None, help="the name, in datasets, of what to evaluate on")  # noqa: RUF009 - as above
+    collator: Any = option(None, help="a registered collator in place of the trial's own")  # noqa: RUF009 - as above
+
     def problems(self) -> Iterator[Problem]:
-        if self.train_file is None:
+        if self.datasets is not None:
+            for name in ("train", "validation"):
+                if getattr(self, name) not in self.datasets:
+                    text = f"must be the name of one of data.datasets ({', '.join(map(str, self.datasets))})"
+                    found = show(getattr(self, name))
+                    hint = did_you_mean(getattr(self, name), map(str, self.datasets))
+                    yield Problem((name, "datasets"), f"{text}, got {found}{hint}")
+        elif self.train_file is None:
             if self.validation_file is not None:
                 yield Problem(("validation_file", "train_file"), "needs train_file beside it")
             elif self.dataset_name is None:
@@ -277,6 +290,8 @@ class TrainerKwargs(Kwargs):
     save_total_limit: int | None = option(None, ge=1, help="checkpoints to keep; unset: all")
     model_mode: str | None = option(None, choices=MODEL_MODES, help="unset: the trial's own")
     use_pretrained_weights: bool = option(True, help="false: start from random weights")
+    model: Any = option(None, help="a registered model in place of the default one")  # noqa: RUF009 - of several types
+    objective: Any = option(None, help="a registered objective in place of the trial's loss")  # noqa: RUF009 - as above
 
     def problems(self) -> Iterator[Problem]:
         if self.max_steps == 0:

@@ -32,6 +32,7 @@ from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
 from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.trials import cluster_run, determined_fixes
+from model_hub_rqa.trials.chosen import ChosenComponents
 from model_hub_rqa.trials.finite import FiniteCheck
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
 
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class BaseTransformerTrial(pytorch.PyTorchTrial):
+class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
     """Builds everything from the experiment configuration, trains, and evaluates by id.
 
     The steps, in order, each a method to override: `load_examples`, `build_config_and_tokenizer`, `check`,
@@ -90,12 +91,13 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         self.scaler = None
         if self.trainer.fp16:
             self.scaler = context.wrap_scaler(torch.amp.GradScaler("cuda"))
+        self.reference = self.build_reference(model)
         self.model = context.wrap_model(model)
         self.optimizer = context.wrap_optimizer(self.build_optimizer(model))
         self.lr_scheduler = context.wrap_lr_scheduler(
             self.build_lr_scheduler(self.optimizer), pytorch.LRScheduler.StepMode.STEP_EVERY_OPTIMIZER_STEP
         )
-        self.collator = self.build_collator()
+        self.collator = self.build_chosen_collator() or self.build_collator()
         self.finite_check = FiniteCheck(context.distributed, self.example_ids)
         self.reducer = context.wrap_reducer(
             ByIdReducer(self.compute_metrics, is_chief=context.distributed.rank == 0), for_training=False
@@ -120,7 +122,8 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         if context is not None and determined_fixes.is_loading_only(context):
             self.config, self.tokenizer = self.build_config_and_tokenizer()
             return
-        self.examples = self._once_per_host(self.load_examples)
+        load = self.load_components if self.components.datasets else self.load_examples
+        self.examples = self._once_per_host(load)
         self.config, self.tokenizer = self.build_config_and_tokenizer()
         self.check()
         self.datasets = self._once_per_host(self.build_datasets)
@@ -149,6 +152,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         )
         types = (DatasetKwargs,) if self.task_kwargs is None else (DatasetKwargs, self.task_kwargs)
         settings = attempt(lambda: parse_dict_to_dataclasses(types, task_settings, section="data"))
+        attempt(lambda: self.parse_components(given, data))
         if training is not None and training[2].fp16 and not torch.cuda.is_available():
             faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
         if auto is not None:
@@ -181,6 +185,8 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
     # ---- model, optimizer, scheduler, loaders ----
 
     def build_model(self) -> torch.nn.Module:
+        if self.components.model is not None:
+            return self.build_chosen_model(self.components.model)
         mode = self.trainer.model_mode or self.default_model_mode
         return build.build_model(self.config, mode, self.model_kwargs, self.trainer.use_pretrained_weights)
 
@@ -255,7 +261,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         stepping = determined_fixes.steps_now(self.context)
         with determined_fixes.without_sync(self.context, self.model, stepping):
             with self.autocast():
-                loss = self.compute_loss(batch)
+                loss = self.training_loss(batch)
             loss = loss.float()
             self.context.backward(self.scaler.scale(loss) if self.scaler else self.finite_check.watch(loss, batch))
         self.context.step_optimizer(self.optimizer, clip_grads=self._clip_gradients, scaler=self.scaler)

@@ -1,11 +1,10 @@
 """From an experiment configuration's file to its trial class; Determined is imported when it is first needed."""
 
 import importlib
-import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
+from model_hub_rqa.components import see_working_directory
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.experiment import Experiment, parse_experiment
 
@@ -37,8 +36,7 @@ def load_experiment(path: str, overrides: Sequence[str] = (), trial: str | None 
 def import_trial(name: str) -> type:
     """The trial class ``module:Class``; modules in the working directory are found as well."""
     module, _, qualname = name.partition(":")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    see_working_directory()
     try:
         found: Any = importlib.import_module(module)
         for part in qualname.split("."):
