@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
@@ -105,7 +105,7 @@ MODELS = Registry(
 )
 """Handlers return the model, a torch.nn.Module."""
 DATASETS = Registry("dataset", homes=["model_hub_rqa.data.qa_dataset"], offered=["cache_dir", "on_bad_record"])
-"""Handlers return examples, a datasets.Dataset in the form that the trial reads, or a `data.qa_dataset.Loaded`."""
+"""Handlers return examples, a datasets.Dataset in the form that the trial reads, or a `Loaded`."""
 COLLATORS = Registry(
     "collator",
     homes=["model_hub_rqa.data.extractive", "model_hub_rqa.data.generation"],
@@ -146,10 +146,18 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """What a data set's handler may return: its examples, and the settings of the trial's task, by name, that hold for
+    this set alone."""
+
+    examples: Any
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Components:
     """The components of a run; None, or nothing, where a trial's own part is used."""
 
-    datasets: Mapping[str, Component] = field(default_factory=dict)
     collator: Component | None = None
     model: Component | None = None
     objective: Component | None = None
@@ -160,7 +168,7 @@ def read_components(hparams: Mapping[str, Any], data: Mapping[str, Any]) -> Comp
 
     Args:
         hparams: ``objective`` and ``model`` are read; a ``model`` with ``_target_`` is no component.
-        data: ``plugins``, ``datasets`` and ``collator`` are read.
+        data: ``plugins``, ``collator`` and the data sets with a ``handler`` are read.
 
     Raises:
         ConfigError: every plugin that does not import, every unregistered name, every argument that does not fit.
@@ -175,14 +183,24 @@ def read_components(hparams: Mapping[str, Any], data: Mapping[str, Any]) -> Comp
         ("objective", hparams.get("objective"), OBJECTIVES, "hyperparameters.objective"),
     ):
         chosen[key] = None if value is None else _read(value, registry, place, faults)
-    given = data.get("datasets") or {}
-    if not isinstance(given, Mapping):
-        faults.append(f"data.datasets: must be a mapping of names to handlers, got {show(given)}")
-        given = {}
-    found = {str(name): _read(value, DATASETS, f"data.datasets.{name}", faults) for name, value in given.items()}
+    for place, entry in _sets(data):
+        _read(entry, DATASETS, place, faults)
     if faults:
         raise ConfigError(faults)
-    return Components(datasets={name: one for name, one in found.items() if one is not None}, **chosen)
+    return Components(**chosen)
+
+
+def _sets(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The data sets that handlers load, with their places: under ``datasets``, or in the lists themselves."""
+    named = data.get("datasets")
+    places = {f"data.datasets.{name}": entry for name, entry in named.items()} if isinstance(named, Mapping) else {}
+    for side in ("train", "validation"):
+        entries = data.get(side)
+        for number, entry in enumerate(entries if isinstance(entries, list) else []):
+            places[f"data.{side}[{number}]"] = entry
+    for place, entry in places.items():
+        if isinstance(entry, Mapping) and {"handler", "args"} & set(entry):
+            yield place, {key: entry.get(key) for key in ("handler", "args")}
 
 
 def _read(value: Any, registry: Registry, place: str, faults: list[str]) -> Component | None:

@@ -1,9 +1,9 @@
 """Objectives of training: what a step makes small, from the losses that the trial's own task gives.
 
 An objective is a function ``objective(task, batch, **args)``, or a class whose instances are called with (task, batch);
-it returns a scalar. ``task`` is a `Task`: it computes losses of a batch, and never needs to be taken apart. A class may
-say more: ``sets`` names the data sets that its batches hold (a batch is then ``{name: batch of that set}``), and
-``needs_reference = True`` asks for a frozen copy of the initial model.
+it returns a scalar. ``task`` is a `Task`: it computes losses of a batch, which never need to be taken apart. Either may
+have two attributes: ``sets`` names the data sets that its batches hold (a batch is then ``{name: batch of that set}``,
+and ``data.mixing: keyed``), and ``needs_reference = True`` asks for a frozen copy of the initial model.
 
     @OBJECTIVES.register("Clipped")
     def clipped(task, batch, floor: float = 0.1):
@@ -141,7 +141,7 @@ def build_objective(components: Components, train_sets: Sequence[str], keyed: bo
     if chosen is None:
         return None
     objective: Objective = chosen.build()
-    needed = tuple(getattr(objective, "sets", ()))
+    needed = needed_sets(objective)
     missing = [name for name in needed if name not in train_sets]
     place, got = chosen.place, ", ".join(train_sets) or "none"
     wanted = " and ".join(needed)
@@ -153,6 +153,9 @@ def build_objective(components: Components, train_sets: Sequence[str], keyed: bo
         )
     if needed and not keyed:
         raise ConfigError(f"{place}: {chosen.name} needs data.mixing: keyed, so that each batch has {wanted}")
-    if keyed and not needed:
-        raise ConfigError(f"{place}: {chosen.name} takes batches of one kind, and not data.mixing: keyed")
     return objective
+
+
+def needed_sets(objective: Objective | None) -> tuple[str, ...]:
+    """The data sets that an objective's batches hold, by name; nothing where they are the trial's own batches."""
+    return tuple(getattr(getattr(objective, "func", objective), "sets", ()))  # of a function, under its arguments

@@ -120,7 +120,7 @@ def test_what_a_configuration_chooses(workplace: Path) -> None:
         {
             "plugins": ["plugin_good"],
             "collator": {"handler": "Count", "args": {"step": 2}},
-            "datasets": {"TOFU": {"handler": "QADataset", "args": {"hf_args": {"path": "json"}}}},
+            "datasets": {"TOFU": {"handler": "QADataset", "args": {"hf_args": {"path": "json"}}}, "file": {}},
         },
     )
     assert chosen.model is None
@@ -128,7 +128,6 @@ def test_what_a_configuration_chooses(workplace: Path) -> None:
     assert chosen.objective.build()(type("T", (), {"loss": staticmethod(len)}), "four") == 12
     assert chosen.collator is not None
     assert chosen.collator.build(pad_to_multiple_of=8, tokenizer="not taken").step == (2, 8)
-    assert chosen.datasets["TOFU"].args == {"hf_args": {"path": "json"}}
     assert read_components({"objective": "finetune"}, {}).objective is not None
 
 
@@ -143,10 +142,10 @@ def test_every_fault_at_once(workplace: Path) -> None:
                 "datasets": {
                     "A": {"handler": "QADatset"},
                     "B": {"handler": "QADataset", "args": {"question_kye": "q"}},
-                    "C": 3,
-                    "D": {"handler": "QADataset", "args": [1], "arg": {}},
+                    "D": {"handler": "QADataset", "args": [1]},
                 },
-                "collator": {"handler": "GenerationCollator", "args": {"tokenizer": "x"}},
+                "train": [{"name": "E", "handler": 3}, "A", {"name": "F", "args": {}}],
+                "collator": {"handler": "GenerationCollator", "arg": {}, "args": {"tokenizer": "x"}},
             },
         )
     broken, nowhere, *rest = caught.value.problems
@@ -161,6 +160,7 @@ def test_every_fault_at_once(workplace: Path) -> None:
         "data.plugins: plugin_nowhere cannot be imported:\nModuleNotFoundError: No module named 'plugin_nowhere'"
     )
     assert rest == [
+        "data.collator.arg: is no key here: did you mean args?",
         "data.collator.args.tokenizer: is given by the trial, not by a configuration",
         "hyperparameters.model.args.mode: AutoModel has no such argument (it takes model_mode)",
         "hyperparameters.model.args.model_mode: is required by AutoModel",
@@ -170,9 +170,9 @@ def test_every_fault_at_once(workplace: Path) -> None:
         "data.datasets.B.args.question_kye: QADataset has no such argument (it takes hf_args, question_key, "
         "answer_key, max_length, template_args, predict_with_generate): did you mean question_key?",
         "data.datasets.B.args.hf_args: is required by QADataset",
-        "data.datasets.C: must be a name, or a mapping with handler and args, got 3",
-        "data.datasets.D.arg: is no key here: did you mean args?",
         "data.datasets.D.args: must be a mapping of arguments, got [1]",
+        "data.train[0]: must be a registered dataset (QADataset), got 3",
+        "data.train[2]: must be a registered dataset (QADataset), got null",
     ]
 
 
@@ -193,6 +193,13 @@ def test_plugins_that_fail_otherwise(text: str, shown: list[str], workplace: Pat
     assert len(caught.value.problems) == 1
     for part in shown:
         assert part in caught.value.problems[0]
+
+
+@pytest.mark.parametrize("objective", [3, {}, {"args": {}}, {"name": "NPO", "handler": "NPO"}])
+def test_forms_that_choose_nothing(objective: Any) -> None:
+    """A choice is a name, or a mapping with one."""
+    with pytest.raises(ConfigError, match=r"hyperparameters\.objective(: must be a name|\.name: is given twice)"):
+        read_components({"objective": objective}, {})
 
 
 @pytest.mark.parametrize("plugins", ["plugin_good", [3], {"a": 1}])

@@ -114,7 +114,6 @@ def chosen(**objective: Any) -> Components:
         ({"name": "GradDiff"}, [], False, r"there is no forget set \(found none\)"),
         ({"name": "GradDiff"}, ["forget", "retian"], True, r"no retain set \(found forget, retian\): did you mean ret"),
         ({"name": "GradDiff"}, ["forget", "retain"], False, "GradDiff needs data.mixing: keyed"),
-        ({"name": "GradAscent"}, ["forget", "retain"], True, "takes batches of one kind, and not data.mixing: keyed"),
         ({"name": "NPO", "args": {"beta": 0}}, ["forget"], True, r"hyperparameters.objective.args.beta: must be > 0"),
         ({"name": "NPO", "args": {"beta": "x"}}, ["forget"], True, r"args.beta: must be a number >= 0, got 'x'"),
         ({"name": "GradDiff", "args": {"gamma": -1}}, [], True, r"args.gamma: must be a number >= 0, got -1"),

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from model_hub_rqa.config.fields import Problem, did_you_mean, init_fields, kinds_of, option, plain, read_value, show
+from model_hub_rqa.config.fields import Problem, init_fields, kinds_of, option, plain, read_value, show
 from model_hub_rqa.errors import ConfigError
 
 MODEL_MODES: Mapping[str, str] = {
@@ -47,6 +47,9 @@ LR_SCHEDULER_TYPES = (
 )
 METRIC_LR_SCHEDULER_TYPES = ("reduce_lr_on_plateau", "greedy")
 """The schedules that step on a metric, so that no optimizer step alone can drive them."""
+
+MIXINGS = ("by_size", "in_turn", "temperature", "keyed")
+"""How training mixes several sets; data/mixing.py says what each does."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 NO_NAME = "is required (or config_name, tokenizer_name and model_name one by one)"
@@ -222,7 +225,10 @@ class LRSchedulerKwargs(Kwargs):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetKwargs(Kwargs):
-    """The data: files, or else a data set by its name. Files win, so that they can stand in for a named data set."""
+    """The data: files, or else a data set by its name. Files win, so that they can stand in for a named data set.
+
+    In place of either side, ``train`` and ``validation`` list several named sets: see `NamedSetKwargs`.
+    """
 
     dataset_name: str | None = option(None, help="a data set on the hub, or a folder of one")
     dataset_config_name: str | None = option(None, help="which configuration of the data set")
@@ -241,21 +247,50 @@ class DatasetKwargs(Kwargs):
         None, help="the hub's token, or true for the saved one", aliases=("use_auth_token",), secret=True
     )
 
+    train: list[Any] | str | None = option(  # noqa: RUF009 - a field like the others, but of a list
+        None, help="several named sets to train on, or the name of one, in place of train_file"
+    )
+    validation: list[Any] | str | None = option(  # noqa: RUF009
+        None, help="several named sets to evaluate on, or the name of one, in place of validation_file"
+    )
+    datasets: Mapping[str, Any] | None = option(
+        None, help="sets by name, for train and validation to name; a registered one is {handler: NAME, args: ...}"
+    )
     plugins: Any = option(None, help="modules of your own to import")  # noqa: RUF009 - a list, held by components
-    datasets: Mapping[str, Any] | None = option(None, help="data sets by name: {handler: a registered one, args: ...}")
-    train: Any = option(None, help="the name, in datasets, of what to train on")  # noqa: RUF009 - of several types
-    validation: Any = option(None, help="the name, in datasets, of what to evaluate on")  # noqa: RUF009 - as above
     collator: Any = option(None, help="a registered collator in place of the trial's own")  # noqa: RUF009 - as above
+    mixing: str = option("by_size", choices=MIXINGS, help="how batches are drawn from the sets of train")
+    mixing_temperature: float | None = option(
+        None, gt=0, help="of mixing: temperature: 1 draws by size, more draws small sets more often; unset: 2"
+    )
 
     def problems(self) -> Iterator[Problem]:
-        if self.datasets is not None:
-            for name in ("train", "validation"):
-                if getattr(self, name) not in self.datasets:
-                    text = f"must be the name of one of data.datasets ({', '.join(map(str, self.datasets))})"
-                    found = show(getattr(self, name))
-                    hint = did_you_mean(getattr(self, name), map(str, self.datasets))
-                    yield Problem((name, "datasets"), f"{text}, got {found}{hint}")
-        elif self.train_file is None:
+        if self.mixing != "by_size" and self.train is None:
+            yield Problem(("mixing", "train"), f"needs data.train, a list of sets, got {self.mixing} and none")
+        if self.mixing_temperature is not None and self.mixing != "temperature":
+            text = f"needs mixing: temperature beside it, got mixing: {self.mixing}"
+            yield Problem(("mixing_temperature", "mixing"), text)
+        for side, names in (
+            ("train", ("train_file", "max_train_samples")),
+            ("validation", ("validation_file", "validation_split_percentage", "max_eval_samples")),
+        ):
+            given = [name for name in names if getattr(self, name) is not None]
+            if getattr(self, side) is not None:
+                yield from (Problem((name, side), f"plays no part beside the list data.{side}") for name in given)
+        if self.train is not None and self.validation is not None:
+            return
+        if self.train is not None or self.validation is not None:
+            # the other side may be plain
+            other = "validation_file" if self.train is not None else "train_file"
+            if self.validation_split_percentage is not None and self.validation is None:
+                text = "cannot be drawn from several sets: give data.validation or validation_file"
+                yield Problem(("validation_split_percentage", "train"), text)
+            elif getattr(self, other) is None and self.dataset_name is None:
+                listed = "train" if self.train is not None else "validation"
+                yield Problem(
+                    (other, "train", "validation"), f"is required beside the list data.{listed} (or a second list)"
+                )
+            return
+        if self.train_file is None:
             if self.validation_file is not None:
                 yield Problem(("validation_file", "train_file"), "needs train_file beside it")
             elif self.dataset_name is None:

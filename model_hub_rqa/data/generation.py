@@ -127,18 +127,20 @@ class GenerationFeatureBuilder:
     Args:
         tokenizer: the reader's.
         settings: the prompt and the longest length.
+        first: the number of the first example, where they are a part of several sets.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: GenerationKwargs) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: GenerationKwargs, first: int = 0) -> None:
         self.prompt = ChatPrompt(tokenizer, settings)
         self.settings = settings
+        self.first = first
 
     def __call__(self, rows: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         """Features of the examples ``rows`` (columns question, chat_history, passages, target and answers).
 
         Returns:
             Columns input_ids (the prompt), answer_ids (with the answer's end), length (tokens of both), example_index
-            (from ``indices``) and predict_with_generate.
+            (from ``indices`` and ``first``) and predict_with_generate.
         """
         columns = ("question", "chat_history", "passages", "target", "answers")
         prompts: list[list[int]] = []
@@ -151,7 +153,7 @@ class GenerationFeatureBuilder:
             "input_ids": prompts,
             "answer_ids": answers,
             "length": [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)],
-            "example_index": list(indices),
+            "example_index": [self.first + number for number in indices],
             "predict_with_generate": [self.settings.predict_with_generate] * len(indices),
         }
 

@@ -3,54 +3,20 @@
 import errno
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.components import DATASETS, Component
+from model_hub_rqa.components import DATASETS, Loaded
 from model_hub_rqa.config.fields import did_you_mean, show
 from model_hub_rqa.config.generation import TEMPLATE_ARGS
 from model_hub_rqa.data.arrow_cache import feature_types
 from model_hub_rqa.data.ctxs_form import ctxs_row
 from model_hub_rqa.data.fusion_records import FUSION_FEATURES
-from model_hub_rqa.errors import ConfigError, DataError, RqaError
+from model_hub_rqa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The examples of a data set, and settings of the trial's task that hold for this set alone, by name."""
-
-    examples: "Dataset"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-def load_components(chosen: Mapping[str, Component], **offered: Any) -> dict[str, Loaded]:
-    """Calls the handlers of data sets, by any key; a handler that is chosen twice is called twice.
-
-    Args:
-        chosen: the handlers.
-        offered: what a handler gets where it takes it.
-
-    Raises:
-        ConfigError, DataError: every fault of every set (ConfigError where there are both kinds).
-    """
-    found: dict[str, Loaded] = {}
-    errors: list[RqaError] = []
-    for key, component in chosen.items():
-        try:
-            loaded = component.build(**offered)
-        except (ConfigError, DataError) as error:
-            errors.append(error)
-        else:
-            found[key] = loaded if isinstance(loaded, Loaded) else Loaded(loaded)
-    if errors:
-        kind = ConfigError if any(isinstance(error, ConfigError) for error in errors) else DataError
-        raise kind(dict.fromkeys(line for error in errors for line in error.problems))
-    return found
 
 
 @DATASETS.register("QADataset")

@@ -4,6 +4,7 @@ A new task subclasses it and overrides the hooks that differ; see `QATrial` for 
 """
 
 import contextlib
+import functools
 import json
 import logging
 import random
@@ -26,10 +27,16 @@ from model_hub_rqa.config import (
     parse_dict_to_dataclasses,
     resolve_search_specs,
 )
+from model_hub_rqa.config.named_sets import NamedSetKwargs, parse_named_sets
+from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
+from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, KeyedCollator, MixedBatchSampler
+from model_hub_rqa.data.named_sets import join_sets, set_numbers
 from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
+from model_hub_rqa.models.signature import forward_names, taken_by
+from model_hub_rqa.objectives import needed_sets
 from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.trials import cluster_run, determined_fixes
 from model_hub_rqa.trials.chosen import ChosenComponents
@@ -52,16 +59,24 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
     Attributes:
         default_model_mode: the Auto class where the hyperparameter ``model_mode`` is not given (`build.MODEL_MODES`).
         default_bf16: whether to compute in bfloat16 where the machine has it and ``bf16`` is not given.
+        label_names: the columns of a batch that hold labels; a default validation hands them on to `compute_metrics`.
+        include_inputs: further columns that it hands on.
+        takes_keyed_batches: whether ``compute_loss`` takes batches of ``mixing: keyed``, {name of a set: its batch}.
         task_kwargs: a dataclass of the task's own settings, read from the ``data`` section and overridden by
             hyperparameters of the same names, so that a search can vary them; None for a task without.
         output_dir: where files of a validation go; None (the default, as on a cluster) writes none.
         trainer, data, task: the parsed settings.
         examples: {"train", "validation"} as loaded; datasets: the same as features.
+        sets: {"train", "validation"}: of each named set of a side, in their order, the numbers of its examples in
+            ``examples``; empty for a side that lists none.
         config, tokenizer, model, optimizer, lr_scheduler, reducer: what the names say.
     """
 
     default_model_mode = "base"
     default_bf16 = False
+    label_names: tuple[str, ...] = ("labels",)
+    include_inputs: tuple[str, ...] = ()
+    takes_keyed_batches = False
     task_kwargs: type | None = None
 
     def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
@@ -118,12 +133,13 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         self.parse(hparams, data)
         self.examples: Mapping[str, Any] = {}
         self.datasets: Mapping[str, Any] = {}
+        self.sets: dict[str, dict[str, range]] = {"train": {}, "validation": {}}
         context = getattr(self, "context", None)
         if context is not None and determined_fixes.is_loading_only(context):
             self.config, self.tokenizer = self.build_config_and_tokenizer()
             return
-        load = self.load_components if self.components.datasets else self.load_examples
-        self.examples = self._once_per_host(load)
+        loaded = self.take_settings(self._once_per_host(self.load_examples))
+        self.examples = self._join_sets(loaded)
         self.config, self.tokenizer = self.build_config_and_tokenizer()
         self.check()
         self.datasets = self._once_per_host(self.build_datasets)
@@ -157,19 +173,42 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
             faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
         if auto is not None:
             faults += check_model_names(*auto, pretrained=training is None or training[2].use_pretrained_weights)
-        if faults or auto is None or training is None or settings is None:
+        sets = None if settings is None else attempt(lambda: self._parse_sets(settings[0]))
+        by_tokens = training is not None and training[2].max_tokens_per_batch is not None
+        if by_tokens and settings is not None and settings[0].mixing != "by_size":
+            faults.append(f"hyperparameters.max_tokens_per_batch: needs data.mixing: by_size, got {settings[0].mixing}")
+        if faults or auto is None or training is None or settings is None or sets is None:
             raise ConfigError(faults)
         self.config_kwargs, self.tokenizer_kwargs, self.model_kwargs = auto
         self.optimizer_kwargs, self.lr_scheduler_kwargs, self.trainer = training
         self.data, self.task = settings[0], settings[1] if len(settings) > 1 else None
+        self.named_sets = sets
         self.data_settings = {**vars(self.data), **({} if self.task is None else vars(self.task))}
         self.seed = self._seed()
 
-    def load_examples(self) -> Mapping[str, Any]:
-        """The raw "train" and "validation" examples."""
-        from model_hub_rqa.data.loading import default_load_dataset
+    def _parse_sets(self, data: DatasetKwargs) -> Mapping[str, tuple[NamedSetKwargs, ...]]:
+        sets = parse_named_sets(data)
+        if data.mixing == "keyed" and not (self.takes_keyed_batches or needed_sets(self.objective)):
+            raise ConfigError(
+                f"data.mixing: keyed needs a trial whose compute_loss takes batches by name, {type(self).__name__} has "
+                "none (takes_keyed_batches)"
+            )
+        return sets
 
-        return default_load_dataset(self.data_settings, seed=self.seed)
+    def load_examples(self) -> Mapping[str, Any]:
+        """The raw "train" and "validation" examples; either may be a mapping of several sets by name."""
+        from model_hub_rqa.data.loading import default_load_dataset
+        from model_hub_rqa.data.named_sets import load_named_sets
+
+        reader = self.build_reader()
+        if not self.named_sets:
+            return default_load_dataset(self.data_settings, seed=self.seed, reader=reader)
+        version_2 = bool(self.data_settings.get("version_2_with_negative"))
+        return load_named_sets(self.named_sets, seed=self.seed, reader=reader, version_2_with_negative=version_2)
+
+    def build_reader(self) -> Reader | None:
+        """What reads and validates a file of examples; None for SQuAD's form."""
+        return None
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
         """The model's config and tokenizer; a subclass may look at ``self.examples``, say for num_labels."""
@@ -220,9 +259,16 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         )
         return steps * self.accumulation
 
-    def _train_sampler(self) -> TrainBatchSampler | TokenBudgetBatchSampler:
+    def _train_sampler(self) -> TrainBatchSampler | TokenBudgetBatchSampler | KeyedBatchSampler:
         lengths = self.datasets["train"]["length"][:]
         group = self.context.distributed.size * self.accumulation
+        if self.data.mixing != "by_size":
+            settings = {"group": group, "seed": self.seed, "group_by_length": self.trainer.group_by_length}
+            places = (lengths, self.set_numbers("train"), self.context.get_per_slot_batch_size())
+            if self.data.mixing == "keyed":
+                return KeyedBatchSampler(*places, **settings)
+            temperature = self.data.mixing_temperature or DEFAULT_TEMPERATURE
+            return MixedBatchSampler(*places, mixing=self.data.mixing, temperature=temperature, **settings)
         if self.trainer.max_tokens_per_batch is not None:
             return TokenBudgetBatchSampler(lengths, self.trainer.max_tokens_per_batch, group=group, seed=self.seed)
         return TrainBatchSampler(
@@ -234,18 +280,23 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         )
 
     def build_training_data_loader(self) -> pytorch.DataLoader:
-        return self._loader("train", self._train_sampler())
+        collate = self.collator
+        if self.data.mixing == "keyed":
+            collate = KeyedCollator(collate, list(self.sets["train"]))
+        return self._loader("train", self._train_sampler(), collate)
 
     def build_validation_data_loader(self) -> pytorch.DataLoader:
         batch_size = self.trainer.per_device_eval_batch_size or self.context.get_per_slot_batch_size()
         lengths = self.datasets["validation"]["length"][:]
-        return self._loader("validation", EvalBatchSampler(lengths, batch_size, ranks=self.context.distributed.size))
+        numbers = self.set_numbers("validation") if self.sets["validation"] else None
+        sampler = EvalBatchSampler(lengths, batch_size, ranks=self.context.distributed.size, set_numbers=numbers)
+        return self._loader("validation", sampler, self.collator)
 
-    def _loader(self, split: str, batch_sampler: Any) -> pytorch.DataLoader:
+    def _loader(self, split: str, batch_sampler: Any, collate: Callable[[list[Any]], Any]) -> pytorch.DataLoader:
         return pytorch.DataLoader(
             self.datasets[split],
             batch_sampler=batch_sampler,
-            collate_fn=self.collator,
+            collate_fn=collate,
             num_workers=self.trainer.dataloader_num_workers,
             pin_memory=self.context.device.type == "cuda",
             worker_init_fn=leave_signals_to_parent,
@@ -274,10 +325,38 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
 
         Call ``self.model`` itself and not a part of it, or gradients are not reduced over ranks.
         """
-        return self.model(**batch).loss
+        return self.model(**self.model_inputs(batch)).loss
+
+    def model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns of a batch that the model's forward takes; its other columns are for the trial alone."""
+        return taken_by(self._forward_names, batch)
+
+    @functools.cached_property
+    def _forward_names(self) -> frozenset[str] | None:
+        return forward_names(self.model)
+
+    def predict(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """What a default validation keeps of the model's outputs: tensors by name, each with a row an example."""
+        model = getattr(self.model, "module", self.model)  # ranks may have different numbers of batches
+        return {"logits": model(**self.model_inputs(batch)).logits}
+
+    def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Hands on, by ``example_index``, what `predict` gives, the labels and the columns of ``include_inputs``."""
+        with self.autocast():
+            predicted = self.predict(batch)
+        names = [name for name in (*self.label_names, *self.include_inputs) if name in batch]
+        columns = {**predicted, **{name: batch[name] for name in names}}
+        plain = {name: _to_numpy(column) for name, column in columns.items()}
+        numbers = batch["example_index"].tolist()
+        rows = ({name: column[row] for name, column in plain.items()} for row in range(len(numbers)))
+        self.reducer.update(dict(zip(numbers, rows, strict=True)))
+        return {}
 
     def compute_metrics(self, values: Values) -> dict[str, float]:
-        """Metrics of a validation from the values that `evaluate_batch` gave the reducer, sorted by id."""
+        """Metrics of a validation from the values that `evaluate_batch` gave the reducer, sorted by id.
+
+        By default a value is {name: array}: an example's rows of what `predict` gave and of the columns handed on.
+        """
         raise NotImplementedError("a task's trial computes its own metrics")
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -288,10 +367,13 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
 
     def example_ids(self, batch: Mapping[str, Any]) -> list[str]:
         """The data file's ids of a training batch's examples, each once; an override may know them otherwise."""
-        if "example_index" not in batch:
-            return []
-        examples, numbers = self.examples["train"], dict.fromkeys(batch["example_index"].tolist())
-        return [str(examples[number].get("id", number)) for number in numbers]
+        if self.data.mixing == "keyed":
+            parts = [part for part in batch.values() if "example_index" in part]
+            numbers = [number for part in parts for number in part["example_index"].tolist()]
+        else:
+            numbers = batch["example_index"].tolist() if "example_index" in batch else []
+        examples = self.examples["train"]
+        return [str(examples[number].get("id", number)) for number in dict.fromkeys(numbers)]
 
     def _seed_batch(self, batch_idx: int) -> None:
         """Seeds every generator from the batch's number: dropout is the same after a resume, and each rank's own.
@@ -332,6 +414,21 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
 
     # ---- helpers ----
 
+    def set_numbers(self, split: str) -> np.ndarray:
+        """The number, in the order of ``self.sets[split]``, of the set that each feature is of."""
+        features = self.datasets[split]
+        index = features["example_index"][:] if "example_index" in features.column_names else range(len(features))
+        return set_numbers(self.sets[split], index)
+
+    def _join_sets(self, loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Puts the named sets of a side one after another, and notes in ``self.sets`` where each is."""
+        joined = dict(loaded)
+        for side, parts in loaded.items():
+            if isinstance(parts, Mapping):
+                joined[side], bounds = join_sets(parts)
+                self.sets[side] = {} if list(bounds) == [""] else bounds
+        return joined
+
     def _seed(self) -> int:
         context = getattr(self, "context", None)
         on_cluster = determined_fixes.trial_seed(context) if context is not None else None
@@ -354,6 +451,14 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         if fault is not None:
             raise fault
         return step() if result is None else result
+
+
+def _to_numpy(column: Any) -> Any:
+    """A column on the CPU; bfloat16, which numpy lacks, as float32."""
+    if not isinstance(column, torch.Tensor):
+        return column
+    column = column.detach().cpu()
+    return (column.float() if column.is_floating_point() else column).numpy()
 
 
 def _data_section(context: pytorch.PyTorchTrialContext) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ class ChosenComponents:
         objective: the objective in place of `compute_loss`, or None.
         reference: a frozen copy of the initial model where the objective needs one: no part of checkpoints, made anew
             from the same initial weights after a resume, and not seen by DistributedDataParallel.
-        set_settings: of each data set that a handler loaded, the settings that it brings along.
+        set_settings: by side and name of a data set, the task's settings that it brings along for itself alone.
     """
 
     components = Components()
@@ -30,27 +30,27 @@ class ChosenComponents:
     def parse_components(self: Any, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """Raises ConfigError with every fault of plugins, names, arguments and of the objective's data sets."""
         self.components = read_components(hparams, data)
-        self.set_settings: dict[str, Mapping[str, Any]] = {}
-        self.objective = build_objective(self.components, *self.training_sets(data))
+        self.set_settings: dict[tuple[str, str], Mapping[str, Any]] = {}
+        train, keyed = data.get("train"), data.get("mixing") == "keyed"
+        entries = train if isinstance(train, list) else []
+        names = [entry.get("name") if isinstance(entry, Mapping) else entry for entry in entries]
+        self.objective = build_objective(self.components, [str(name) for name in names], keyed)
         if getattr(self.objective, "needs_reference", False) and not hasattr(self, "answer_log_probs"):
             raise ConfigError(
                 f"hyperparameters.objective: {self.components.objective.name} needs the probabilities of answers, "
                 f"which {type(self).__name__} does not give (answer_log_probs)"
             )
 
-    def training_sets(self: Any, data: Mapping[str, Any]) -> Any:
-        """The names of the data sets that are trained on, and whether a batch is ``{name: batch of that set}``."""
-        return [data["train"]] if isinstance(data.get("train"), str) else [], False
-
-    def load_components(self: Any) -> Mapping[str, Any]:
-        """The examples that registered handlers give, where ``data.datasets`` chooses some."""
-        from model_hub_rqa.data.qa_dataset import load_components
-
-        chosen = {split: self.components.datasets[getattr(self.data, split)] for split in ("train", "validation")}
-        offered = {"cache_dir": self.data.cache_dir, "on_bad_record": self.data.on_bad_record}
-        found = load_components(chosen, **offered)
-        self.set_settings = {split: loaded.settings for split, loaded in found.items()}
-        return {split: loaded.examples for split, loaded in found.items()}
+    def take_settings(self: Any, loaded: Mapping[str, Any]) -> dict[str, Any]:
+        """The examples that were loaded; what registered data sets bring along goes to ``self.set_settings``."""
+        examples: dict[str, Any] = dict(loaded)
+        for side, parts in loaded.items():
+            if not isinstance(parts, Mapping):
+                continue
+            examples[side] = {name: getattr(part, "examples", part) for name, part in parts.items()}
+            brought = {(side, name): getattr(part, "settings", {}) for name, part in parts.items()}
+            self.set_settings |= {key: settings for key, settings in brought.items() if settings}
+        return examples
 
     def build_chosen_model(self: Any, component: Component) -> torch.nn.Module:
         """What a registered model handler makes."""

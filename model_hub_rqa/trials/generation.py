@@ -45,14 +45,16 @@ class GenerationTrial(PassageTrial):
         if fault := causal_lm_fault(self.config):
             faults.append(f"hyperparameters.pretrained_model_name_or_path: {fault}")
         limit = length_limit(self.config, self.tokenizer)
-        for place, settings in self.settings_of_sets().items():
+        for (_, name), settings in self.settings_of_sets.items():
+            place = f"data.datasets.{name}.args" if name else "data"
             written = settings.max_new_tokens if settings.predict_with_generate else 0
             if settings.max_length + written > limit:
                 added = f" with max_new_tokens ({written})" if written else ""
-                faults.append(
+                line = (
                     f"{place}.max_length: must be at most {limit:,}{added}, the longest that this model takes, "
                     f"got {settings.max_length:,}"
                 )
+                faults += [line] if line not in faults else []
             try:
                 ChatPrompt(self.tokenizer, settings)
             except ConfigError as error:
@@ -60,25 +62,43 @@ class GenerationTrial(PassageTrial):
         if faults:
             raise ConfigError(faults)
 
-    def settings_of_sets(self) -> dict[str, GenerationKwargs]:
-        """The task's settings as each data set has them, by the set's place; a set may bring some of its own."""
-        return {"data": self.task} | {
-            f"data.{split}": dataclasses.replace(self.task, **own) for split, own in self.set_settings.items()
-        }
+    @functools.cached_property
+    def settings_of_sets(self) -> dict[tuple[str, str], GenerationKwargs]:
+        """The task's settings as each data set has them, by its side and name; a set may bring some of its own."""
+        faults: dict[str, None] = {}
+        found = {}
+        for side, sets in self.sets.items():
+            for name in sets or [""]:
+                try:
+                    found[side, name] = dataclasses.replace(self.task, **self.set_settings.get((side, name), {}))
+                except ConfigError as error:
+                    place = f"data.datasets.{name or getattr(self.data, side)}"
+                    faults |= dict.fromkeys(f"{place}: {line.partition('.')[2]}" for line in error.problems)
+        if faults:
+            raise ConfigError(faults)
+        return found
 
     def build_features(self, split: str) -> Any:
-        settings = self.settings_of_sets()
-        return build_generation_features(
-            self.passages[split],
-            GenerationFeatureBuilder(self.tokenizer, settings.get(f"data.{split}", self.task)),
-            on_bad_record=self.data.on_bad_record,
-            split=f"data.{split}",
-        )
+        from datasets import concatenate_datasets
+
+        examples = self.passages[split]
+        parts = self.sets[split] or {"": range(len(examples))}
+        settings = self.settings_of_sets
+        built = [
+            build_generation_features(
+                examples.select(numbers),
+                GenerationFeatureBuilder(self.tokenizer, settings[split, name], first=numbers.start),
+                on_bad_record=self.data.on_bad_record,
+                split=f"data.{split}" + (f" {name}" if name else ""),
+            )
+            for name, numbers in parts.items()
+        ]
+        return concatenate_datasets(built).with_format("numpy")
 
     @functools.cached_property
     def end_ids(self) -> list[int]:
         """The tokens at which an answer ends: those of all data sets' templates, and the tokenizer's own."""
-        ends = [ChatPrompt(self.tokenizer, settings).end_ids[-1] for settings in self.settings_of_sets().values()]
+        ends = [ChatPrompt(self.tokenizer, settings).end_ids[-1] for settings in self.settings_of_sets.values()]
         own = end_token_id(self.tokenizer)
         return list(dict.fromkeys(ends if own is None else [*ends, own]))
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from model_hub_rqa.config.passages import PassageKwargs
-from model_hub_rqa.data.arrow_cache import cache_folder
+from model_hub_rqa.data.arrow_cache import Reader, cache_folder
 from model_hub_rqa.data.fusion_records import fusion_reader
-from model_hub_rqa.data.loading import default_load_dataset
 from model_hub_rqa.data.passages import choose_passages, retrieve_passages
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.documents import document_metrics
@@ -35,15 +34,21 @@ class PassageTrial(BaseTransformerTrial):
     task: PassageKwargs
 
     def load_examples(self) -> Mapping[str, Any]:
-        if self.data.dataset_name is not None:
-            raise ConfigError(
-                "data.dataset_name: questions with passages come from files (train_file, validation_file), "
-                f"got {self.data.dataset_name!r}"
-            )
+        entries = {f"data.{side}[{i}]": one for side, sets in self.named_sets.items() for i, one in enumerate(sets)}
+        named = {place: one.dataset_name for place, one in {**entries, "data": self.data}.items()}
+        faults = [
+            f"{place}.dataset_name: questions with passages come from files (train_file, validation_file), got {name!r}"
+            for place, name in named.items()
+            if name is not None
+        ]
+        if faults:
+            raise ConfigError(faults)
+        return super().load_examples()
+
+    def build_reader(self) -> Reader:
         # Retrieval among the records' own passages needs them; without, gold passages are welcome and not needed.
         retrieved = self.task.embedding_model and (self.task.index or self.task.corpus_file)
-        reader = fusion_reader(require_passages=not retrieved)
-        return default_load_dataset(self.data_settings, seed=self.seed, reader=reader)
+        return fusion_reader(require_passages=not retrieved)
 
     def build_retriever(self) -> tuple[Retriever, str]:
         """What finds passages where the data section asks for retrieval, and a text that says what it depends on."""
