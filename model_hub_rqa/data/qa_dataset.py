@@ -1,6 +1,8 @@
 """QADataset: questions and answers from anything that ``datasets.load_dataset`` loads, as a registered component."""
 
 import errno
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -49,7 +51,6 @@ def qa_dataset(
         DataError: every faulty record.
     """
     import datasets
-    from datasets.fingerprint import Hasher
 
     settings = _settings(max_length, template_args, predict_with_generate)
     rows = _load(hf_args)
@@ -77,8 +78,8 @@ def qa_dataset(
         logger.warning("%d faulty records left out, the first is %s", len(bad), bad[0])
     features = datasets.Features(feature_types(FUSION_FEATURES))
     made = datasets.Dataset.from_list(read, features=features)
-    # As the source's fingerprint is the same in every process, so is this one, and features are cached under it.
-    made._fingerprint = Hasher.hash((rows._fingerprint, question_key, answer_key, on_bad_record))
+    # From the content, so that it is the same in every process, and Dataset.map finds its cache.
+    made._fingerprint = hashlib.sha256(json.dumps(read).encode()).hexdigest()[:32]
     return Loaded(made, settings)
 
 
