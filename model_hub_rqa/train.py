@@ -95,11 +95,15 @@ def _train_locally(
     from determined import pytorch
 
     from model_hub_rqa.config import resolve_search_specs
+    from model_hub_rqa.config.interpolation import settle
     from model_hub_rqa.trials import determined_fixes
 
     trial_class = import_trial(experiment.trial_class)
-    hparams = resolve_search_specs(experiment.hyperparameters)
-    _check_batch_size(hparams)
+    resolved = settle(experiment.raw)
+    size = {"global_batch_size": resolve_search_specs(experiment.hyperparameters).get("global_batch_size")}
+    _check_batch_size(size)
+    # the trial resolves the rest itself, as it does on a cluster
+    hparams = resolve_search_specs(experiment.raw.get("hyperparameters") or {}) | size
     quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
     distributed = determined_fixes.join_process_group()
@@ -112,7 +116,7 @@ def _train_locally(
             for line in notes:
                 _say(line)
             if context.distributed.rank == 0:
-                _write_config(folder / "config.yaml", {**experiment.raw, "hyperparameters": hparams})
+                _write_config(folder / "config.yaml", resolved)
             trial: Any = trial_class(context)
             trial.output_dir = folder
             _fit_locally(trial, experiment, folder, resume_from, test_mode)
@@ -231,10 +235,15 @@ def _train_on_cluster(trial: str | None, allow_unverified: bool) -> int:
 def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
     from determined import pytorch
 
+    from model_hub_rqa.config.interpolation import read_sections
     from model_hub_rqa.trials import cluster_run
 
     hparams, fault = info.trial.hparams, None
     try:
+        if isinstance(hparams.get("global_batch_size"), str):  # Determined itself reads it, and knows no references
+            hparams["global_batch_size"] = read_sections(hparams, info.trial._config).hyperparameters[
+                "global_batch_size"
+            ]
         _check_batch_size(hparams)
     except ConfigError as error:
         hparams, fault = None, error  # to be raised inside of init, where a search is told; init itself would fail

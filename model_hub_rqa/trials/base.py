@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from model_hub_rqa.config import (
     parse_dict_to_dataclasses,
     resolve_search_specs,
 )
+from model_hub_rqa.config.interpolation import read_sections
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
 from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
@@ -55,6 +56,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
             hyperparameters of the same names, so that a search can vary them; None for a task without.
         output_dir: where files of a validation go; None (the default, as on a cluster) writes none.
         trainer, data, task: the parsed settings.
+        referred: by section the names that ``${...}`` refers to, which need no field: variables of one's own.
         examples: {"train", "validation"} as loaded; datasets: the same as features.
         config, tokenizer, model, optimizer, lr_scheduler, reducer: what the names say.
     """
@@ -62,6 +64,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
     default_model_mode = "base"
     default_bf16 = False
     task_kwargs: type | None = None
+    referred: Mapping[str, Collection[str]] = {"hyperparameters": (), "data": ()}
 
     def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
         self.context = context
@@ -71,7 +74,8 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
             self._build(context)
 
     def _build(self, context: pytorch.PyTorchTrialContext) -> None:
-        self.prepare(context.get_hparams(), _data_section(context))
+        hparams, data, self.referred = read_sections(context.get_hparams(), context.get_experiment_config())
+        self.prepare(hparams, data)
         given = "gradient_accumulation_steps" in self.hparams
         self.accumulation = determined_fixes.set_accumulation(
             context, self.trainer.gradient_accumulation_steps if given else None
@@ -143,12 +147,13 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         given = self.hparams
         names = [field for field in getattr(self.task_kwargs, "__dataclass_fields__", {}) if field in given]
         task_settings = {**data, **{name: given[name] for name in names}}
-        auto = attempt(lambda: default_parse_config_tokenizer_model_kwargs(given))
+        own, variables = self.referred["hyperparameters"], self.referred["data"]
+        auto = attempt(lambda: default_parse_config_tokenizer_model_kwargs(given, known=own))
         training = attempt(
-            lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given)
+            lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given, known=own)
         )
         types = (DatasetKwargs,) if self.task_kwargs is None else (DatasetKwargs, self.task_kwargs)
-        settings = attempt(lambda: parse_dict_to_dataclasses(types, task_settings, section="data"))
+        settings = attempt(lambda: parse_dict_to_dataclasses(types, task_settings, section="data", known=variables))
         if training is not None and training[2].fp16 and not torch.cuda.is_available():
             faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
         if auto is not None:
@@ -348,7 +353,3 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         if fault is not None:
             raise fault
         return step() if result is None else result
-
-
-def _data_section(context: pytorch.PyTorchTrialContext) -> Mapping[str, Any]:
-    return context.get_experiment_config().get("data") or {}
