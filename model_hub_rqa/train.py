@@ -18,8 +18,16 @@ from typing import Any
 
 from model_hub_rqa.checkpoints import checkpoints_of, newest_checkpoint, steps_completed, verify_checkpoint
 from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
-from model_hub_rqa.experiment import Experiment, parse_experiment
-from model_hub_rqa.trials.experiments import import_trial, load_experiment
+from model_hub_rqa.experiment import Experiment, parse_experiment, trial_class_of
+from model_hub_rqa.flags import merge
+from model_hub_rqa.trials.experiments import (
+    LENGTHS,
+    config_of_flags,
+    import_trial,
+    read_config,
+    resolve_experiment,
+    with_lengths,
+)
 
 logger = logging.getLogger("model_hub_rqa")
 
@@ -38,7 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", metavar="DIR", help="the run's folder (default: runs/NAME)")
     parser.add_argument("--resume", metavar="DIR|latest", help="go on from a checkpoint, or from the newest whole one")
     parser.add_argument("--test", action="store_true", help="train, validate and checkpoint one batch only")
-    parser.add_argument("--trial", metavar="MODULE:CLASS", help="the trial class; overrides the entrypoint's")
+    parser.add_argument(
+        "--trial",
+        metavar="MODULE:CLASS",
+        help="the trial class; overrides the entrypoint's. With --help: the flags of all its settings",
+    )
     parser.add_argument(
         "--allow-unverified",
         action="store_true",
@@ -46,13 +58,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "model_hub_rqa.train") -> int:
     """Runs the script; returns its exit code: 0 done, 2 for what the user can mend, 1 otherwise."""
-    parser = argparse.ArgumentParser(prog="model_hub_rqa.train", description=(__doc__ or "").splitlines()[0])
-    add_arguments(parser)
-    args = parser.parse_args(argv)
     log_to_stderr()
-    return run(args)
+    try:
+        return _run(*_parse(sys.argv[1:] if argv is None else argv, prog))
+    except RqaError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other ranks of a host end with the same words
+            print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def _parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, dict[str, dict[str, Any]]]:
+    """The options, and by section what flags of the trial's settings say.
+
+    The trial has to be known before its flags are: --trial names it, or a CONFIG that comes before them.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    add_arguments(parser)
+    helping = any(word in ("-h", "--help") for word in argv)
+    args, rest = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
+    if helping and args.trial is None and args.config is None:
+        parser.print_help()
+        sys.exit(0)
+    if not rest and not helping:
+        return args, {}
+    trial = args.trial
+    if trial is None:
+        words = list(argv)
+        if args.config is None or (rest and words.index(args.config) > words.index(rest[0])):
+            raise ConfigError(f"{rest[0]}: is no option, unless --trial or a CONFIG before it says what is trained")
+        trial = trial_class_of(read_config(args.config, args.overrides).get("entrypoint"))
+        if trial is None:
+            raise ConfigError(f"entrypoint: {args.config} must name a trial class, so that its flags are known")
+    from model_hub_rqa.flags import parse_flags
+
+    return parse_flags(argv, _task_kwargs(trial), add_arguments, prog=prog)
+
+
+def _task_kwargs(trial: str) -> type | None:
+    """The dataclass of a trial class's own settings; its flags are those of our trials."""
+    from model_hub_rqa.trials.base import BaseTransformerTrial
+
+    trial_class = import_trial(trial)
+    if not issubclass(trial_class, BaseTransformerTrial):
+        raise ConfigError(f"--trial: {trial} is no BaseTransformerTrial, whose settings have flags")
+    return trial_class.task_kwargs
 
 
 def log_to_stderr() -> None:
@@ -62,24 +113,25 @@ def log_to_stderr() -> None:
     logging.basicConfig(handlers=[handler], format="%(levelname)s: %(message)s")
 
 
-def run(args: argparse.Namespace) -> int:
-    """As `main`, from parsed arguments."""
-    try:
-        return _run(args)
-    except RqaError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other ranks of a host end with the same words
-            print(error, file=sys.stderr)
-        return error.exit_code
-
-
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, given: dict[str, dict[str, Any]]) -> int:
     import determined
 
     if determined.get_cluster_info() is not None:
+        if given:
+            raise ConfigError("flags of settings are for local runs: on a cluster the configuration says what to train")
         return _train_on_cluster(args.trial, args.allow_unverified)
-    if args.config is None:
-        raise ConfigError("CONFIG: the experiment configuration is missing")
-    experiment = load_experiment(args.config, args.overrides, args.trial)
+    if args.config is not None:
+        config = read_config(args.config, args.overrides)
+        if args.trial is not None:
+            config["entrypoint"] = args.trial
+        if given:
+            config = merge(config, given, _task_kwargs(trial_class_of(config.get("entrypoint")) or ""))
+            config = with_lengths(config) if set(LENGTHS) & set(given.get("hyperparameters", ())) else config
+    elif args.trial is not None:
+        config = config_of_flags(args.trial, given, args.overrides)
+    else:
+        raise ConfigError("CONFIG: the experiment configuration is missing (or --trial, and flags)")
+    experiment = resolve_experiment(config)
     folder = Path(args.output_dir or Path("runs") / experiment.name)
     resume_from, notes = _resume_from(folder, args.resume, args.allow_unverified)
     return _train_locally(experiment, folder, resume_from, notes, args.test)

@@ -54,6 +54,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         default_bf16: whether to compute in bfloat16 where the machine has it and ``bf16`` is not given.
         task_kwargs: a dataclass of the task's own settings, read from the ``data`` section and overridden by
             hyperparameters of the same names, so that a search can vary them; None for a task without.
+        default_metric, default_smaller_is_better: the searcher's, for runs without a configuration file.
         output_dir: where files of a validation go; None (the default, as on a cluster) writes none.
         trainer, data, task: the parsed settings.
         referred: by section the names that ``${...}`` refers to, which need no field: variables of one's own.
@@ -64,6 +65,8 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
     default_model_mode = "base"
     default_bf16 = False
     task_kwargs: type | None = None
+    default_metric = "loss"
+    default_smaller_is_better = True
     referred: Mapping[str, Collection[str]] = {"hyperparameters": (), "data": ()}
 
     def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
