@@ -18,16 +18,9 @@ from typing import Any
 
 from model_hub_rqa.checkpoints import checkpoints_of, newest_checkpoint, steps_completed, verify_checkpoint
 from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
-from model_hub_rqa.experiment import Experiment, parse_experiment, trial_class_of
-from model_hub_rqa.flags import merge
-from model_hub_rqa.trials.experiments import (
-    LENGTHS,
-    config_of_flags,
-    import_trial,
-    read_config,
-    resolve_experiment,
-    with_lengths,
-)
+from model_hub_rqa.experiment import Experiment, parse_experiment
+from model_hub_rqa.trials.command_line import configuration, parse_arguments
+from model_hub_rqa.trials.experiments import import_trial, resolve_experiment
 
 logger = logging.getLogger("model_hub_rqa")
 
@@ -62,48 +55,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "model_hub_rqa.train") -
     """Runs the script; returns its exit code: 0 done, 2 for what the user can mend, 1 otherwise."""
     log_to_stderr()
     try:
-        return _run(*_parse(sys.argv[1:] if argv is None else argv, prog))
+        return _run(*parse_arguments(sys.argv[1:] if argv is None else argv, add_arguments, prog=prog))
     except RqaError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the other ranks of a host end with the same words
             print(error, file=sys.stderr)
         return error.exit_code
-
-
-def _parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, dict[str, dict[str, Any]]]:
-    """The options, and by section what flags of the trial's settings say.
-
-    The trial has to be known before its flags are: --trial names it, or a CONFIG that comes before them.
-    """
-    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
-    add_arguments(parser)
-    helping = any(word in ("-h", "--help") for word in argv)
-    args, rest = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
-    if helping and args.trial is None and args.config is None:
-        parser.print_help()
-        sys.exit(0)
-    if not rest and not helping:
-        return args, {}
-    trial = args.trial
-    if trial is None:
-        words = list(argv)
-        if args.config is None or (rest and words.index(args.config) > words.index(rest[0])):
-            raise ConfigError(f"{rest[0]}: is no option, unless --trial or a CONFIG before it says what is trained")
-        trial = trial_class_of(read_config(args.config, args.overrides).get("entrypoint"))
-        if trial is None:
-            raise ConfigError(f"entrypoint: {args.config} must name a trial class, so that its flags are known")
-    from model_hub_rqa.flags import parse_flags
-
-    return parse_flags(argv, _task_kwargs(trial), add_arguments, prog=prog)
-
-
-def _task_kwargs(trial: str) -> type | None:
-    """The dataclass of a trial class's own settings; its flags are those of our trials."""
-    from model_hub_rqa.trials.base import BaseTransformerTrial
-
-    trial_class = import_trial(trial)
-    if not issubclass(trial_class, BaseTransformerTrial):
-        raise ConfigError(f"--trial: {trial} is no BaseTransformerTrial, whose settings have flags")
-    return trial_class.task_kwargs
 
 
 def log_to_stderr() -> None:
@@ -120,18 +76,7 @@ def _run(args: argparse.Namespace, given: dict[str, dict[str, Any]]) -> int:
         if given:
             raise ConfigError("flags of settings are for local runs: on a cluster the configuration says what to train")
         return _train_on_cluster(args.trial, args.allow_unverified)
-    if args.config is not None:
-        config = read_config(args.config, args.overrides)
-        if args.trial is not None:
-            config["entrypoint"] = args.trial
-        if given:
-            config = merge(config, given, _task_kwargs(trial_class_of(config.get("entrypoint")) or ""))
-            config = with_lengths(config) if set(LENGTHS) & set(given.get("hyperparameters", ())) else config
-    elif args.trial is not None:
-        config = config_of_flags(args.trial, given, args.overrides)
-    else:
-        raise ConfigError("CONFIG: the experiment configuration is missing (or --trial, and flags)")
-    experiment = resolve_experiment(config)
+    experiment = resolve_experiment(configuration(args, given))
     folder = Path(args.output_dir or Path("runs") / experiment.name)
     resume_from, notes = _resume_from(folder, args.resume, args.allow_unverified)
     return _train_locally(experiment, folder, resume_from, notes, args.test)

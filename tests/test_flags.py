@@ -18,7 +18,7 @@ from stand_in_master import StandInMaster
 from model_hub_rqa import cli, flags, train
 from model_hub_rqa.config import ExtractiveKwargs, FusionKwargs, Kwargs, option
 from model_hub_rqa.config.fields import init_fields
-from model_hub_rqa.trials import experiments
+from model_hub_rqa.trials import command_line
 
 QA = "model_hub_rqa:QATrial"
 ROOT = Path(__file__).parent.parent
@@ -267,13 +267,16 @@ def test_flags_override_a_file(by_file: Path, tmp_path: Path) -> None:
         ({"num_train_epochs": 2.0}, {"epochs": 2}, False),
         ({"num_train_epochs": 0.5}, None, True),
         ({"num_train_epochs": 2, "max_steps": 7, "gradient_accumulation_steps": 3}, {"batches": 21}, False),
+        ({"num_train_epochs": 0}, None, True),
+        ({"max_steps": 0}, None, True),
         ({"num_train_epochs": "${data.x}"}, {"epochs": 9}, False),
+        ({"max_steps": None}, {"epochs": 9}, False),
     ],
 )
 def test_the_length_is_said_where_a_cluster_looks(hparams: Any, length: Any, script: bool) -> None:
     """searcher.max_length for module:Class; what it cannot say needs the script."""
     searcher = {"name": "single", "metric": "f1", "max_length": {"epochs": 9}}
-    config = experiments.with_lengths({"entrypoint": QA, "hyperparameters": hparams, "searcher": searcher})
+    config = command_line.with_lengths({"entrypoint": QA, "hyperparameters": hparams, "searcher": searcher})
     assert config["searcher"].get("max_length") == length
     assert (config["entrypoint"] != QA) == script
     assert config["entrypoint"].endswith(QA)

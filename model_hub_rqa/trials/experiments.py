@@ -9,11 +9,7 @@ from typing import Any
 
 from model_hub_rqa.config.interpolation import referred_names, resolve_whole
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.experiment import Experiment, parse_experiment, trial_class_of
-from model_hub_rqa.flags import merge
-
-LENGTHS = ("num_train_epochs", "max_steps", "eval_steps", "save_steps")
-_SCRIPT = "python3 -m determined.launch.torch_distributed -- python3 -m model_hub_rqa.train"
+from model_hub_rqa.experiment import Experiment, parse_experiment
 
 
 def load_experiment(path: str, overrides: Sequence[str] = (), trial: str | None = None) -> Experiment:
@@ -53,64 +49,6 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     except Exception as error:  # YAML parsers and the overrides raise many kinds, all about the user's text
         raise ConfigError(f"{path}: cannot be parsed: {' '.join(str(error).split())}") from error
     raise ConfigError(f"{path}: must be a mapping of keys to values, got {type(config).__name__}")
-
-
-def config_of_flags(trial: str, given: Mapping[str, Mapping[str, Any]], overrides: Sequence[str]) -> dict[str, Any]:
-    """The experiment configuration of a run without a file: what flags say, and around it what a cluster needs.
-
-    The batch is that of transformers, 8 examples a slot, where no flag says otherwise; the metric is the trial's.
-    """
-    from determined.cli import ntsc
-
-    trial_class: Any = import_trial(trial)
-    slots = int(os.environ.get("WORLD_SIZE", "1"))
-    config = {
-        "name": trial_class.__name__,
-        "entrypoint": trial,
-        "data": {},
-        "hyperparameters": {"global_batch_size": 8 * slots},
-        "searcher": {
-            "name": "single",
-            "metric": trial_class.default_metric,
-            "smaller_is_better": trial_class.default_smaller_is_better,
-        },
-        "min_validation_period": {"epochs": 1},
-        "min_checkpoint_period": {"epochs": 1},
-        "resources": {"slots_per_trial": slots},
-    }
-    try:
-        config = ntsc.parse_config_overrides(config, overrides)
-    except Exception as error:  # of many kinds, all about the user's text
-        raise ConfigError(f"--config: {' '.join(str(error).split())}") from error
-    return with_lengths(merge(config, given, trial_class.task_kwargs))
-
-
-def with_lengths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration whose keys outside of ``hyperparameters`` say the same of a run's length and periods as these.
-
-    A cluster trains a ``module:Class`` entrypoint by those keys, and knows no part of an epoch, and no run without
-    training: such a run gets the script as its entrypoint, which takes the hyperparameters.
-    """
-    config = {**config, "searcher": {**config["searcher"]}}
-    entrypoint, hparams = config["entrypoint"], config["hyperparameters"]
-    if entrypoint != trial_class_of(entrypoint):
-        return config
-    settings = {"num_train_epochs": 3.0, "max_steps": -1, "eval_steps": None, "save_steps": None} | hparams
-    accumulation = hparams.get("gradient_accumulation_steps", 1)
-    if not all(isinstance(value, int | float | None) for value in (*map(settings.get, LENGTHS), accumulation)):
-        return config  # a reference, a search specification or a fault
-    for key, name in (("min_validation_period", "eval_steps"), ("min_checkpoint_period", "save_steps")):
-        if settings[name] is not None:
-            config[key] = {"batches": settings[name] * accumulation}
-    epochs, steps = settings["num_train_epochs"], settings["max_steps"]
-    if steps > 0:
-        config["searcher"]["max_length"] = {"batches": steps * accumulation}
-    elif steps and epochs > 0 and float(epochs).is_integer():
-        config["searcher"]["max_length"] = {"epochs": int(epochs)}
-    else:
-        config["searcher"].pop("max_length", None)
-        config["entrypoint"] = f"{_SCRIPT} --trial {entrypoint}"
-    return config
 
 
 def import_trial(name: str) -> type:
