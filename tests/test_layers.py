@@ -17,6 +17,7 @@ LAYERS = {
     "components": 1,
     "config": 1,
     "experiment": 1,
+    "flags": 2,
     "hub": 1,
     "metrics": 1,
     "build": 2,

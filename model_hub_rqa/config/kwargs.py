@@ -304,7 +304,9 @@ class DatasetKwargs(Kwargs):
 class TrainerKwargs(Kwargs):
     """The course of training. A step is an optimizer step, as in transformers."""
 
-    global_batch_size: int = option(ge=1, help="examples of a batch over all slots, before accumulation")
+    global_batch_size: int = option(
+        ge=1, help="examples of a batch over all slots, before accumulation (by flags alone: 8 a slot)"
+    )
     per_device_eval_batch_size: int | None = option(None, ge=1, help="unset: a slot's share of global_batch_size")
     num_train_epochs: float = option(3.0, gt=0, help="passes over the training data, where max_steps is -1")
     max_steps: int = option(-1, ge=-1, help="optimizer steps; -1: num_train_epochs decides")

@@ -8,7 +8,7 @@ import functools
 import json
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from model_hub_rqa.config import (
     parse_dict_to_dataclasses,
     resolve_search_specs,
 )
+from model_hub_rqa.config.interpolation import read_sections
 from model_hub_rqa.config.named_sets import NamedSetKwargs, parse_named_sets
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
@@ -64,8 +65,10 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         takes_keyed_batches: whether ``compute_loss`` takes batches of ``mixing: keyed``, {name of a set: its batch}.
         task_kwargs: a dataclass of the task's own settings, read from the ``data`` section and overridden by
             hyperparameters of the same names, so that a search can vary them; None for a task without.
+        default_metric, default_smaller_is_better: the searcher's, for runs without a configuration file.
         output_dir: where files of a validation go; None (the default, as on a cluster) writes none.
         trainer, data, task: the parsed settings.
+        referred: by section the names that ``${...}`` refers to, which need no field: variables of one's own.
         examples: {"train", "validation"} as loaded; datasets: the same as features.
         sets: {"train", "validation"}: of each named set of a side, in their order, the numbers of its examples in
             ``examples``; empty for a side that lists none.
@@ -78,6 +81,9 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
     include_inputs: tuple[str, ...] = ()
     takes_keyed_batches = False
     task_kwargs: type | None = None
+    default_metric = "loss"
+    default_smaller_is_better = True
+    referred: Mapping[str, Collection[str]] = {"hyperparameters": (), "data": ()}
 
     def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
         self.context = context
@@ -87,7 +93,8 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
             self._build(context)
 
     def _build(self, context: pytorch.PyTorchTrialContext) -> None:
-        self.prepare(context.get_hparams(), _data_section(context))
+        hparams, data, self.referred = read_sections(context.get_hparams(), context.get_experiment_config())
+        self.prepare(hparams, data)
         given = "gradient_accumulation_steps" in self.hparams
         self.accumulation = determined_fixes.set_accumulation(
             context, self.trainer.gradient_accumulation_steps if given else None
@@ -162,12 +169,13 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         given = self.hparams
         names = [field for field in getattr(self.task_kwargs, "__dataclass_fields__", {}) if field in given]
         task_settings = {**data, **{name: given[name] for name in names}}
-        auto = attempt(lambda: default_parse_config_tokenizer_model_kwargs(given))
+        own, variables = self.referred["hyperparameters"], self.referred["data"]
+        auto = attempt(lambda: default_parse_config_tokenizer_model_kwargs(given, known=own))
         training = attempt(
-            lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given)
+            lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given, known=own)
         )
         types = (DatasetKwargs,) if self.task_kwargs is None else (DatasetKwargs, self.task_kwargs)
-        settings = attempt(lambda: parse_dict_to_dataclasses(types, task_settings, section="data"))
+        settings = attempt(lambda: parse_dict_to_dataclasses(types, task_settings, section="data", known=variables))
         attempt(lambda: self.parse_components(given, data))
         if training is not None and training[2].fp16 and not torch.cuda.is_available():
             faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
@@ -459,7 +467,3 @@ def _to_numpy(column: Any) -> Any:
         return column
     column = column.detach().cpu()
     return (column.float() if column.is_floating_point() else column).numpy()
-
-
-def _data_section(context: pytorch.PyTorchTrialContext) -> Mapping[str, Any]:
-    return context.get_experiment_config().get("data") or {}

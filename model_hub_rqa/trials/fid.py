@@ -41,6 +41,8 @@ class FiDTrial(PassageTrial):
     default_model_mode = "seq2seq-lm"
     default_bf16 = True
     task_kwargs = FusionKwargs
+    default_metric = "exact_match"
+    default_smaller_is_better = False
     task: FusionKwargs
 
     # ---- configuration and data ----

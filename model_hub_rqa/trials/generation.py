@@ -35,6 +35,7 @@ class GenerationTrial(PassageTrial):
     """
 
     default_model_mode = "causal-lm"
+    default_metric = "eval_loss"
     task_kwargs = GenerationKwargs
     task: GenerationKwargs
 

@@ -33,6 +33,8 @@ class QATrial(BaseTransformerTrial):
 
     default_model_mode = "question-answering"
     task_kwargs = ExtractiveKwargs
+    default_metric = "f1"
+    default_smaller_is_better = False
     task: ExtractiveKwargs
 
     def check(self) -> None:
