@@ -2,7 +2,6 @@
 
 import functools
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,8 +35,6 @@ from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.trials.base import BaseTransformerTrial
 from model_hub_rqa.trials.reducers import Values
 
-logger = logging.getLogger(__name__)
-
 _SPARE = 10  # passages retrieved beyond those wanted, since the same text may stand in a corpus several times
 
 
@@ -47,8 +44,8 @@ class FiDTrial(BaseTransformerTrial):
     The loss is the mean over a batch's answers of the mean over an answer's tokens, so it does not depend on how a
     batch is divided among ranks. A validation generates: exact_match, f1 and rougeL in percent, against all true
     answers, and loss, the mean over all tokens; where it reads retrieved passages, it is end to end and reports
-    `document_metrics` as well. Where ``output_dir`` is set, a validation writes predictions.jsonl there: question,
-    prediction, references and the passages read.
+    `document_metrics` as well. Where ``output_dir`` is set, a validation writes predictions.jsonl there (of several
+    sets, predictions_NAME.jsonl): question, prediction, references and the passages read.
 
     Attributes:
         passages: {"train", "validation"} examples with the passages that are read.
@@ -223,10 +220,7 @@ class FiDTrial(BaseTransformerTrial):
         return {}
 
     def compute_metrics(self, values: Values) -> dict[str, float]:
-        examples = self.passages["validation"]
-        if len(values) < len(examples):  # Determined's test mode evaluates one batch
-            logger.info("metrics are of %d of %d validation examples", len(values), len(examples))
-            examples = examples.select(list(values))
+        examples = self.evaluated(self.passages["validation"], list(values))
         losses, tokens, predictions = zip(*values.values(), strict=True)
         self._write(examples, predictions)
         metrics = generation_metrics(predictions, examples["answers"][:])
@@ -242,9 +236,10 @@ class FiDTrial(BaseTransformerTrial):
         return document_metrics(retrieved, gold)
 
     def _write(self, examples: Any, predictions: Sequence[str]) -> None:
-        if self.output_dir is None:
+        path = self.prediction_path("predictions.jsonl")
+        if path is None:
             return
-        with (self.output_dir / "predictions.jsonl").open("w", encoding="utf-8") as file:
+        with path.open("w", encoding="utf-8") as file:
             for example, prediction in zip(examples, predictions, strict=True):
                 line = {
                     "id": example["id"],
