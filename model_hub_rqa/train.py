@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -131,14 +132,16 @@ def _fit_locally(trial: Any, experiment: Experiment, folder: Path, resume_from: 
     from determined import pytorch
 
     from model_hub_rqa.progress import TrainProgress
-    from model_hub_rqa.trials import determined_fixes, local_run
+    from model_hub_rqa.trials import determined_fixes, local_run, summary
 
+    began = time.monotonic()
     context = trial.context
     chief = context.distributed.rank == 0
     done = 0 if resume_from is None else steps_completed(resume_from)
     if chief:
         for line in local_run.clear_the_way(folder, done):
             _say(line)
+        summary.remove(folder)
     reports = local_run.Reports(
         folder,
         metric=experiment.metric,
@@ -165,8 +168,12 @@ def _fit_locally(trial: Any, experiment: Experiment, folder: Path, resume_from: 
         with controller:
             # the policy is the controller's; Trainer would warn of "best" and take "all"
             fit(pytorch.Trainer(trial, context), trial, test_mode=test_mode, checkpoint_policy="none")
-        if context.get_stop_requested():
+        if trial.stop_reason is not None:
+            _say(f"stopped by {trial.stop_reason}")
+        elif context.get_stop_requested():
             _say(f"stopped, with {checkpoints_of(folder)[0]} written: --resume latest goes on from it")
+        if chief:
+            summary.write(folder, trial, experiment, reports, resumed_at=done, seconds=time.monotonic() - began)
     finally:
         if reports.progress is not None:
             reports.progress.close()

@@ -31,7 +31,7 @@ def unlearning(folder: Path, objective: Any, *, dropout: float = 0.0, data: Any 
         sets[name] = {"handler": "QADataset", "args": {"hf_args": hf_args, "predict_with_generate": False}}
     settings = {"global_batch_size": 2, "max_steps": 4, "objective": objective, **changes}
     config = experiment(folder, dropout=dropout, **settings)
-    return changed(config, data={**FILES, "datasets": sets, **data}, searcher={"metric": "eval_loss"})
+    return changed(config, data={**FILES, "datasets": sets, **data}, searcher={"metric": "retain/eval_loss"})
 
 
 def run(config: Path, output: Path, *arguments: str) -> None:
@@ -140,6 +140,7 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     ("objective", "data", "fault"),
     [
         ("NPO", {"train": ["forget"], "mixing": "keyed"}, "there is no retain set (found forget)"),
+        ("NPOO", {}, "must be a registered objective (GradAscent, GradDiff, NPO, finetune), got 'NPOO'"),
         ("NPO", {"mixing": "by_size"}, "NPO needs data.mixing: keyed, so that each batch has forget and retain"),
         ("finetune", {"mixing": "keyed"}, "data.mixing: keyed needs a trial whose compute_loss takes batches by name"),
     ],
@@ -151,7 +152,9 @@ def test_sets_that_are_missing(
     config = unlearning(tmp_path, objective, data={**SETS, **data})
     (tmp_path / "model/model.safetensors").write_bytes(b"never read")
     assert train.main([str(config), "--output-dir", str(tmp_path / "run")]) == 2
-    assert fault in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert fault in said
+    assert len(said.strip().split("\n")) == 1
 
 
 def test_an_objective_for_a_trial_without_probabilities(tmp_path: Path) -> None:

@@ -49,8 +49,9 @@ def main() -> None:
         vocab_size=len(tokenizer),
         n_positions=MAX_LENGTH,
         n_embd=128,
-        n_layer=3,
+        n_layer=2,
         n_head=4,
+        activation_function="gelu_pytorch_tanh",  # fused, unlike the default of the same shape
         **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

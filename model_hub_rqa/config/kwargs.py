@@ -301,6 +301,15 @@ class DatasetKwargs(Kwargs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CallbackKwargs(Kwargs):
+    """What is called in the course of training beside the trial's own steps; it stands in the data section."""
+
+    callbacks: list[Any] | None = option(  # noqa: RUF009 - a field like the others, but of a list
+        None, help="names of callbacks, or mappings with name and arguments"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerKwargs(Kwargs):
     """The course of training. A step is an optimizer step, as in transformers."""
 

@@ -8,7 +8,7 @@ import functools
 import json
 import logging
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from determined import pytorch
 from model_hub_rqa import build
 from model_hub_rqa.checkpoints import PRETRAINED, READER
 from model_hub_rqa.config import (
+    CallbackKwargs,
     DatasetKwargs,
     LRSchedulerKwargs,
     OptimizerKwargs,
@@ -37,9 +38,10 @@ from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
 from model_hub_rqa.models.signature import forward_names, taken_by
-from model_hub_rqa.objectives import needed_sets
 from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.trials import cluster_run, determined_fixes
+from model_hub_rqa.trials.by_set import metrics_by_set
+from model_hub_rqa.trials.callbacks import build_named_callbacks
 from model_hub_rqa.trials.chosen import ChosenComponents
 from model_hub_rqa.trials.finite import FiniteCheck
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
@@ -72,6 +74,8 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         examples: {"train", "validation"} as loaded; datasets: the same as features.
         sets: {"train", "validation"}: of each named set of a side, in their order, the numbers of its examples in
             ``examples``; empty for a side that lists none.
+        validation_set: while `compute_metrics` runs, the name of the set whose values it gets; "" where there is one.
+        stop_reason: why a callback asked for a stop, None where none did.
         config, tokenizer, model, optimizer, lr_scheduler, reducer: what the names say.
     """
 
@@ -80,6 +84,8 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
     label_names: tuple[str, ...] = ("labels",)
     include_inputs: tuple[str, ...] = ()
     takes_keyed_batches = False
+    validation_set = ""
+    stop_reason: str | None = None
     task_kwargs: type | None = None
     default_metric = "loss"
     default_smaller_is_better = True
@@ -122,7 +128,7 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         self.collator = self.build_chosen_collator() or self.build_collator()
         self.finite_check = FiniteCheck(context.distributed, self.example_ids)
         self.reducer = context.wrap_reducer(
-            ByIdReducer(self.compute_metrics, is_chief=context.distributed.rank == 0), for_training=False
+            ByIdReducer(self._metrics_by_set, is_chief=context.distributed.rank == 0), for_training=False
         )
 
     # ---- configuration and data: all that comes before a model ----
@@ -174,7 +180,7 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         training = attempt(
             lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given, known=own)
         )
-        types = (DatasetKwargs,) if self.task_kwargs is None else (DatasetKwargs, self.task_kwargs)
+        types = (DatasetKwargs, CallbackKwargs, *([] if self.task_kwargs is None else [self.task_kwargs]))
         settings = attempt(lambda: parse_dict_to_dataclasses(types, task_settings, section="data", known=variables))
         attempt(lambda: self.parse_components(given, data))
         if training is not None and training[2].fp16 and not torch.cuda.is_available():
@@ -182,21 +188,23 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         if auto is not None:
             faults += check_model_names(*auto, pretrained=training is None or training[2].use_pretrained_weights)
         sets = None if settings is None else attempt(lambda: self._parse_sets(settings[0]))
+        callbacks = None if settings is None else attempt(lambda: build_named_callbacks(settings[1].callbacks or ()))
         by_tokens = training is not None and training[2].max_tokens_per_batch is not None
         if by_tokens and settings is not None and settings[0].mixing != "by_size":
             faults.append(f"hyperparameters.max_tokens_per_batch: needs data.mixing: by_size, got {settings[0].mixing}")
-        if faults or auto is None or training is None or settings is None or sets is None:
+        if faults or auto is None or training is None or settings is None or sets is None or callbacks is None:
             raise ConfigError(faults)
         self.config_kwargs, self.tokenizer_kwargs, self.model_kwargs = auto
         self.optimizer_kwargs, self.lr_scheduler_kwargs, self.trainer = training
-        self.data, self.task = settings[0], settings[1] if len(settings) > 1 else None
+        self.data, self.task = settings[0], settings[2] if len(settings) > 2 else None
         self.named_sets = sets
+        self.callback_kwargs, self.callbacks = settings[1], callbacks
         self.data_settings = {**vars(self.data), **({} if self.task is None else vars(self.task))}
         self.seed = self._seed()
 
     def _parse_sets(self, data: DatasetKwargs) -> Mapping[str, tuple[NamedSetKwargs, ...]]:
         sets = parse_named_sets(data)
-        if data.mixing == "keyed" and not (self.takes_keyed_batches or needed_sets(self.objective)):
+        if data.mixing == "keyed" and not (self.takes_keyed_batches or self.objective_takes_sets()):
             raise ConfigError(
                 f"data.mixing: keyed needs a trial whose compute_loss takes batches by name, {type(self).__name__} has "
                 "none (takes_keyed_batches)"
@@ -363,9 +371,41 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
     def compute_metrics(self, values: Values) -> dict[str, float]:
         """Metrics of a validation from the values that `evaluate_batch` gave the reducer, sorted by id.
 
+        Where ``data.validation`` lists several sets, it is called for each with that set's values alone.
         By default a value is {name: array}: an example's rows of what `predict` gave and of the columns handed on.
         """
         raise NotImplementedError("a task's trial computes its own metrics")
+
+    def evaluated(self, examples: Any, numbers: Sequence[Any]) -> Any:
+        """Those of ``examples`` that a validation has evaluated, by their numbers; says in the log if some miss."""
+        bounds = self.sets["validation"]
+        wanted = len(bounds[self.validation_set]) if self.validation_set else len(examples)
+        if len(numbers) < wanted:  # Determined's test mode evaluates one batch
+            logger.info("metrics are of %d of %d validation examples", len(numbers), wanted)
+        return examples if len(numbers) == len(examples) else examples.select(numbers)
+
+    def prediction_path(self, name: str) -> Path | None:
+        """Where a validation writes a file such as predictions.json; with several sets, predictions_NAME.json.
+
+        None where no files are wanted.
+        """
+        if self.output_dir is None:
+            return None
+        path = self.output_dir / name
+        return path.with_stem(f"{path.stem}_{self.validation_set}") if self.validation_set else path
+
+    def _metrics_by_set(self, values: Values) -> dict[str, float]:
+        if not self.sets["validation"]:
+            return self.compute_metrics(values)
+
+        def compute(name: str, part: Values) -> dict[str, float]:
+            self.validation_set = name
+            try:
+                return self.compute_metrics(part)
+            finally:
+                self.validation_set = ""
+
+        return metrics_by_set(values, self.sets["validation"], compute)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 or fp16 for the forward pass, as the hyperparameters say."""
@@ -406,7 +446,9 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
     # ---- checkpoints ----
 
     def build_callbacks(self) -> dict[str, pytorch.PyTorchCallback]:
+        """The callbacks of ``data.callbacks`` and those that every run has; an override adds to them."""
         return {
+            **{name: callback.bind(self) for name, callback in self.callbacks.items()},
             "checkpoint": determined_fixes.CheckpointCallback(self.save_pretrained),
             **cluster_run.callbacks(),
         }

@@ -8,7 +8,7 @@ import torch
 
 from model_hub_rqa.components import Component, Components, read_components
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.objectives import Batch, Objective, Task, build_objective
+from model_hub_rqa.objectives import Batch, Objective, Task, build_objective, needed_sets
 
 
 class ChosenComponents:
@@ -40,6 +40,10 @@ class ChosenComponents:
                 f"hyperparameters.objective: {self.components.objective.name} needs the probabilities of answers, "
                 f"which {type(self).__name__} does not give (answer_log_probs)"
             )
+
+    def objective_takes_sets(self: Any) -> bool:
+        """Whether the objective takes batches of several sets by name; so may one that is at fault itself."""
+        return bool(needed_sets(self.objective)) or (self.objective is None and "objective" in self.hparams)
 
     def take_settings(self: Any, loaded: Mapping[str, Any]) -> dict[str, Any]:
         """The examples that were loaded; what registered data sets bring along goes to ``self.set_settings``."""

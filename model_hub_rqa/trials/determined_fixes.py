@@ -311,6 +311,8 @@ def local_controller(
 
         def _train(self, length: Any, train_boundaries: list[Any]) -> None:
             self.boundaries = train_boundaries
+            if resume_from is not None:
+                self._stop_requested()  # by a callback, of a run that had ended before it was resumed
             super()._train(length, train_boundaries)
 
         def _step_batch(self) -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,16 +15,14 @@ from model_hub_rqa.metrics.generation import generation_metrics
 from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.trials.base import BaseTransformerTrial
 
-logger = logging.getLogger(__name__)
-
 _SPARE = 10  # passages retrieved beyond those wanted, since the same text may stand in a corpus several times
 
 
 class PassageTrial(BaseTransformerTrial):
     """Reads questions with passages, chooses or retrieves what is read, and scores the answers that were written.
 
-    Where ``output_dir`` is set, a validation writes predictions.jsonl there: question, prediction, references and the
-    passages read.
+    Where ``output_dir`` is set, a validation writes predictions.jsonl there (of several sets, predictions_NAME.jsonl):
+    question, prediction, references and the passages read.
 
     Attributes:
         passages: {"train", "validation"} examples with the passages that are read.
@@ -102,10 +99,7 @@ class PassageTrial(BaseTransformerTrial):
 
     def answer_metrics(self, numbers: Sequence[Any], predictions: Sequence[str]) -> dict[str, float]:
         """Scores of the answers to the validation examples ``numbers``, which are written to predictions.jsonl."""
-        examples = self.passages["validation"]
-        if len(numbers) < len(examples):  # Determined's test mode evaluates one batch
-            logger.info("metrics are of %d of %d validation examples", len(numbers), len(examples))
-            examples = examples.select(numbers)
+        examples = self.evaluated(self.passages["validation"], numbers)
         self._write(examples, predictions)
         return {**generation_metrics(predictions, examples["answers"][:]), **self.retrieval_metrics(list(numbers))}
 
@@ -119,9 +113,10 @@ class PassageTrial(BaseTransformerTrial):
         return document_metrics(retrieved, gold)
 
     def _write(self, examples: Any, predictions: Sequence[str]) -> None:
-        if self.output_dir is None:
+        path = self.prediction_path("predictions.jsonl")
+        if path is None:
             return
-        with (self.output_dir / "predictions.jsonl").open("w", encoding="utf-8") as file:
+        with path.open("w", encoding="utf-8") as file:
             for example, prediction in zip(examples, predictions, strict=True):
                 line = {
                     "id": example["id"],
