@@ -158,4 +158,14 @@ def build_objective(components: Components, train_sets: Sequence[str], keyed: bo
 
 def needed_sets(objective: Objective | None) -> tuple[str, ...]:
     """The data sets that an objective's batches hold, by name; nothing where they are the trial's own batches."""
-    return tuple(getattr(getattr(objective, "func", objective), "sets", ()))  # of a function, under its arguments
+    return tuple(getattr(_declared(objective), "sets", ()))
+
+
+def needs_reference(objective: Objective | None) -> bool:
+    """Whether an objective asks for a frozen copy of the initial model."""
+    return bool(getattr(_declared(objective), "needs_reference", False))
+
+
+def _declared(objective: Objective | None) -> Any:
+    """What the user wrote: a function with its arguments bound hides its attributes."""
+    return getattr(objective, "func", objective)

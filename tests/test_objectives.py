@@ -8,10 +8,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_hub_rqa.components import Components, read_components
+from model_hub_rqa.components import OBJECTIVES, Components, read_components
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.models.causal import answer_losses
-from model_hub_rqa.objectives import NPO, GradDiff, Task, build_objective, finetune, grad_ascent
+from model_hub_rqa.objectives import (
+    NPO,
+    GradDiff,
+    Task,
+    build_objective,
+    finetune,
+    grad_ascent,
+    needed_sets,
+    needs_reference,
+)
 
 
 def task(model: dict[str, torch.Tensor], reference: dict[str, torch.Tensor] | None = None) -> Task:
@@ -130,3 +139,18 @@ def test_what_is_there_is_taken() -> None:
     assert build_objective(chosen(name="NPO", args={"beta": 0.2}), ["forget", "retain"], True) == NPO(beta=0.2)
     assert build_objective(chosen(name="GradDiff", args={"alpha": 0}), ["forget"], True) == GradDiff(alpha=0)
     assert build_objective(Components(), [], False) is None
+
+
+def test_a_function_may_ask_for_sets_and_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its attributes, which its bound arguments do not hide."""
+    monkeypatch.setattr(OBJECTIVES, "_handlers", dict(OBJECTIVES._handlers))
+
+    @OBJECTIVES.register("Mine")
+    def mine(task: Any, batch: Any, weight: float = 1.0) -> torch.Tensor: ...
+
+    built = build_objective(chosen(name="Mine", args={"weight": 2.0}), [], False)
+    assert (needed_sets(built), needs_reference(built)) == ((), False)
+    mine.sets, mine.needs_reference = ("forget",), True  # type: ignore[attr-defined]
+    assert (needed_sets(built), needs_reference(built)) == (("forget",), True)
+    with pytest.raises(ConfigError, match=r"Mine needs data\.train to name the sets forget"):
+        build_objective(chosen(name="Mine"), ["retain"], True)

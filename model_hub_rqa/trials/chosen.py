@@ -8,7 +8,7 @@ import torch
 
 from model_hub_rqa.components import Component, Components, read_components
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.objectives import Batch, Objective, Task, build_objective, needed_sets
+from model_hub_rqa.objectives import Batch, Objective, Task, build_objective, needed_sets, needs_reference
 
 
 class ChosenComponents:
@@ -35,7 +35,7 @@ class ChosenComponents:
         entries = train if isinstance(train, list) else []
         names = [entry.get("name") if isinstance(entry, Mapping) else entry for entry in entries]
         self.objective = build_objective(self.components, [str(name) for name in names], keyed)
-        if getattr(self.objective, "needs_reference", False) and not hasattr(self, "answer_log_probs"):
+        if needs_reference(self.objective) and not hasattr(self, "answer_log_probs"):
             raise ConfigError(
                 f"hyperparameters.objective: {self.components.objective.name} needs the probabilities of answers, "
                 f"which {type(self).__name__} does not give (answer_log_probs)"
@@ -79,7 +79,7 @@ class ChosenComponents:
 
     def build_reference(self: Any, model: torch.nn.Module) -> torch.nn.Module | None:
         """A frozen copy of the initial model, where the objective needs one."""
-        if not getattr(self.objective, "needs_reference", False):
+        if not needs_reference(self.objective):
             return None
         return copy.deepcopy(model).requires_grad_(False).eval().to(self.context.device)
 
