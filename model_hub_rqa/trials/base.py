@@ -4,6 +4,7 @@ A new task subclasses it and overrides the hooks that differ; see `QATrial` for 
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import random
@@ -22,7 +23,6 @@ from model_hub_rqa.config import (
     LRSchedulerKwargs,
     OptimizerKwargs,
     TrainerKwargs,
-    default_parse_config_tokenizer_model_kwargs,
     parse_dict_to_dataclasses,
     resolve_search_specs,
 )
@@ -31,6 +31,10 @@ from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, lea
 from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
+from model_hub_rqa.models.first import parse_parts, read_first_model
+from model_hub_rqa.models.initial_weights import load_weights, save_weights
+from model_hub_rqa.models.own import PLACE as MODEL
+from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
 from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.trials import cluster_run, determined_fixes
 from model_hub_rqa.trials.finite import FiniteCheck
@@ -52,6 +56,9 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
     Attributes:
         default_model_mode: the Auto class where the hyperparameter ``model_mode`` is not given (`build.MODEL_MODES`).
         default_bf16: whether to compute in bfloat16 where the machine has it and ``bf16`` is not given.
+        default_parts: what transformers' Auto classes build; a trial that does without one leaves its name out, and
+            ``self.config`` or ``self.tokenizer`` is None then. The hyperparameter ``model`` (a model of the user's own)
+            stands in for "model", and the other two are built only where a name is given for them.
         task_kwargs: a dataclass of the task's own settings, read from the ``data`` section and overridden by
             hyperparameters of the same names, so that a search can vary them; None for a task without.
         default_metric, default_smaller_is_better: the searcher's, for runs without a configuration file.
@@ -64,6 +71,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
 
     default_model_mode = "base"
     default_bf16 = False
+    default_parts: Collection[str] = ("config", "tokenizer", "model")
     task_kwargs: type | None = None
     default_metric = "loss"
     default_smaller_is_better = True
@@ -83,14 +91,15 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         self.accumulation = determined_fixes.set_accumulation(
             context, self.trainer.gradient_accumulation_steps if given else None
         )
+        if self.trainer.validates_only:
+            determined_fixes.refuse_length_of_cluster(context)
         torch.manual_seed(self.seed)
         model: Any = self.build_model()
         build.check_vocabulary(self.tokenizer, model)
+        if self.first.folder is not None and not determined_fixes.is_loading_only(context):
+            load_weights(model, self.first.folder)
         if self.trainer.gradient_checkpointing:
-            # the second name is the older one; both take the arguments of torch's checkpoint first
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
-            model.config.use_cache = False
+            build.enable_gradient_checkpointing(model)
         self.bf16 = self.trainer.bf16
         if self.bf16 is None:
             self.bf16 = self.default_bf16 and not self.trainer.fp16 and computes_in_bf16(context.device.type)
@@ -107,6 +116,9 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         self.reducer = context.wrap_reducer(
             ByIdReducer(self.compute_metrics, is_chief=context.distributed.rank == 0), for_training=False
         )
+        if self.datasets and self.first.builder is not None and not self._overrides("compute_loss"):
+            rows = [self.datasets["train"][number] for number in range(min(2, len(self.datasets["train"])))]
+            check_loss(self.trainer.model, model, context.to_device(self.collator(rows)), self.autocast())
 
     # ---- configuration and data: all that comes before a model ----
 
@@ -151,7 +163,8 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         names = [field for field in getattr(self.task_kwargs, "__dataclass_fields__", {}) if field in given]
         task_settings = {**data, **{name: given[name] for name in names}}
         own, variables = self.referred["hyperparameters"], self.referred["data"]
-        auto = attempt(lambda: default_parse_config_tokenizer_model_kwargs(given, known=own))
+        first = attempt(lambda: read_first_model(given, self.default_parts))
+        auto = None if first is None else attempt(lambda: parse_parts(first.hparams, first.parts, known=own))
         training = attempt(
             lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given, known=own)
         )
@@ -159,12 +172,21 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         settings = attempt(lambda: parse_dict_to_dataclasses(types, task_settings, section="data", known=variables))
         if training is not None and training[2].fp16 and not torch.cuda.is_available():
             faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
-        if auto is not None:
-            faults += check_model_names(*auto, pretrained=training is None or training[2].use_pretrained_weights)
-        if faults or auto is None or training is None or settings is None:
+        if auto is not None and first is not None:
+            faults += check_model_names(*auto, pretrained=first.pretrained)
+        if (
+            first is not None
+            and first.builder is None
+            and "model" not in first.parts
+            and not self._overrides("build_model")
+        ):
+            faults.append(f"{MODEL}: is required, since {type(self).__name__} has no model of its own")
+        if faults or first is None or auto is None or training is None or settings is None:
             raise ConfigError(faults)
+        self.first = first
         self.config_kwargs, self.tokenizer_kwargs, self.model_kwargs = auto
-        self.optimizer_kwargs, self.lr_scheduler_kwargs, self.trainer = training
+        self.optimizer_kwargs, self.lr_scheduler_kwargs, trainer = training
+        self.trainer = dataclasses.replace(trainer, use_pretrained_weights=first.pretrained)
         self.data, self.task = settings[0], settings[1] if len(settings) > 1 else None
         self.data_settings = {**vars(self.data), **({} if self.task is None else vars(self.task))}
         self.seed = self._seed()
@@ -177,7 +199,10 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
         """The model's config and tokenizer; a subclass may look at ``self.examples``, say for num_labels."""
-        return build.build_config_and_tokenizer(self.config_kwargs, self.tokenizer_kwargs)
+        parts = self.first.parts
+        return build.build_config_and_tokenizer(
+            self.config_kwargs if "config" in parts else None, self.tokenizer_kwargs if "tokenizer" in parts else None
+        )
 
     def check(self) -> None:
         """Raises ConfigError for settings that do not fit the config or the tokenizer."""
@@ -189,6 +214,9 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
     # ---- model, optimizer, scheduler, loaders ----
 
     def build_model(self) -> torch.nn.Module:
+        if self.first.builder is not None:
+            given = {"config": self.config, "tokenizer": self.tokenizer}
+            return build_own_model(self.trainer.model, self.first.builder, **given)
         mode = self.trainer.model_mode or self.default_model_mode
         return build.build_model(self.config, mode, self.model_kwargs, self.trainer.use_pretrained_weights)
 
@@ -207,10 +235,10 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         return len(self._train_sampler()) // self.context.distributed.size
 
     def num_training_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Optimizer steps of the whole run, at least one: the learning rate's schedule divides by them."""
         if "train" not in self.datasets:
             return 1
-        return self.num_training_batches() // self.accumulation
+        return max(1, self.num_training_batches() // self.accumulation)
 
     def num_training_batches(self) -> int:
         """Micro-batches of the whole run on one rank: whole optimizer steps, rounded up."""
@@ -276,7 +304,10 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
 
         Call ``self.model`` itself and not a part of it, or gradients are not reduced over ranks.
         """
-        return self.model(**batch).loss
+        loss = loss_of(self.model(**batch))
+        if loss is None:
+            raise ConfigError(f"{type(self).__name__}: the model gives no loss, and the trial has no compute_loss")
+        return loss
 
     def compute_metrics(self, values: Values) -> dict[str, float]:
         """Metrics of a validation from the values that `evaluate_batch` gave the reducer, sorted by id."""
@@ -327,8 +358,9 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         """Adds a folder that transformers loads by itself: weights, config, tokenizer and the task's settings."""
         folder = checkpoint / PRETRAINED
         model: Any = getattr(self.model, "module", self.model)  # DDP keeps the plain one there
-        model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_weights(model, folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
         settings = {} if self.task is None else vars(self.task)
         (folder / READER).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
@@ -338,6 +370,9 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         context = getattr(self, "context", None)
         on_cluster = determined_fixes.trial_seed(context) if context is not None else None
         return self.trainer.seed if "seed" in self.hparams or on_cluster is None else on_cluster
+
+    def _overrides(self, hook: str) -> bool:
+        return getattr(type(self), hook) is not getattr(BaseTransformerTrial, hook)
 
     def _once_per_host(self, step: Callable[[], T]) -> T:
         """Runs a step on each host's first rank, which fills the cache, and then on its others, which read it."""
