@@ -176,10 +176,9 @@ def read_components(hparams: Mapping[str, Any], data: Mapping[str, Any]) -> Comp
     faults = import_plugins(data.get("plugins"))
     chosen: dict[str, Component | None] = {}
     model = hparams.get("model")
-    is_target = isinstance(model, Mapping) and "_target_" in model
     for key, value, registry, place in (
         ("collator", data.get("collator"), COLLATORS, "data.collator"),
-        ("model", None if is_target else model, MODELS, "hyperparameters.model"),
+        ("model", model if is_component(model) else None, MODELS, "hyperparameters.model"),
         ("objective", hparams.get("objective"), OBJECTIVES, "hyperparameters.objective"),
     ):
         chosen[key] = None if value is None else _read(value, registry, place, faults)
@@ -201,6 +200,11 @@ def _sets(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for place, entry in places.items():
         if isinstance(entry, Mapping) and {"handler", "args"} & set(entry):
             yield place, {key: entry.get(key) for key in ("handler", "args")}
+
+
+def is_component(model: Any) -> bool:
+    """Whether the hyperparameter ``model`` is meant to choose a registered one, and not ``{_target_: ...}``."""
+    return isinstance(model, str) or (isinstance(model, Mapping) and bool({"handler", "name"} & set(model)))
 
 
 def _read(value: Any, registry: Registry, place: str, faults: list[str]) -> Component | None:

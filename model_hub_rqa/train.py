@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -157,10 +158,11 @@ def _fit_locally(trial: Any, experiment: Experiment, folder: Path, resume_from: 
     determined_fixes.use_local_backends(context, checkpoints, reports)
     controller = determined_fixes.local_controller(
         resume_from=resume_from,
-        checkpoint_policy=experiment.checkpoint_policy,
+        checkpoint_policy="none" if trial.trainer.validates_only else experiment.checkpoint_policy,
         metric=experiment.metric,
         smaller_is_better=experiment.smaller_is_better,
         code=determined_fixes.code_of(type(trial)),
+        validates_only=trial.trainer.validates_only,
     )
     if chief:
         reports.progress = TrainProgress(trial.num_training_batches(), done, context.get_global_batch_size())
@@ -240,7 +242,7 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
     from determined import pytorch
 
     from model_hub_rqa.config.interpolation import read_sections
-    from model_hub_rqa.trials import cluster_run
+    from model_hub_rqa.trials import cluster_run, determined_fixes
 
     hparams, fault = info.trial.hparams, None
     try:
@@ -258,14 +260,19 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
             if fault is not None:
                 raise fault
         trial: Any = import_trial(experiment.trial_class)(context)
-        fit(
-            pytorch.Trainer(trial, context),
-            trial,
-            checkpoint_policy=experiment.checkpoint_policy,
-            latest_checkpoint=info.latest_checkpoint,
-            step_zero_validation=bool(experiment.raw.get("perform_initial_validation")),
-            profiling_enabled=bool((experiment.raw.get("profiling") or {}).get("enabled")),
-        )
+        settings = {
+            "checkpoint_policy": experiment.checkpoint_policy,
+            "latest_checkpoint": info.latest_checkpoint,
+            "step_zero_validation": bool(experiment.raw.get("perform_initial_validation")),
+            "profiling_enabled": bool((experiment.raw.get("profiling") or {}).get("enabled")),
+        }
+        trainer = pytorch.Trainer(trial, context)
+        if not trial.trainer.validates_only:
+            fit(trainer, trial, **settings)
+            return
+        with tempfile.TemporaryDirectory() as files, determined_fixes.validation_on_cluster(Path(files)):
+            trial.output_dir = Path(files)
+            fit(trainer, trial, **{**settings, "checkpoint_policy": "none"})
 
 
 def _resume_from(folder: Path, resume: str | None, allow_unverified: bool) -> tuple[Path | None, list[str]]:

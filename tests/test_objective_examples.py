@@ -44,12 +44,13 @@ def load(path: Path) -> Any:
     return module
 
 
-def options(folder: Path, model: Path, **hyperparameters: Any) -> list[str]:
+def options(folder: Path, stage: str, model: Path, **hyperparameters: Any) -> list[str]:
     """``--config`` words that put a stage on small data and another model."""
+    first = "pretrained_model_name_or_path" if stage == "finetune" else "init_checkpoint"
     words = {
         "data.tofu": folder / "tofu",
         "data.cache_dir": folder / "cache",
-        "hyperparameters.pretrained_model_name_or_path": model,
+        f"hyperparameters.{first}": model,
         **{f"hyperparameters.{name}": value for name, value in hyperparameters.items()},
     }
     return [word for name, value in words.items() for word in ("--config", f"{name}={value}")]
@@ -65,9 +66,9 @@ def test_the_four_stages_and_their_table(
     load(UNLEARNING / "build_model.py").main()
     for stage in STAGES:
         changes = {"max_steps": 2, "global_batch_size": 4, "save_steps": 2}
-        words = [*options(tmp_path, model, **changes), "--output-dir", str(tmp_path / "runs" / stage)]
+        words = [*options(tmp_path, stage, model, **changes), "--output-dir", str(tmp_path / "runs" / stage)]
         assert train.main([str(UNLEARNING / f"{stage}.yaml"), *words]) == 0
-        model = tmp_path / "runs/finetune/checkpoints/checkpoint-2/pretrained"
+        model = tmp_path / "runs/finetune"
     capsys.readouterr()
     load(UNLEARNING / "report.py").main(tmp_path / "runs")
     heading, _, *rows = capsys.readouterr().out.splitlines()
@@ -139,7 +140,7 @@ def test_determineds_local_test_mode(name: str, tmp_path: Path) -> None:
     if name != "new_objective":
         tofu(tmp_path / "tofu")
         path = UNLEARNING / f"{name}.yaml"
-        words = options(tmp_path, causal_folder(tmp_path / "model", n_positions=192), global_batch_size=4)
+        words = options(tmp_path, name, causal_folder(tmp_path / "model", n_positions=192), global_batch_size=4)
     det = Path(sys.executable).with_name("det")
     command = [str(det), "experiment", "create", str(path.relative_to(ROOT)), ".", "--local", "--test", *words]
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "home")}

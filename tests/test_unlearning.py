@@ -46,15 +46,17 @@ def loss_of(trial: Any, model: Any, side: str, name: str) -> float:
     return float((losses / tokens).mean())
 
 
+NAME = "pretrained_model_name_or_path"
 OBJECTIVES = [
     {"name": "GradDiff", "args": {"gamma": 0.5}},
     {"name": "NPO", "args": {"beta": 0.5, "alpha": 0.5}},
 ]
 
 
+@pytest.mark.parametrize("first", ["pretrained_model_name_or_path", "init_checkpoint"])
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda one: one["name"])
 def test_the_first_losses_are_those_of_the_formula(
-    objective: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    objective: dict[str, Any], first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the initial model, which is its own reference, with a batch of each set by its name."""
     seen: list[Any] = []
@@ -68,7 +70,8 @@ def test_the_first_losses_are_those_of_the_formula(
         return loss
 
     monkeypatch.setattr(GenerationTrial, "training_loss", noting)
-    run(unlearning(tmp_path, objective, max_steps=1), tmp_path / "run")
+    config = unlearning(tmp_path, objective, max_steps=1)
+    run(changed(config, hyperparameters={**dict.fromkeys([NAME]), first: str(tmp_path / "model")}), tmp_path / "run")
     ((loss, parts, sizes),) = seen
     assert sizes == {"forget": 2, "retain": 2}
     if objective["name"] == "GradDiff":

@@ -317,8 +317,10 @@ class TrainerKwargs(Kwargs):
         ge=1, help="examples of a batch over all slots, before accumulation (by flags alone: 8 a slot)"
     )
     per_device_eval_batch_size: int | None = option(None, ge=1, help="unset: a slot's share of global_batch_size")
-    num_train_epochs: float = option(3.0, gt=0, help="passes over the training data, where max_steps is -1")
-    max_steps: int = option(-1, ge=-1, help="optimizer steps; -1: num_train_epochs decides")
+    num_train_epochs: float = option(
+        3.0, ge=0, help="passes over the training data, where max_steps is -1; 0: validate once, and do not train"
+    )
+    max_steps: int = option(-1, ge=-1, help="optimizer steps; -1: num_train_epochs decides; 0: validate only")
     eval_steps: int | None = option(None, ge=1, help="steps between validations; unset: every epoch")
     save_steps: int | None = option(None, ge=1, help="steps between checkpoints; unset: every epoch")
     logging_steps: int = option(50, ge=1, help="steps between reports of training metrics")
@@ -336,12 +338,20 @@ class TrainerKwargs(Kwargs):
     save_total_limit: int | None = option(None, ge=1, help="checkpoints to keep; unset: all")
     model_mode: str | None = option(None, choices=MODEL_MODES, help="unset: the trial's own")
     use_pretrained_weights: bool = option(True, help="false: start from random weights")
-    model: Any = option(None, help="a registered model in place of the default one")  # noqa: RUF009 - of several types
+    init_checkpoint: str | None = option(
+        None, help="start from the weights of an earlier run's folder or checkpoint, or of a save_pretrained folder"
+    )
+    model: Any = option(  # noqa: RUF009 - a field like the others, but of any type
+        None, help="a model of your own: {_target_: module.build_model, and its arguments}, or a registered one"
+    )
     objective: Any = option(None, help="a registered objective in place of the trial's loss")  # noqa: RUF009 - as above
 
+    @property
+    def validates_only(self) -> bool:
+        """Whether nothing is to be trained."""
+        return self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs == 0)
+
     def problems(self) -> Iterator[Problem]:
-        if self.max_steps == 0:
-            yield Problem(("max_steps",), "must be >= 1, or -1 for num_train_epochs to decide, got 0")
         if self.bf16 and self.fp16:
             yield Problem(("fp16", "bf16"), "must not be true together with bf16, got true")
 

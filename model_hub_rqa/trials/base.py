@@ -4,6 +4,7 @@ A new task subclasses it and overrides the hooks that differ; see `QATrial` for 
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -24,7 +25,6 @@ from model_hub_rqa.config import (
     LRSchedulerKwargs,
     OptimizerKwargs,
     TrainerKwargs,
-    default_parse_config_tokenizer_model_kwargs,
     parse_dict_to_dataclasses,
     resolve_search_specs,
 )
@@ -37,6 +37,10 @@ from model_hub_rqa.data.named_sets import join_sets, set_numbers
 from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
+from model_hub_rqa.models.first import parse_parts, read_first_model
+from model_hub_rqa.models.initial_weights import load_weights, save_weights
+from model_hub_rqa.models.own import PLACE as MODEL
+from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
 from model_hub_rqa.models.signature import forward_names, taken_by
 from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.trials import cluster_run, determined_fixes
@@ -65,6 +69,9 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         label_names: the columns of a batch that hold labels; a default validation hands them on to `compute_metrics`.
         include_inputs: further columns that it hands on.
         takes_keyed_batches: whether ``compute_loss`` takes batches of ``mixing: keyed``, {name of a set: its batch}.
+        default_parts: what transformers' Auto classes build; a trial that does without one leaves its name out, and
+            ``self.config`` or ``self.tokenizer`` is None then. The hyperparameter ``model`` (a model of the user's own)
+            stands in for "model", and the other two are built only where a name is given for them.
         task_kwargs: a dataclass of the task's own settings, read from the ``data`` section and overridden by
             hyperparameters of the same names, so that a search can vary them; None for a task without.
         default_metric, default_smaller_is_better: the searcher's, for runs without a configuration file.
@@ -86,6 +93,7 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
     takes_keyed_batches = False
     validation_set = ""
     stop_reason: str | None = None
+    default_parts: Collection[str] = ("config", "tokenizer", "model")
     task_kwargs: type | None = None
     default_metric = "loss"
     default_smaller_is_better = True
@@ -105,14 +113,15 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         self.accumulation = determined_fixes.set_accumulation(
             context, self.trainer.gradient_accumulation_steps if given else None
         )
+        if self.trainer.validates_only:
+            determined_fixes.refuse_length_of_cluster(context)
         torch.manual_seed(self.seed)
         model: Any = self.build_model()
         build.check_vocabulary(self.tokenizer, model)
+        if self.first.folder is not None and not determined_fixes.is_loading_only(context):
+            load_weights(model, self.first.folder)
         if self.trainer.gradient_checkpointing:
-            # the second name is the older one; both take the arguments of torch's checkpoint first
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
-            model.config.use_cache = False
+            build.enable_gradient_checkpointing(model)
         self.bf16 = self.trainer.bf16
         if self.bf16 is None:
             self.bf16 = self.default_bf16 and not self.trainer.fp16 and computes_in_bf16(context.device.type)
@@ -130,6 +139,9 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         self.reducer = context.wrap_reducer(
             ByIdReducer(self._metrics_by_set, is_chief=context.distributed.rank == 0), for_training=False
         )
+        if self.datasets and self.first.builder is not None and not self._overrides("compute_loss"):
+            rows = [self.datasets["train"][number] for number in range(min(2, len(self.datasets["train"])))]
+            check_loss(self.trainer.model, model, context.to_device(self.collator(rows)), self.autocast())
 
     # ---- configuration and data: all that comes before a model ----
 
@@ -176,7 +188,8 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         names = [field for field in getattr(self.task_kwargs, "__dataclass_fields__", {}) if field in given]
         task_settings = {**data, **{name: given[name] for name in names}}
         own, variables = self.referred["hyperparameters"], self.referred["data"]
-        auto = attempt(lambda: default_parse_config_tokenizer_model_kwargs(given, known=own))
+        first = attempt(lambda: read_first_model(given, self.default_parts))
+        auto = None if first is None else attempt(lambda: parse_parts(first.hparams, first.parts, known=own))
         training = attempt(
             lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given, known=own)
         )
@@ -185,17 +198,29 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         attempt(lambda: self.parse_components(given, data))
         if training is not None and training[2].fp16 and not torch.cuda.is_available():
             faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
-        if auto is not None:
-            faults += check_model_names(*auto, pretrained=training is None or training[2].use_pretrained_weights)
+        if auto is not None and first is not None:
+            faults += check_model_names(*auto, pretrained=first.pretrained)
+        if (
+            first is not None
+            and first.builder is None
+            and self.components.model is None
+            and "model" not in first.parts
+            and not self._overrides("build_model")
+        ):
+            faults.append(f"{MODEL}: is required, since {type(self).__name__} has no model of its own")
         sets = None if settings is None else attempt(lambda: self._parse_sets(settings[0]))
         callbacks = None if settings is None else attempt(lambda: build_named_callbacks(settings[1].callbacks or ()))
         by_tokens = training is not None and training[2].max_tokens_per_batch is not None
         if by_tokens and settings is not None and settings[0].mixing != "by_size":
             faults.append(f"hyperparameters.max_tokens_per_batch: needs data.mixing: by_size, got {settings[0].mixing}")
-        if faults or auto is None or training is None or settings is None or sets is None or callbacks is None:
+        if faults or first is None or auto is None or training is None:
             raise ConfigError(faults)
+        if settings is None or sets is None or callbacks is None:
+            raise ConfigError(faults)
+        self.first = first
         self.config_kwargs, self.tokenizer_kwargs, self.model_kwargs = auto
-        self.optimizer_kwargs, self.lr_scheduler_kwargs, self.trainer = training
+        self.optimizer_kwargs, self.lr_scheduler_kwargs, trainer = training
+        self.trainer = dataclasses.replace(trainer, use_pretrained_weights=first.pretrained)
         self.data, self.task = settings[0], settings[2] if len(settings) > 2 else None
         self.named_sets = sets
         self.callback_kwargs, self.callbacks = settings[1], callbacks
@@ -228,7 +253,10 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
         """The model's config and tokenizer; a subclass may look at ``self.examples``, say for num_labels."""
-        return build.build_config_and_tokenizer(self.config_kwargs, self.tokenizer_kwargs)
+        parts = self.first.parts
+        return build.build_config_and_tokenizer(
+            self.config_kwargs if "config" in parts else None, self.tokenizer_kwargs if "tokenizer" in parts else None
+        )
 
     def check(self) -> None:
         """Raises ConfigError for settings that do not fit the config or the tokenizer."""
@@ -242,6 +270,9 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
     def build_model(self) -> torch.nn.Module:
         if self.components.model is not None:
             return self.build_chosen_model(self.components.model)
+        if self.first.builder is not None:
+            given = {"config": self.config, "tokenizer": self.tokenizer}
+            return build_own_model(self.trainer.model, self.first.builder, **given)
         mode = self.trainer.model_mode or self.default_model_mode
         return build.build_model(self.config, mode, self.model_kwargs, self.trainer.use_pretrained_weights)
 
@@ -260,10 +291,10 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         return len(self._train_sampler()) // self.context.distributed.size
 
     def num_training_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Optimizer steps of the whole run, at least one: the learning rate's schedule divides by them."""
         if "train" not in self.datasets:
             return 1
-        return self.num_training_batches() // self.accumulation
+        return max(1, self.num_training_batches() // self.accumulation)
 
     def num_training_batches(self) -> int:
         """Micro-batches of the whole run on one rank: whole optimizer steps, rounded up."""
@@ -341,7 +372,10 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
 
         Call ``self.model`` itself and not a part of it, or gradients are not reduced over ranks.
         """
-        return self.model(**self.model_inputs(batch)).loss
+        loss = loss_of(self.model(**self.model_inputs(batch)))
+        if loss is None:
+            raise ConfigError(f"{type(self).__name__}: the model gives no loss, and the trial has no compute_loss")
+        return loss
 
     def model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a batch that the model's forward takes; its other columns are for the trial alone."""
@@ -457,8 +491,9 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         """Adds a folder that transformers loads by itself: weights, config, tokenizer and the task's settings."""
         folder = checkpoint / PRETRAINED
         model: Any = getattr(self.model, "module", self.model)  # DDP keeps the plain one there
-        model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_weights(model, folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
         settings = {} if self.task is None else vars(self.task)
         (folder / READER).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
@@ -483,6 +518,9 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         context = getattr(self, "context", None)
         on_cluster = determined_fixes.trial_seed(context) if context is not None else None
         return self.trainer.seed if "seed" in self.hparams or on_cluster is None else on_cluster
+
+    def _overrides(self, hook: str) -> bool:
+        return getattr(type(self), hook) is not getattr(BaseTransformerTrial, hook)
 
     def _once_per_host(self, step: Callable[[], T]) -> T:
         """Runs a step on each host's first rank, which fills the cache, and then on its others, which read it."""
