@@ -27,6 +27,7 @@ setup(
         "determined>=0.38.1,<0.39",
         "numpy>=2.0",
         "pyarrow>=21",
+        "omegaconf>=2.3",
         "huggingface_hub>=1.0",
         "rich>=13",
         "tensorboard>=2.14",  # Determined writes its events and does not declare it

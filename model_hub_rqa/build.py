@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from model_hub_rqa.components import MODELS
 from model_hub_rqa.config import (
     METRIC_LR_SCHEDULER_TYPES,
     MODEL_MODES,
@@ -79,18 +80,19 @@ def build_using_auto(
 
 
 def build_config_and_tokenizer(
-    config_kwargs: Mapping[str, Any] | ConfigKwargs, tokenizer_kwargs: Mapping[str, Any] | TokenizerKwargs
-) -> tuple[transformers.PreTrainedConfig, transformers.PreTrainedTokenizerBase]:
-    """Build the config, with its overrides, and the tokenizer.
+    config_kwargs: Mapping[str, Any] | ConfigKwargs | None, tokenizer_kwargs: Mapping[str, Any] | TokenizerKwargs | None
+) -> tuple[Any, Any]:
+    """Build the config, with its overrides, and the tokenizer; of what is None, None.
 
     Raises:
         ConfigError: the faults of both, config and tokenizer.
     """
     built: list[Any] = []
     errors = []
-    for build in (lambda: _build_config(config_kwargs), lambda: _build_tokenizer(tokenizer_kwargs)):
+    parts: tuple[tuple[Any, Any], ...] = ((_build_config, config_kwargs), (_build_tokenizer, tokenizer_kwargs))
+    for build, kwargs in parts:
         try:
-            built.append(build())
+            built.append(None if kwargs is None else build(kwargs))
         except ConfigError as error:
             errors.append(error)
     if errors:
@@ -134,6 +136,17 @@ def build_model(
         return auto.from_pretrained(name, config=config, **kwargs)
 
 
+@MODELS.register("AutoModel")
+def auto_model(
+    config: transformers.PreTrainedConfig,
+    model_kwargs: Mapping[str, Any],
+    use_pretrained_weights: bool,
+    model_mode: str,
+) -> transformers.PreTrainedModel:
+    """`build_model` as a registered component."""
+    return build_model(config, model_mode, model_kwargs, use_pretrained_weights)
+
+
 def auto_class(model_mode: str) -> Any:
     """The Auto class of a key of `MODEL_MODES`; it is imported only now."""
     if model_mode not in MODEL_MODES:
@@ -142,12 +155,30 @@ def auto_class(model_mode: str) -> Any:
     return getattr(transformers, MODEL_MODES[model_mode])
 
 
-def check_vocabulary(tokenizer: transformers.PreTrainedTokenizerBase, model: transformers.PreTrainedModel) -> None:
+def enable_gradient_checkpointing(model: Any) -> None:
+    """Makes the model compute its activations twice, to save memory.
+
+    Raises:
+        ConfigError: the model does not know how.
+    """
+    # the second name is the older one; both take the arguments of torch's checkpoint first
+    for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
+        if hasattr(model, name):
+            getattr(model, name)({"use_reentrant": False})
+            if hasattr(model, "config"):
+                model.config.use_cache = False
+            return
+    raise ConfigError(f"hyperparameters.gradient_checkpointing: {type(model).__name__} does not know how to do it")
+
+
+def check_vocabulary(tokenizer: transformers.PreTrainedTokenizerBase | None, model: nn.Module) -> None:
     """Hold the tokenizer's size to the model's embeddings: an id beyond them fails in the middle of training.
 
     Raises:
         ConfigError: the tokenizer has more tokens than the model's input embeddings have rows.
     """
+    if tokenizer is None or not isinstance(model, transformers.PreTrainedModel):
+        return
     try:
         embeddings = model.get_input_embeddings()
     except NotImplementedError:
@@ -374,23 +405,27 @@ def compute_num_training_steps(
 ) -> int:
     """Optimizer steps of a whole run, as transformers' Trainer counts them.
 
-    ``max_steps`` where it is above 0, else ``ceil(num_train_epochs * ceil(batches_per_epoch / accumulation))``: the
+    ``max_steps`` where it is at least 0, else ``ceil(num_train_epochs * ceil(batches_per_epoch / accumulation))``: the
     last, smaller accumulation of an epoch is a step of its own.
 
     Args:
         batches_per_epoch: batches that one slot sees in an epoch, ``ceil(examples / global_batch_size)``.
-        num_train_epochs: passes over the data, also a fraction.
+        num_train_epochs: passes over the data, also a fraction, or none.
         max_steps: optimizer steps, or -1.
         gradient_accumulation_steps: batches for one step.
 
     Raises:
         ConfigError: there is no batch, or an argument is out of its range.
     """
-    if max_steps > 0:
+    if max_steps >= 0:
         return max_steps
-    names = ("batches_per_epoch", "num_train_epochs", "gradient_accumulation_steps")
-    values = (batches_per_epoch, num_train_epochs, gradient_accumulation_steps)
+    names, values = (
+        ("batches_per_epoch", "gradient_accumulation_steps"),
+        (batches_per_epoch, gradient_accumulation_steps),
+    )
     faults = [f"{name}: must be > 0, got {value}" for name, value in zip(names, values, strict=True) if not value > 0]
+    if not num_train_epochs >= 0:
+        faults.append(f"num_train_epochs: must be >= 0, got {num_train_epochs}")
     if faults:
         raise ConfigError(faults)
     steps_per_epoch = -(-batches_per_epoch // gradient_accumulation_steps)

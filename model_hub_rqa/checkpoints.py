@@ -153,7 +153,7 @@ def pretrained_folder(path: Path) -> Path:
     if path.resolve().name == PRETRAINED and any((parent / name).exists() for name in (MANIFEST, METADATA, STATE)):
         verify_checkpoint(parent)
         return path
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path / "model.safetensors").is_file():  # the second: a model of one's own
         return path
     if (path / "checkpoints").is_dir():
         newest, passed_over = newest_checkpoint(path)

@@ -15,9 +15,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``rqa`` with its arguments and returns the exit code."""
     from model_hub_rqa import train
 
-    args = build_parser().parse_args(argv)
-    train.log_to_stderr()
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        if words[:1] == ["train"]:  # whose flags are those of the trial
+            return train.main(words[1:], prog="rqa train")
+        args = build_parser().parse_args(words)
+        train.log_to_stderr()
         return int(args.command(args) or 0)
     except RqaError as error:
         print(error, file=sys.stderr)
@@ -35,12 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    from model_hub_rqa import train
     from model_hub_rqa.commands import answers, evaluation, retrieval
 
-    command = commands.add_parser("train", help="train a trial locally, from an experiment configuration")
-    train.add_arguments(command)
-    command.set_defaults(command=train.run)
+    # `main` hands these words to train.main; here is what the list of commands says of it
+    commands.add_parser("train", help="train a trial locally, from an experiment configuration or from flags")
 
     command = commands.add_parser("validate", help="check a configuration and its data, without loading a model")
     command.add_argument("config")

@@ -11,6 +11,8 @@ import logging
 import os
 import signal
 import sys
+import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +21,8 @@ from typing import Any
 from model_hub_rqa.checkpoints import checkpoints_of, newest_checkpoint, steps_completed, verify_checkpoint
 from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
 from model_hub_rqa.experiment import Experiment, parse_experiment
-from model_hub_rqa.trials.experiments import import_trial, load_experiment
+from model_hub_rqa.trials.command_line import configuration, parse_arguments
+from model_hub_rqa.trials.experiments import import_trial, resolve_experiment
 
 logger = logging.getLogger("model_hub_rqa")
 
@@ -38,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", metavar="DIR", help="the run's folder (default: runs/NAME)")
     parser.add_argument("--resume", metavar="DIR|latest", help="go on from a checkpoint, or from the newest whole one")
     parser.add_argument("--test", action="store_true", help="train, validate and checkpoint one batch only")
-    parser.add_argument("--trial", metavar="MODULE:CLASS", help="the trial class; overrides the entrypoint's")
+    parser.add_argument(
+        "--trial",
+        metavar="MODULE:CLASS",
+        help="the trial class; overrides the entrypoint's. With --help: the flags of all its settings",
+    )
     parser.add_argument(
         "--allow-unverified",
         action="store_true",
@@ -46,13 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "model_hub_rqa.train") -> int:
     """Runs the script; returns its exit code: 0 done, 2 for what the user can mend, 1 otherwise."""
-    parser = argparse.ArgumentParser(prog="model_hub_rqa.train", description=(__doc__ or "").splitlines()[0])
-    add_arguments(parser)
-    args = parser.parse_args(argv)
     log_to_stderr()
-    return run(args)
+    try:
+        return _run(*parse_arguments(sys.argv[1:] if argv is None else argv, add_arguments, prog=prog))
+    except RqaError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other ranks of a host end with the same words
+            print(error, file=sys.stderr)
+        return error.exit_code
 
 
 def log_to_stderr() -> None:
@@ -62,24 +71,14 @@ def log_to_stderr() -> None:
     logging.basicConfig(handlers=[handler], format="%(levelname)s: %(message)s")
 
 
-def run(args: argparse.Namespace) -> int:
-    """As `main`, from parsed arguments."""
-    try:
-        return _run(args)
-    except RqaError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other ranks of a host end with the same words
-            print(error, file=sys.stderr)
-        return error.exit_code
-
-
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, given: dict[str, dict[str, Any]]) -> int:
     import determined
 
     if determined.get_cluster_info() is not None:
+        if given:
+            raise ConfigError("flags of settings are for local runs: on a cluster the configuration says what to train")
         return _train_on_cluster(args.trial, args.allow_unverified)
-    if args.config is None:
-        raise ConfigError("CONFIG: the experiment configuration is missing")
-    experiment = load_experiment(args.config, args.overrides, args.trial)
+    experiment = resolve_experiment(configuration(args, given))
     folder = Path(args.output_dir or Path("runs") / experiment.name)
     resume_from, notes = _resume_from(folder, args.resume, args.allow_unverified)
     return _train_locally(experiment, folder, resume_from, notes, args.test)
@@ -95,11 +94,15 @@ def _train_locally(
     from determined import pytorch
 
     from model_hub_rqa.config import resolve_search_specs
+    from model_hub_rqa.config.interpolation import settle
     from model_hub_rqa.trials import determined_fixes
 
     trial_class = import_trial(experiment.trial_class)
-    hparams = resolve_search_specs(experiment.hyperparameters)
-    _check_batch_size(hparams)
+    resolved = settle(experiment.raw)
+    size = {"global_batch_size": resolve_search_specs(experiment.hyperparameters).get("global_batch_size")}
+    _check_batch_size(size)
+    # the trial resolves the rest itself, as it does on a cluster
+    hparams = resolve_search_specs(experiment.raw.get("hyperparameters") or {}) | size
     quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
     distributed = determined_fixes.join_process_group()
@@ -112,7 +115,7 @@ def _train_locally(
             for line in notes:
                 _say(line)
             if context.distributed.rank == 0:
-                _write_config(folder / "config.yaml", {**experiment.raw, "hyperparameters": hparams})
+                _write_config(folder / "config.yaml", resolved)
             trial: Any = trial_class(context)
             trial.output_dir = folder
             _fit_locally(trial, experiment, folder, resume_from, test_mode)
@@ -130,14 +133,16 @@ def _fit_locally(trial: Any, experiment: Experiment, folder: Path, resume_from: 
     from determined import pytorch
 
     from model_hub_rqa.progress import TrainProgress
-    from model_hub_rqa.trials import determined_fixes, local_run
+    from model_hub_rqa.trials import determined_fixes, local_run, summary
 
+    began = time.monotonic()
     context = trial.context
     chief = context.distributed.rank == 0
     done = 0 if resume_from is None else steps_completed(resume_from)
     if chief:
         for line in local_run.clear_the_way(folder, done):
             _say(line)
+        summary.remove(folder)
     reports = local_run.Reports(
         folder,
         metric=experiment.metric,
@@ -153,10 +158,11 @@ def _fit_locally(trial: Any, experiment: Experiment, folder: Path, resume_from: 
     determined_fixes.use_local_backends(context, checkpoints, reports)
     controller = determined_fixes.local_controller(
         resume_from=resume_from,
-        checkpoint_policy=experiment.checkpoint_policy,
+        checkpoint_policy="none" if trial.trainer.validates_only else experiment.checkpoint_policy,
         metric=experiment.metric,
         smaller_is_better=experiment.smaller_is_better,
         code=determined_fixes.code_of(type(trial)),
+        validates_only=trial.trainer.validates_only,
     )
     if chief:
         reports.progress = TrainProgress(trial.num_training_batches(), done, context.get_global_batch_size())
@@ -164,8 +170,12 @@ def _fit_locally(trial: Any, experiment: Experiment, folder: Path, resume_from: 
         with controller:
             # the policy is the controller's; Trainer would warn of "best" and take "all"
             fit(pytorch.Trainer(trial, context), trial, test_mode=test_mode, checkpoint_policy="none")
-        if context.get_stop_requested():
+        if trial.stop_reason is not None:
+            _say(f"stopped by {trial.stop_reason}")
+        elif context.get_stop_requested():
             _say(f"stopped, with {checkpoints_of(folder)[0]} written: --resume latest goes on from it")
+        if chief:
+            summary.write(folder, trial, experiment, reports, resumed_at=done, seconds=time.monotonic() - began)
     finally:
         if reports.progress is not None:
             reports.progress.close()
@@ -231,10 +241,15 @@ def _train_on_cluster(trial: str | None, allow_unverified: bool) -> int:
 def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
     from determined import pytorch
 
-    from model_hub_rqa.trials import cluster_run
+    from model_hub_rqa.config.interpolation import read_sections
+    from model_hub_rqa.trials import cluster_run, determined_fixes
 
     hparams, fault = info.trial.hparams, None
     try:
+        if isinstance(hparams.get("global_batch_size"), str):  # Determined itself reads it, and knows no references
+            hparams["global_batch_size"] = read_sections(hparams, info.trial._config).hyperparameters[
+                "global_batch_size"
+            ]
         _check_batch_size(hparams)
     except ConfigError as error:
         hparams, fault = None, error  # to be raised inside of init, where a search is told; init itself would fail
@@ -245,14 +260,19 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
             if fault is not None:
                 raise fault
         trial: Any = import_trial(experiment.trial_class)(context)
-        fit(
-            pytorch.Trainer(trial, context),
-            trial,
-            checkpoint_policy=experiment.checkpoint_policy,
-            latest_checkpoint=info.latest_checkpoint,
-            step_zero_validation=bool(experiment.raw.get("perform_initial_validation")),
-            profiling_enabled=bool((experiment.raw.get("profiling") or {}).get("enabled")),
-        )
+        settings = {
+            "checkpoint_policy": experiment.checkpoint_policy,
+            "latest_checkpoint": info.latest_checkpoint,
+            "step_zero_validation": bool(experiment.raw.get("perform_initial_validation")),
+            "profiling_enabled": bool((experiment.raw.get("profiling") or {}).get("enabled")),
+        }
+        trainer = pytorch.Trainer(trial, context)
+        if not trial.trainer.validates_only:
+            fit(trainer, trial, **settings)
+            return
+        with tempfile.TemporaryDirectory() as files, determined_fixes.validation_on_cluster(Path(files)):
+            trial.output_dir = Path(files)
+            fit(trainer, trial, **{**settings, "checkpoint_policy": "none"})
 
 
 def _resume_from(folder: Path, resume: str | None, allow_unverified: bool) -> tuple[Path | None, list[str]]:

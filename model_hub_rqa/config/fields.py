@@ -197,11 +197,20 @@ def _read_dict(value: Any) -> dict[str, Any]:
     return copied
 
 
+def _read_list(value: Any) -> list[Any]:
+    if isinstance(value, Mapping | str) or not isinstance(value, list | tuple) or not value:
+        raise _WrongKindError("a list that is not empty")
+    copied = plain(list(value))
+    assert isinstance(copied, list)
+    return copied
+
+
 _READERS: dict[type, Callable[[Any], Any]] = {
     int: _read_int,
     float: _read_float,
     bool: _read_bool,
     str: _read_str,
+    list: _read_list,
     dict: _read_dict,
     Mapping: _read_dict,
 }

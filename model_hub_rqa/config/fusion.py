@@ -3,10 +3,10 @@
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from model_hub_rqa.config.fields import Problem, option, show
-from model_hub_rqa.config.kwargs import Kwargs
+from model_hub_rqa.config.passages import PassageKwargs
 
 TEMPLATES = {
     "fid": "question: {question} title: {title} context: {context}",
@@ -66,10 +66,9 @@ def split_template(template: str) -> TemplateParts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusionKwargs(Kwargs):
+class FusionKwargs(PassageKwargs):
     """Passages that are read together, and the answer that is written from them."""
 
-    n_context: int | None = option(None, ge=1, help="passages read for a question; unset: all that a record has")
     max_encoder_seq_length: int = option(512, ge=8, help="tokens of a passage with the question before it")
     max_decoder_seq_length: int = option(256, ge=4, help="tokens of an answer to learn from, its end included")
     prompt_template: str = option(
@@ -77,30 +76,11 @@ class FusionKwargs(Kwargs):
     )
     user_prefix: str = option("USER:", help="before what the user says, in {dialogue}")
     assistant_prefix: str = option("ASSISTANT:", help="before what the assistant says, in {dialogue}")
-    num_hard_negatives: int = option(0, ge=0, help="passages of hard_neg_docs put among the gold ones in training")
-    # Any, and a rule below, since a text field refuses "", which means "no retrieval" here.
-    embedding_model: Any = option(  # noqa: RUF009 - a field like the others, but of any type
-        "", help='the retriever\'s model; "": train on the passages of the records'
-    )
-    corpus_file: str | None = option(
-        None, help="the corpus that embedding_model retrieves from; unset: the passages of all records"
-    )
-    index: str | None = option(
-        None,
-        help="a folder of `rqa index`: a validation reads what it finds, and so does training with embedding_model",
-    )
-    embedding_max_num_to_retrieve: int = option(3, ge=1, help="passages retrieved for a question, gold not counted")
     encoder_chunk_size: int = option(32, ge=1, help="passages encoded at a time: fewer need less memory")
-    num_beams: int = option(1, ge=1, help="beams of the search for an answer")
     max_new_tokens: int | None = option(None, ge=1, help="the longest answer written; unset: max_decoder_seq_length")
     encoder_decoder_from: str | None = option(
         None, help="make an EncoderDecoderModel whose encoder and decoder start from this encoder's weights"
     )
-
-    @property
-    def retrieves(self) -> bool:
-        """Whether a validation reads retrieved passages in place of the records' own."""
-        return bool(self.embedding_model or self.index)
 
     @property
     def longest_answer(self) -> int:
@@ -108,14 +88,7 @@ class FusionKwargs(Kwargs):
         return self.max_new_tokens or self.max_decoder_seq_length
 
     def problems(self) -> Iterator[Problem]:
-        if not isinstance(self.embedding_model, str):
-            yield Problem(
-                ("embedding_model",), f"must be text (a model's name, or empty), got {show(self.embedding_model)}"
-            )
-        elif self.corpus_file is not None and not self.embedding_model:
-            yield Problem(("corpus_file", "embedding_model"), "needs embedding_model, got none")
-        if self.corpus_file is not None and self.index is not None:
-            yield Problem(("corpus_file", "index"), "plays no part beside index: give one of the two")
+        yield from super().problems()
         try:
             split_template(self.prompt_template)
         except ValueError as fault:

@@ -48,6 +48,9 @@ LR_SCHEDULER_TYPES = (
 METRIC_LR_SCHEDULER_TYPES = ("reduce_lr_on_plateau", "greedy")
 """The schedules that step on a metric, so that no optimizer step alone can drive them."""
 
+MIXINGS = ("by_size", "in_turn", "temperature", "keyed")
+"""How training mixes several sets; data/mixing.py says what each does."""
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 NO_NAME = "is required (or config_name, tokenizer_name and model_name one by one)"
 
@@ -222,7 +225,10 @@ class LRSchedulerKwargs(Kwargs):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetKwargs(Kwargs):
-    """The data: files, or else a data set by its name. Files win, so that they can stand in for a named data set."""
+    """The data: files, or else a data set by its name. Files win, so that they can stand in for a named data set.
+
+    In place of either side, ``train`` and ``validation`` list several named sets: see `NamedSetKwargs`.
+    """
 
     dataset_name: str | None = option(None, help="a data set on the hub, or a folder of one")
     dataset_config_name: str | None = option(None, help="which configuration of the data set")
@@ -241,7 +247,49 @@ class DatasetKwargs(Kwargs):
         None, help="the hub's token, or true for the saved one", aliases=("use_auth_token",), secret=True
     )
 
+    train: list[Any] | str | None = option(  # noqa: RUF009 - a field like the others, but of a list
+        None, help="several named sets to train on, or the name of one, in place of train_file"
+    )
+    validation: list[Any] | str | None = option(  # noqa: RUF009
+        None, help="several named sets to evaluate on, or the name of one, in place of validation_file"
+    )
+    datasets: Mapping[str, Any] | None = option(
+        None, help="sets by name, for train and validation to name; a registered one is {handler: NAME, args: ...}"
+    )
+    plugins: Any = option(None, help="modules of your own to import")  # noqa: RUF009 - a list, held by components
+    collator: Any = option(None, help="a registered collator in place of the trial's own")  # noqa: RUF009 - as above
+    mixing: str = option("by_size", choices=MIXINGS, help="how batches are drawn from the sets of train")
+    mixing_temperature: float | None = option(
+        None, gt=0, help="of mixing: temperature: 1 draws by size, more draws small sets more often; unset: 2"
+    )
+
     def problems(self) -> Iterator[Problem]:
+        if self.mixing != "by_size" and self.train is None:
+            yield Problem(("mixing", "train"), f"needs data.train, a list of sets, got {self.mixing} and none")
+        if self.mixing_temperature is not None and self.mixing != "temperature":
+            text = f"needs mixing: temperature beside it, got mixing: {self.mixing}"
+            yield Problem(("mixing_temperature", "mixing"), text)
+        for side, names in (
+            ("train", ("train_file", "max_train_samples")),
+            ("validation", ("validation_file", "validation_split_percentage", "max_eval_samples")),
+        ):
+            given = [name for name in names if getattr(self, name) is not None]
+            if getattr(self, side) is not None:
+                yield from (Problem((name, side), f"plays no part beside the list data.{side}") for name in given)
+        if self.train is not None and self.validation is not None:
+            return
+        if self.train is not None or self.validation is not None:
+            # the other side may be plain
+            other = "validation_file" if self.train is not None else "train_file"
+            if self.validation_split_percentage is not None and self.validation is None:
+                text = "cannot be drawn from several sets: give data.validation or validation_file"
+                yield Problem(("validation_split_percentage", "train"), text)
+            elif getattr(self, other) is None and self.dataset_name is None:
+                listed = "train" if self.train is not None else "validation"
+                yield Problem(
+                    (other, "train", "validation"), f"is required beside the list data.{listed} (or a second list)"
+                )
+            return
         if self.train_file is None:
             if self.validation_file is not None:
                 yield Problem(("validation_file", "train_file"), "needs train_file beside it")
@@ -253,13 +301,26 @@ class DatasetKwargs(Kwargs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CallbackKwargs(Kwargs):
+    """What is called in the course of training beside the trial's own steps; it stands in the data section."""
+
+    callbacks: list[Any] | None = option(  # noqa: RUF009 - a field like the others, but of a list
+        None, help="names of callbacks, or mappings with name and arguments"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerKwargs(Kwargs):
     """The course of training. A step is an optimizer step, as in transformers."""
 
-    global_batch_size: int = option(ge=1, help="examples of a batch over all slots, before accumulation")
+    global_batch_size: int = option(
+        ge=1, help="examples of a batch over all slots, before accumulation (by flags alone: 8 a slot)"
+    )
     per_device_eval_batch_size: int | None = option(None, ge=1, help="unset: a slot's share of global_batch_size")
-    num_train_epochs: float = option(3.0, gt=0, help="passes over the training data, where max_steps is -1")
-    max_steps: int = option(-1, ge=-1, help="optimizer steps; -1: num_train_epochs decides")
+    num_train_epochs: float = option(
+        3.0, ge=0, help="passes over the training data, where max_steps is -1; 0: validate once, and do not train"
+    )
+    max_steps: int = option(-1, ge=-1, help="optimizer steps; -1: num_train_epochs decides; 0: validate only")
     eval_steps: int | None = option(None, ge=1, help="steps between validations; unset: every epoch")
     save_steps: int | None = option(None, ge=1, help="steps between checkpoints; unset: every epoch")
     logging_steps: int = option(50, ge=1, help="steps between reports of training metrics")
@@ -277,10 +338,20 @@ class TrainerKwargs(Kwargs):
     save_total_limit: int | None = option(None, ge=1, help="checkpoints to keep; unset: all")
     model_mode: str | None = option(None, choices=MODEL_MODES, help="unset: the trial's own")
     use_pretrained_weights: bool = option(True, help="false: start from random weights")
+    init_checkpoint: str | None = option(
+        None, help="start from the weights of an earlier run's folder or checkpoint, or of a save_pretrained folder"
+    )
+    model: Any = option(  # noqa: RUF009 - a field like the others, but of any type
+        None, help="a model of your own: {_target_: module.build_model, and its arguments}, or a registered one"
+    )
+    objective: Any = option(None, help="a registered objective in place of the trial's loss")  # noqa: RUF009 - as above
+
+    @property
+    def validates_only(self) -> bool:
+        """Whether nothing is to be trained."""
+        return self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs == 0)
 
     def problems(self) -> Iterator[Problem]:
-        if self.max_steps == 0:
-            yield Problem(("max_steps",), "must be >= 1, or -1 for num_train_epochs to decide, got 0")
         if self.bf16 and self.fp16:
             yield Problem(("fp16", "bf16"), "must not be true together with bf16, got true")
 

@@ -9,6 +9,7 @@ from typing import Any
 from model_hub_rqa.config.fields import Problem, did_you_mean, init_fields, is_required, kinds_of, names_of, read_value
 from model_hub_rqa.config.fields import show as show_value
 from model_hub_rqa.config.fusion import FusionKwargs
+from model_hub_rqa.config.generation import GenerationKwargs
 from model_hub_rqa.config.kwargs import (
     ALL_KWARGS,
     NO_NAME,
@@ -166,7 +167,7 @@ def _to_dict(instance: Any) -> dict[str, Any]:
 
 
 def _warn_of_unknown_names(types: Sequence[type], args: Mapping[str, Any], place: str, known: Iterable[str]) -> None:
-    fields = (field for kind in (*types, *ALL_KWARGS, FusionKwargs) for field in init_fields(kind))
+    fields = (field for kind in (*types, *ALL_KWARGS, FusionKwargs, GenerationKwargs) for field in init_fields(kind))
     names = {name for field in fields for name in names_of(field)} | set(known)
     for name in args:
         if name not in names:

@@ -53,12 +53,17 @@ def resolve_search_specs(hparams: Mapping[str, Any], *, section: str = "hyperpar
     return resolved
 
 
+def is_spec(value: Any) -> bool:
+    """Whether a value is a search specification: a mapping whose ``type`` is one of the five."""
+    return isinstance(value, Mapping) and isinstance(value.get("type"), str) and value["type"] in _KEYS
+
+
 def _resolve(value: Any, place: str, faults: list[str]) -> Any:
     if not isinstance(value, Mapping):
         return plain(value)
-    kind = value.get("type")
-    if not isinstance(kind, str) or kind not in _KEYS:
+    if not is_spec(value):
         return {name: _resolve(inner, f"{place}.{name}", faults) for name, inner in value.items()}
+    kind = value["type"]
     found = [f"{place}: {fault}" for fault in _faults(kind, value)]
     faults += found
     return None if found else plain(_value(kind, value))

@@ -150,19 +150,20 @@ def _schema(records: Records, key: str) -> "pa.Schema":
     if records.features is None:
         features = datasets.Features.from_arrow_schema(pa.Table.from_pylist(records.rows).schema)
     else:
-        features = datasets.Features(_feature_types(records.features))
+        features = datasets.Features(feature_types(records.features))
     schema = features.arrow_schema
     # Where datasets looks for the fingerprint; without it, it would be made of the file's path and time.
     known = json.loads(schema.metadata[b"huggingface"])
     return schema.with_metadata({"huggingface": json.dumps({**known, "fingerprint": key[:32]})})
 
 
-def _feature_types(plain: Any) -> Any:
+def feature_types(plain: Any) -> Any:
+    """The types of datasets for a plain description of columns, as `Records.features` has them."""
     import datasets
 
     if isinstance(plain, Mapping):
-        return {name: _feature_types(kind) for name, kind in plain.items()}
-    return datasets.List(_feature_types(plain[0])) if isinstance(plain, list) else datasets.Value(plain)
+        return {name: feature_types(kind) for name, kind in plain.items()}
+    return datasets.List(feature_types(plain[0])) if isinstance(plain, list) else datasets.Value(plain)
 
 
 def _warn_of_skipped(path: str, noted: dict[str, Any]) -> None:

@@ -39,11 +39,12 @@ class TrainBatchSampler(torch.utils.data.BatchSampler):
         self.group = group
         self.seed = seed
         self.group_by_length = group_by_length
+        self.draws = len(self.lengths)  # of an epoch, before its last effective batch is filled up
         self.epoch = 0
 
     def __len__(self) -> int:
         """Micro-batches of an epoch over all ranks: a multiple of ``group``."""
-        return -(-len(self.lengths) // (self.batch_size * self.group)) * self.group
+        return -(-self.draws // (self.batch_size * self.group)) * self.group
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
@@ -51,19 +52,26 @@ class TrainBatchSampler(torch.utils.data.BatchSampler):
             for i in range(0, len(effective), self.batch_size):
                 yield effective[i : i + self.batch_size].tolist()
 
+    def epoch_order(self, epoch: int, rng: np.random.Generator) -> np.ndarray:
+        """The examples that an epoch draws, [draws]; ``rng`` is the epoch's own."""
+        return rng.permutation(len(self.lengths))
+
+    def sort_bucket(self, part: np.ndarray) -> np.ndarray:
+        """The examples of a bucket, those of like length together."""
+        return np.asarray(part[np.argsort(-self.lengths[part], kind="stable")])
+
     def effective_batches(self, epoch: int) -> np.ndarray:
         """The epoch's examples, [steps, batch_size * group]."""
         rng = np.random.default_rng([self.seed, epoch])
         size = self.batch_size * self.group
-        order = rng.permutation(len(self.lengths))
+        order = self.epoch_order(epoch, rng)
         steps = len(self) // self.group
         order = np.resize(order, steps * size)  # np.resize repeats from the beginning
         if not self.group_by_length:
             return order.reshape(steps, size)
         bucket = size * BATCHES_A_BUCKET
         for i in range(0, len(order), bucket):
-            part = order[i : i + bucket]
-            order[i : i + bucket] = part[np.argsort(-self.lengths[part], kind="stable")]
+            order[i : i + bucket] = self.sort_bucket(order[i : i + bucket])
         batches = order.reshape(steps, size)
         shuffled = batches[rng.permutation(steps)]
         # The longest first, so that a lack of memory shows at once and not after hours.
@@ -77,14 +85,33 @@ class EvalBatchSampler(torch.utils.data.BatchSampler):
 
     A rank without a validation batch would crash, so tiny data is spread: batches shrink until each rank has one, and
     where there are fewer examples than ranks they are repeated (metrics are reduced by id, so none counts twice).
+
+    Args:
+        lengths: tokens of each example.
+        batch_size: examples of a batch on one rank.
+        ranks: their number.
+        set_numbers: the number of the set that each example is in, where there are several: a set's batches are the
+            same as if it were the only one, so that its metrics are, to the last bit.
     """
 
-    def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, *, ranks: int = 1) -> None:
-        order = np.argsort(-np.asarray(lengths), kind="stable")
-        order = np.resize(order, max(len(order), ranks))
-        size = max(1, min(batch_size, len(order) // ranks))
-        self.batches = [order[i : i + size].tolist() for i in range(0, len(order), size)]
-        self.batch_size = size
+    def __init__(
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        batch_size: int,
+        *,
+        ranks: int = 1,
+        set_numbers: np.ndarray | None = None,
+    ) -> None:
+        every = np.asarray(lengths)
+        numbers = np.zeros(len(every), np.int64) if set_numbers is None else np.asarray(set_numbers)
+        self.batches: list[list[int]] = []
+        for number in np.unique(numbers):
+            members = np.flatnonzero(numbers == number)
+            order = members[np.argsort(-every[members], kind="stable")]
+            order = np.resize(order, max(len(order), ranks))
+            size = max(1, min(batch_size, len(order) // ranks))
+            self.batches += [order[i : i + size].tolist() for i in range(0, len(order), size)]
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from model_hub_rqa.components import COLLATORS
 from model_hub_rqa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -305,6 +306,7 @@ def build_features(examples: "Dataset", builder: FeatureBuilder) -> "Dataset":
     return features.with_format("numpy")
 
 
+@COLLATORS.register("ExtractiveCollator")
 class ExtractiveCollator:
     """Pads features to the longest of the batch and returns plain tensors.
 

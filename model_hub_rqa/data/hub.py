@@ -38,6 +38,25 @@ def load_hub_splits(settings: Mapping[str, Any], version_2_with_negative: bool |
     return splits
 
 
+def load_hub_split(settings: Mapping[str, Any], split: str, version_2_with_negative: bool | None) -> "Dataset":
+    """One split, as `load_hub_splits` loads both; its questions may all have answers.
+
+    Raises:
+        ConfigError: the data set cannot be had, or has no such split.
+        DataError: it is not in the SQuAD form.
+    """
+    name = settings["dataset_name"]
+    found = _load(name, settings)
+    if split not in found:
+        raise ConfigError(f'data.dataset_name: {name} must have a split "{split}", found {sorted(map(str, found))}')
+    if version_2_with_negative is not None:
+        _check_form(name, {split: found[split]})
+        if not version_2_with_negative:
+            check_unanswerable({split: found[split]}, False, f"data.dataset_name: {name}")
+    dataset: Dataset = found[split]
+    return dataset
+
+
 def _load(name: str, settings: Mapping[str, Any]) -> Any:
     import datasets
 

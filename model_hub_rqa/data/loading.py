@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.data.arrow_cache import Reader, cached_dataset
-from model_hub_rqa.data.hub import load_hub_splits
+from model_hub_rqa.data.hub import load_hub_split, load_hub_splits
 from model_hub_rqa.data.readers import Records, read_squad
 from model_hub_rqa.data.sampling import split_off, subsample
 from model_hub_rqa.data.slices import FileSlice, parse_slice
@@ -72,6 +72,41 @@ def default_load_dataset(
     else:
         splits = _load_files(settings, reader or squad_reader(version_2_with_negative), squad_version_2)
     return _finish(splits, settings, seed)
+
+
+def load_split(
+    data_config: Any,
+    split: str,
+    *,
+    seed: int = 42,
+    reader: Reader | None = None,
+    version_2_with_negative: bool = False,
+) -> "Dataset":
+    """One side of what `default_load_dataset` loads: "train" or "validation", from its file or else its data set.
+
+    Unlike there, questions of v2.0 need not be unanswerable here: another set may hold those.
+
+    Raises:
+        ConfigError: neither is given, or the hub data cannot be had or have no such split.
+        DataError: all faults of the file.
+    """
+    settings = _settings(data_config)
+    field = _FILE_FIELDS[split]
+    if settings[field]:
+        part = parse_slice(os.fspath(settings[field]), f"data.{field}")
+        whole = cached_dataset(
+            part.path,
+            reader or squad_reader(version_2_with_negative),
+            on_bad_record=settings["on_bad_record"] or "error",
+            cache_dir=settings["cache_dir"],
+            overwrite_cache=bool(settings["overwrite_cache"]),
+        )
+        found = _cut(whole, part)
+    elif settings["dataset_name"]:
+        found = load_hub_split(settings, split, version_2_with_negative if reader is None else None)
+    else:
+        raise ConfigError(f"data.{field}: must be given, or dataset_name, found neither")
+    return subsample(found, settings[_LIMIT_FIELDS[split]], seed)
 
 
 def load_file(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.config.fusion import FusionKwargs
+from model_hub_rqa.config.passages import PassageKwargs
 from model_hub_rqa.errors import CheckpointError
 from model_hub_rqa.retrieval.dense import DenseSettings
 from model_hub_rqa.retrieval.index_folder import Index, build_index, open_index
@@ -16,7 +16,7 @@ from model_hub_rqa.retrieval.index_folder import Index, build_index, open_index
 logger = logging.getLogger(__name__)
 
 
-def frozen_index(settings: FusionKwargs, records: Iterable[Mapping[str, Any]], cache_dir: Path) -> Index:
+def frozen_index(settings: PassageKwargs, records: Iterable[Mapping[str, Any]], cache_dir: Path) -> Index:
     """The index that the data section asks for.
 
     Args:

@@ -4,10 +4,12 @@ A new task subclasses it and overrides the hooks that differ; see `QATrial` for 
 """
 
 import contextlib
+import dataclasses
+import functools
 import json
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,21 +20,34 @@ from determined import pytorch
 from model_hub_rqa import build
 from model_hub_rqa.checkpoints import PRETRAINED, READER
 from model_hub_rqa.config import (
+    CallbackKwargs,
     DatasetKwargs,
     LRSchedulerKwargs,
     OptimizerKwargs,
     TrainerKwargs,
-    default_parse_config_tokenizer_model_kwargs,
     parse_dict_to_dataclasses,
     resolve_search_specs,
 )
+from model_hub_rqa.config.interpolation import read_sections
+from model_hub_rqa.config.named_sets import NamedSetKwargs, parse_named_sets
+from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
+from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, KeyedCollator, MixedBatchSampler
+from model_hub_rqa.data.named_sets import join_sets, set_numbers
 from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
 from model_hub_rqa.models.dropout import use_cpu_dropout
+from model_hub_rqa.models.first import parse_parts, read_first_model
+from model_hub_rqa.models.initial_weights import load_weights, save_weights
+from model_hub_rqa.models.own import PLACE as MODEL
+from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
+from model_hub_rqa.models.signature import forward_names, taken_by
 from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.trials import cluster_run, determined_fixes
+from model_hub_rqa.trials.by_set import metrics_by_set
+from model_hub_rqa.trials.callbacks import build_named_callbacks
+from model_hub_rqa.trials.chosen import ChosenComponents
 from model_hub_rqa.trials.finite import FiniteCheck
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
 
@@ -41,7 +56,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class BaseTransformerTrial(pytorch.PyTorchTrial):
+class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
     """Builds everything from the experiment configuration, trains, and evaluates by id.
 
     The steps, in order, each a method to override: `load_examples`, `build_config_and_tokenizer`, `check`,
@@ -52,17 +67,38 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
     Attributes:
         default_model_mode: the Auto class where the hyperparameter ``model_mode`` is not given (`build.MODEL_MODES`).
         default_bf16: whether to compute in bfloat16 where the machine has it and ``bf16`` is not given.
+        label_names: the columns of a batch that hold labels; a default validation hands them on to `compute_metrics`.
+        include_inputs: further columns that it hands on.
+        takes_keyed_batches: whether ``compute_loss`` takes batches of ``mixing: keyed``, {name of a set: its batch}.
+        default_parts: what transformers' Auto classes build; a trial that does without one leaves its name out, and
+            ``self.config`` or ``self.tokenizer`` is None then. The hyperparameter ``model`` (a model of the user's own)
+            stands in for "model", and the other two are built only where a name is given for them.
         task_kwargs: a dataclass of the task's own settings, read from the ``data`` section and overridden by
             hyperparameters of the same names, so that a search can vary them; None for a task without.
+        default_metric, default_smaller_is_better: the searcher's, for runs without a configuration file.
         output_dir: where files of a validation go; None (the default, as on a cluster) writes none.
         trainer, data, task: the parsed settings.
+        referred: by section the names that ``${...}`` refers to, which need no field: variables of one's own.
         examples: {"train", "validation"} as loaded; datasets: the same as features.
+        sets: {"train", "validation"}: of each named set of a side, in their order, the numbers of its examples in
+            ``examples``; empty for a side that lists none.
+        validation_set: while `compute_metrics` runs, the name of the set whose values it gets; "" where there is one.
+        stop_reason: why a callback asked for a stop, None where none did.
         config, tokenizer, model, optimizer, lr_scheduler, reducer: what the names say.
     """
 
     default_model_mode = "base"
     default_bf16 = False
+    label_names: tuple[str, ...] = ("labels",)
+    include_inputs: tuple[str, ...] = ()
+    takes_keyed_batches = False
+    validation_set = ""
+    stop_reason: str | None = None
+    default_parts: Collection[str] = ("config", "tokenizer", "model")
     task_kwargs: type | None = None
+    default_metric = "loss"
+    default_smaller_is_better = True
+    referred: Mapping[str, Collection[str]] = {"hyperparameters": (), "data": ()}
 
     def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
         self.context = context
@@ -72,25 +108,28 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
             self._build(context)
 
     def _build(self, context: pytorch.PyTorchTrialContext) -> None:
-        self.prepare(context.get_hparams(), _data_section(context))
+        hparams, data, self.referred = read_sections(context.get_hparams(), context.get_experiment_config())
+        self.prepare(hparams, data)
         given = "gradient_accumulation_steps" in self.hparams
         self.accumulation = determined_fixes.set_accumulation(
             context, self.trainer.gradient_accumulation_steps if given else None
         )
+        if self.trainer.validates_only:
+            determined_fixes.refuse_length_of_cluster(context)
         torch.manual_seed(self.seed)
         model: Any = self.build_model()
         build.check_vocabulary(self.tokenizer, model)
+        if self.first.folder is not None and not determined_fixes.is_loading_only(context):
+            load_weights(model, self.first.folder)
         if self.trainer.gradient_checkpointing:
-            # the second name is the older one; both take the arguments of torch's checkpoint first
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
-            model.config.use_cache = False
+            build.enable_gradient_checkpointing(model)
         self.bf16 = self.trainer.bf16
         if self.bf16 is None:
             self.bf16 = self.default_bf16 and not self.trainer.fp16 and computes_in_bf16(context.device.type)
         self.scaler = None
         if self.trainer.fp16:
             self.scaler = context.wrap_scaler(torch.amp.GradScaler("cuda"))
+        self.reference = self.build_reference(model)
         if context.device.type == "cpu":
             use_cpu_dropout(model)
         self.model = context.wrap_model(model)
@@ -98,11 +137,14 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         self.lr_scheduler = context.wrap_lr_scheduler(
             self.build_lr_scheduler(self.optimizer), pytorch.LRScheduler.StepMode.STEP_EVERY_OPTIMIZER_STEP
         )
-        self.collator = self.build_collator()
+        self.collator = self.build_chosen_collator() or self.build_collator()
         self.finite_check = FiniteCheck(context.distributed, self.example_ids)
         self.reducer = context.wrap_reducer(
-            ByIdReducer(self.compute_metrics, is_chief=context.distributed.rank == 0), for_training=False
+            ByIdReducer(self._metrics_by_set, is_chief=context.distributed.rank == 0), for_training=False
         )
+        if self.datasets and self.first.builder is not None and not self._overrides("compute_loss"):
+            rows = [self.datasets["train"][number] for number in range(min(2, len(self.datasets["train"])))]
+            check_loss(self.trainer.model, model, context.to_device(self.collator(rows)), self.autocast())
 
     # ---- configuration and data: all that comes before a model ----
 
@@ -119,11 +161,13 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         self.parse(hparams, data)
         self.examples: Mapping[str, Any] = {}
         self.datasets: Mapping[str, Any] = {}
+        self.sets: dict[str, dict[str, range]] = {"train": {}, "validation": {}}
         context = getattr(self, "context", None)
         if context is not None and determined_fixes.is_loading_only(context):
             self.config, self.tokenizer = self.build_config_and_tokenizer()
             return
-        self.examples = self._once_per_host(self.load_examples)
+        loaded = self.take_settings(self._once_per_host(self.load_examples))
+        self.examples = self._join_sets(loaded)
         self.config, self.tokenizer = self.build_config_and_tokenizer()
         self.check()
         self.datasets = self._once_per_host(self.build_datasets)
@@ -146,33 +190,76 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         given = self.hparams
         names = [field for field in getattr(self.task_kwargs, "__dataclass_fields__", {}) if field in given]
         task_settings = {**data, **{name: given[name] for name in names}}
-        auto = attempt(lambda: default_parse_config_tokenizer_model_kwargs(given, known=names))
+        own, variables = [*self.referred["hyperparameters"], *names], self.referred["data"]
+        first = attempt(lambda: read_first_model(given, self.default_parts))
+        auto = None if first is None else attempt(lambda: parse_parts(first.hparams, first.parts, known=own))
         training = attempt(
-            lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given, known=names)
+            lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given, known=own)
         )
-        types = (DatasetKwargs,) if self.task_kwargs is None else (DatasetKwargs, self.task_kwargs)
-        settings = attempt(lambda: parse_dict_to_dataclasses(types, task_settings, section="data"))
+        types = (DatasetKwargs, CallbackKwargs, *([] if self.task_kwargs is None else [self.task_kwargs]))
+        settings = attempt(lambda: parse_dict_to_dataclasses(types, task_settings, section="data", known=variables))
+        attempt(lambda: self.parse_components(given, data))
         if training is not None and training[2].fp16 and not torch.cuda.is_available():
             faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
-        if auto is not None:
-            faults += check_model_names(*auto, pretrained=training is None or training[2].use_pretrained_weights)
-        if faults or auto is None or training is None or settings is None:
+        if auto is not None and first is not None:
+            faults += check_model_names(*auto, pretrained=first.pretrained)
+        if (
+            first is not None
+            and first.builder is None
+            and self.components.model is None
+            and "model" not in first.parts
+            and not self._overrides("build_model")
+        ):
+            faults.append(f"{MODEL}: is required, since {type(self).__name__} has no model of its own")
+        sets = None if settings is None else attempt(lambda: self._parse_sets(settings[0]))
+        callbacks = None if settings is None else attempt(lambda: build_named_callbacks(settings[1].callbacks or ()))
+        by_tokens = training is not None and training[2].max_tokens_per_batch is not None
+        if by_tokens and settings is not None and settings[0].mixing != "by_size":
+            faults.append(f"hyperparameters.max_tokens_per_batch: needs data.mixing: by_size, got {settings[0].mixing}")
+        if faults or first is None or auto is None or training is None:
             raise ConfigError(faults)
+        if settings is None or sets is None or callbacks is None:
+            raise ConfigError(faults)
+        self.first = first
         self.config_kwargs, self.tokenizer_kwargs, self.model_kwargs = auto
-        self.optimizer_kwargs, self.lr_scheduler_kwargs, self.trainer = training
-        self.data, self.task = settings[0], settings[1] if len(settings) > 1 else None
+        self.optimizer_kwargs, self.lr_scheduler_kwargs, trainer = training
+        self.trainer = dataclasses.replace(trainer, use_pretrained_weights=first.pretrained)
+        self.data, self.task = settings[0], settings[2] if len(settings) > 2 else None
+        self.named_sets = sets
+        self.callback_kwargs, self.callbacks = settings[1], callbacks
         self.data_settings = {**vars(self.data), **({} if self.task is None else vars(self.task))}
         self.seed = self._seed()
 
-    def load_examples(self) -> Mapping[str, Any]:
-        """The raw "train" and "validation" examples."""
-        from model_hub_rqa.data.loading import default_load_dataset
+    def _parse_sets(self, data: DatasetKwargs) -> Mapping[str, tuple[NamedSetKwargs, ...]]:
+        sets = parse_named_sets(data)
+        if data.mixing == "keyed" and not (self.takes_keyed_batches or self.objective_takes_sets()):
+            raise ConfigError(
+                f"data.mixing: keyed needs a trial whose compute_loss takes batches by name, {type(self).__name__} has "
+                "none (takes_keyed_batches)"
+            )
+        return sets
 
-        return default_load_dataset(self.data_settings, seed=self.seed)
+    def load_examples(self) -> Mapping[str, Any]:
+        """The raw "train" and "validation" examples; either may be a mapping of several sets by name."""
+        from model_hub_rqa.data.loading import default_load_dataset
+        from model_hub_rqa.data.named_sets import load_named_sets
+
+        reader = self.build_reader()
+        if not self.named_sets:
+            return default_load_dataset(self.data_settings, seed=self.seed, reader=reader)
+        version_2 = bool(self.data_settings.get("version_2_with_negative"))
+        return load_named_sets(self.named_sets, seed=self.seed, reader=reader, version_2_with_negative=version_2)
+
+    def build_reader(self) -> Reader | None:
+        """What reads and validates a file of examples; None for SQuAD's form."""
+        return None
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
         """The model's config and tokenizer; a subclass may look at ``self.examples``, say for num_labels."""
-        return build.build_config_and_tokenizer(self.config_kwargs, self.tokenizer_kwargs)
+        parts = self.first.parts
+        return build.build_config_and_tokenizer(
+            self.config_kwargs if "config" in parts else None, self.tokenizer_kwargs if "tokenizer" in parts else None
+        )
 
     def check(self) -> None:
         """Raises ConfigError for settings that do not fit the config or the tokenizer."""
@@ -184,6 +271,11 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
     # ---- model, optimizer, scheduler, loaders ----
 
     def build_model(self) -> torch.nn.Module:
+        if self.components.model is not None:
+            return self.build_chosen_model(self.components.model)
+        if self.first.builder is not None:
+            given = {"config": self.config, "tokenizer": self.tokenizer}
+            return build_own_model(self.trainer.model, self.first.builder, **given)
         mode = self.trainer.model_mode or self.default_model_mode
         return build.build_model(self.config, mode, self.model_kwargs, self.trainer.use_pretrained_weights)
 
@@ -202,10 +294,10 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         return len(self._train_sampler()) // self.context.distributed.size
 
     def num_training_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Optimizer steps of the whole run, at least one: the learning rate's schedule divides by them."""
         if "train" not in self.datasets:
             return 1
-        return self.num_training_batches() // self.accumulation
+        return max(1, self.num_training_batches() // self.accumulation)
 
     def num_training_batches(self) -> int:
         """Micro-batches of the whole run on one rank: whole optimizer steps, rounded up."""
@@ -217,9 +309,16 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         )
         return steps * self.accumulation
 
-    def _train_sampler(self) -> TrainBatchSampler | TokenBudgetBatchSampler:
+    def _train_sampler(self) -> TrainBatchSampler | TokenBudgetBatchSampler | KeyedBatchSampler:
         lengths = self.datasets["train"]["length"][:]
         group = self.context.distributed.size * self.accumulation
+        if self.data.mixing != "by_size":
+            settings = {"group": group, "seed": self.seed, "group_by_length": self.trainer.group_by_length}
+            places = (lengths, self.set_numbers("train"), self.context.get_per_slot_batch_size())
+            if self.data.mixing == "keyed":
+                return KeyedBatchSampler(*places, **settings)
+            temperature = self.data.mixing_temperature or DEFAULT_TEMPERATURE
+            return MixedBatchSampler(*places, mixing=self.data.mixing, temperature=temperature, **settings)
         if self.trainer.max_tokens_per_batch is not None:
             return TokenBudgetBatchSampler(lengths, self.trainer.max_tokens_per_batch, group=group, seed=self.seed)
         return TrainBatchSampler(
@@ -231,18 +330,23 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         )
 
     def build_training_data_loader(self) -> pytorch.DataLoader:
-        return self._loader("train", self._train_sampler())
+        collate = self.collator
+        if self.data.mixing == "keyed":
+            collate = KeyedCollator(collate, list(self.sets["train"]))
+        return self._loader("train", self._train_sampler(), collate)
 
     def build_validation_data_loader(self) -> pytorch.DataLoader:
         batch_size = self.trainer.per_device_eval_batch_size or self.context.get_per_slot_batch_size()
         lengths = self.datasets["validation"]["length"][:]
-        return self._loader("validation", EvalBatchSampler(lengths, batch_size, ranks=self.context.distributed.size))
+        numbers = self.set_numbers("validation") if self.sets["validation"] else None
+        sampler = EvalBatchSampler(lengths, batch_size, ranks=self.context.distributed.size, set_numbers=numbers)
+        return self._loader("validation", sampler, self.collator)
 
-    def _loader(self, split: str, batch_sampler: Any) -> pytorch.DataLoader:
+    def _loader(self, split: str, batch_sampler: Any, collate: Callable[[list[Any]], Any]) -> pytorch.DataLoader:
         return pytorch.DataLoader(
             self.datasets[split],
             batch_sampler=batch_sampler,
-            collate_fn=self.collator,
+            collate_fn=collate,
             num_workers=self.trainer.dataloader_num_workers,
             pin_memory=self.context.device.type == "cuda",
             worker_init_fn=leave_signals_to_parent,
@@ -258,7 +362,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         stepping = determined_fixes.steps_now(self.context)
         with determined_fixes.without_sync(self.context, self.model, stepping):
             with self.autocast():
-                loss = self.compute_loss(batch)
+                loss = self.training_loss(batch)
             loss = loss.float()
             self.context.backward(self.scaler.scale(loss) if self.scaler else self.finite_check.watch(loss, batch))
         self.context.step_optimizer(self.optimizer, clip_grads=self._clip_gradients, scaler=self.scaler)
@@ -271,11 +375,74 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
 
         Call ``self.model`` itself and not a part of it, or gradients are not reduced over ranks.
         """
-        return self.model(**batch).loss
+        loss = loss_of(self.model(**self.model_inputs(batch)))
+        if loss is None:
+            raise ConfigError(f"{type(self).__name__}: the model gives no loss, and the trial has no compute_loss")
+        return loss
+
+    def model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns of a batch that the model's forward takes; its other columns are for the trial alone."""
+        return taken_by(self._forward_names, batch)
+
+    @functools.cached_property
+    def _forward_names(self) -> frozenset[str] | None:
+        return forward_names(self.model)
+
+    def predict(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """What a default validation keeps of the model's outputs: tensors by name, each with a row an example."""
+        model = getattr(self.model, "module", self.model)  # ranks may have different numbers of batches
+        return {"logits": model(**self.model_inputs(batch)).logits}
+
+    def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Hands on, by ``example_index``, what `predict` gives, the labels and the columns of ``include_inputs``."""
+        with self.autocast():
+            predicted = self.predict(batch)
+        names = [name for name in (*self.label_names, *self.include_inputs) if name in batch]
+        columns = {**predicted, **{name: batch[name] for name in names}}
+        plain = {name: _to_numpy(column) for name, column in columns.items()}
+        numbers = batch["example_index"].tolist()
+        rows = ({name: column[row] for name, column in plain.items()} for row in range(len(numbers)))
+        self.reducer.update(dict(zip(numbers, rows, strict=True)))
+        return {}
 
     def compute_metrics(self, values: Values) -> dict[str, float]:
-        """Metrics of a validation from the values that `evaluate_batch` gave the reducer, sorted by id."""
+        """Metrics of a validation from the values that `evaluate_batch` gave the reducer, sorted by id.
+
+        Where ``data.validation`` lists several sets, it is called for each with that set's values alone.
+        By default a value is {name: array}: an example's rows of what `predict` gave and of the columns handed on.
+        """
         raise NotImplementedError("a task's trial computes its own metrics")
+
+    def evaluated(self, examples: Any, numbers: Sequence[Any]) -> Any:
+        """Those of ``examples`` that a validation has evaluated, by their numbers; says in the log if some miss."""
+        bounds = self.sets["validation"]
+        wanted = len(bounds[self.validation_set]) if self.validation_set else len(examples)
+        if len(numbers) < wanted:  # Determined's test mode evaluates one batch
+            logger.info("metrics are of %d of %d validation examples", len(numbers), wanted)
+        return examples if len(numbers) == len(examples) else examples.select(numbers)
+
+    def prediction_path(self, name: str) -> Path | None:
+        """Where a validation writes a file such as predictions.json; with several sets, predictions_NAME.json.
+
+        None where no files are wanted.
+        """
+        if self.output_dir is None:
+            return None
+        path = self.output_dir / name
+        return path.with_stem(f"{path.stem}_{self.validation_set}") if self.validation_set else path
+
+    def _metrics_by_set(self, values: Values) -> dict[str, float]:
+        if not self.sets["validation"]:
+            return self.compute_metrics(values)
+
+        def compute(name: str, part: Values) -> dict[str, float]:
+            self.validation_set = name
+            try:
+                return self.compute_metrics(part)
+            finally:
+                self.validation_set = ""
+
+        return metrics_by_set(values, self.sets["validation"], compute)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 or fp16 for the forward pass, as the hyperparameters say."""
@@ -285,10 +452,13 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
 
     def example_ids(self, batch: Mapping[str, Any]) -> list[str]:
         """The data file's ids of a training batch's examples, each once; an override may know them otherwise."""
-        if "example_index" not in batch:
-            return []
-        examples, numbers = self.examples["train"], dict.fromkeys(batch["example_index"].tolist())
-        return [str(examples[number].get("id", number)) for number in numbers]
+        if self.data.mixing == "keyed":
+            parts = [part for part in batch.values() if "example_index" in part]
+            numbers = [number for part in parts for number in part["example_index"].tolist()]
+        else:
+            numbers = batch["example_index"].tolist() if "example_index" in batch else []
+        examples = self.examples["train"]
+        return [str(examples[number].get("id", number)) for number in dict.fromkeys(numbers)]
 
     def _seed_batch(self, batch_idx: int) -> None:
         """Seeds every generator from the batch's number: dropout is the same after a resume, and each rank's own.
@@ -313,7 +483,9 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
     # ---- checkpoints ----
 
     def build_callbacks(self) -> dict[str, pytorch.PyTorchCallback]:
+        """The callbacks of ``data.callbacks`` and those that every run has; an override adds to them."""
         return {
+            **{name: callback.bind(self) for name, callback in self.callbacks.items()},
             "checkpoint": determined_fixes.CheckpointCallback(self.save_pretrained),
             **cluster_run.callbacks(),
         }
@@ -322,17 +494,36 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         """Adds a folder that transformers loads by itself: weights, config, tokenizer and the task's settings."""
         folder = checkpoint / PRETRAINED
         model: Any = getattr(self.model, "module", self.model)  # DDP keeps the plain one there
-        model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_weights(model, folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
         settings = {} if self.task is None else vars(self.task)
         (folder / READER).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
     # ---- helpers ----
 
+    def set_numbers(self, split: str) -> np.ndarray:
+        """The number, in the order of ``self.sets[split]``, of the set that each feature is of."""
+        features = self.datasets[split]
+        index = features["example_index"][:] if "example_index" in features.column_names else range(len(features))
+        return set_numbers(self.sets[split], index)
+
+    def _join_sets(self, loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Puts the named sets of a side one after another, and notes in ``self.sets`` where each is."""
+        joined = dict(loaded)
+        for side, parts in loaded.items():
+            if isinstance(parts, Mapping):
+                joined[side], bounds = join_sets(parts)
+                self.sets[side] = {} if list(bounds) == [""] else bounds
+        return joined
+
     def _seed(self) -> int:
         context = getattr(self, "context", None)
         on_cluster = determined_fixes.trial_seed(context) if context is not None else None
         return self.trainer.seed if "seed" in self.hparams or on_cluster is None else on_cluster
+
+    def _overrides(self, hook: str) -> bool:
+        return getattr(type(self), hook) is not getattr(BaseTransformerTrial, hook)
 
     def _once_per_host(self, step: Callable[[], T]) -> T:
         """Runs a step on each host's first rank, which fills the cache, and then on its others, which read it."""
@@ -353,5 +544,9 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         return step() if result is None else result
 
 
-def _data_section(context: pytorch.PyTorchTrialContext) -> Mapping[str, Any]:
-    return context.get_experiment_config().get("data") or {}
+def _to_numpy(column: Any) -> Any:
+    """A column on the CPU; bfloat16, which numpy lacks, as float32."""
+    if not isinstance(column, torch.Tensor):
+        return column
+    column = column.detach().cpu()
+    return (column.float() if column.is_floating_point() else column).numpy()

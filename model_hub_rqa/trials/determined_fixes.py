@@ -158,6 +158,40 @@ def refused_request(error: BaseException) -> str:
     return "a request"
 
 
+def refuse_length_of_cluster(context: pytorch.PyTorchTrialContext) -> None:
+    """Raises ConfigError where a cluster trains by its own keys, for a run that is to validate only.
+
+    Determined trains a ``module:Class`` entrypoint for ``searcher.max_length``, whatever the hyperparameters say.
+    """
+    if context._is_pre_trainer:
+        raise ConfigError(
+            "hyperparameters.num_train_epochs (or max_steps): 0, to validate only, needs the script as entrypoint "
+            "(python3 -m determined.launch.torch_distributed -- python3 -m model_hub_rqa.train --trial module:Class)"
+        )
+
+
+@contextlib.contextmanager
+def validation_on_cluster(files: Path) -> Iterator[None]:
+    """While this is open, ``Trainer.fit`` validates once and does not train; a checkpoint takes ``files`` along.
+
+    Determined's own way to validate first does so only before the first batch, and nothing but a checkpoint's folder
+    is kept of what a task writes: ``files`` are under ``validation`` in it.
+    """
+
+    class ValidationController(pytorch._PyTorchTrialController):
+        def _run(self) -> None:
+            self._validate()
+            self._checkpoint(already_exiting=False)
+
+        def _save(self, path: Path) -> None:
+            if any(files.iterdir()):
+                shutil.copytree(files, path / "validation")
+            super()._save(path)
+
+    with mock.patch.object(pytorch, "_PyTorchTrialController", ValidationController):
+        yield
+
+
 def batches_trained(context: pytorch.PyTorchTrialContext) -> int:
     """Batches that this trial has trained, those before a resume included."""
     index = context._current_batch_idx
@@ -286,7 +320,13 @@ def use_local_backends(
 
 @contextlib.contextmanager
 def local_controller(
-    *, resume_from: Path | None, checkpoint_policy: str, metric: str, smaller_is_better: bool, code: Path | None
+    *,
+    resume_from: Path | None,
+    checkpoint_policy: str,
+    metric: str,
+    smaller_is_better: bool,
+    code: Path | None,
+    validates_only: bool = False,
 ) -> Iterator[None]:
     """While this is open, ``Trainer.fit`` resumes exactly and keeps ``checkpoint_policy: best`` off the cluster too.
 
@@ -294,6 +334,7 @@ def local_controller(
     - Its local training turns "best" into "all".
     - Its local checkpoints copy the whole working directory, be it a home directory: only ``code`` (the file or
       package of the trial class, None where it is installed) is copied.
+    - It validates only after training: with ``validates_only`` it validates once and writes no checkpoint.
     - It looks for a stop at reports and validations alone, and each rank at its own flag: all ranks look together,
       after every optimizer step.
     - It loads what it finds of a checkpoint, and starts at 0 where the trial's number is another (the cluster's).
@@ -309,8 +350,16 @@ def local_controller(
             settings["smaller_is_better"] = smaller_is_better
             super().__init__(**settings)
 
+        def _run(self) -> None:
+            if validates_only:
+                self._validate()
+            else:
+                super()._run()
+
         def _train(self, length: Any, train_boundaries: list[Any]) -> None:
             self.boundaries = train_boundaries
+            if resume_from is not None:
+                self._stop_requested()  # by a callback, of a run that had ended before it was resumed
             super()._train(length, train_boundaries)
 
         def _step_batch(self) -> None:

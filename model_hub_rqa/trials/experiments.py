@@ -1,17 +1,35 @@
 """From an experiment configuration's file to its trial class; Determined is imported when it is first needed."""
 
+import dataclasses
 import importlib
-import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from model_hub_rqa.components import see_working_directory
+from model_hub_rqa.config.interpolation import referred_names, resolve_whole
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.experiment import Experiment, parse_experiment
 
 
 def load_experiment(path: str, overrides: Sequence[str] = (), trial: str | None = None) -> Experiment:
-    """Reads a configuration file as ``det experiment create`` does, with its ``--config`` overrides.
+    """Reads a configuration file as ``det experiment create`` does, and resolves the references in it.
+
+    Args:
+        path: of the file.
+        overrides: ``key=value``, in the grammar of ``--config``.
+        trial: ``module:Class`` in place of the entrypoint.
+    """
+    config = read_config(path, overrides)
+    return resolve_experiment({**config, "entrypoint": trial} if trial is not None else config)
+
+
+def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
+    """The experiment of a configuration: its parts with references resolved, beside the whole as it is written."""
+    return dataclasses.replace(parse_experiment(resolve_whole(config)), raw=config)
+
+
+def read_config(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A configuration file as it is written, with ``--config`` overrides.
 
     Determined's own YAML reader is used since it reads 1e-4 as a number, where PyYAML reads text.
     """
@@ -22,23 +40,20 @@ def load_experiment(path: str, overrides: Sequence[str] = (), trial: str | None 
         with open(path, encoding="utf-8") as file:
             config = util.safe_load_yaml_with_exceptions(file)
         if isinstance(config, dict):
-            config = ntsc.parse_config_overrides(config, overrides)
+            return dict(ntsc.parse_config_overrides(config, overrides))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text: {error}") from error
     except Exception as error:  # YAML parsers and the overrides raise many kinds, all about the user's text
         raise ConfigError(f"{path}: cannot be parsed: {' '.join(str(error).split())}") from error
-    if trial is not None and isinstance(config, dict):
-        config["entrypoint"] = trial
-    return parse_experiment(config)
+    raise ConfigError(f"{path}: must be a mapping of keys to values, got {type(config).__name__}")
 
 
 def import_trial(name: str) -> type:
     """The trial class ``module:Class``; modules in the working directory are found as well."""
     module, _, qualname = name.partition(":")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    see_working_directory()
     try:
         found: Any = importlib.import_module(module)
         for part in qualname.split("."):
@@ -60,5 +75,6 @@ def validate(experiment: Experiment) -> Any:
     """
     trial_class = import_trial(experiment.trial_class)
     trial: Any = object.__new__(trial_class)  # __init__ would go on to build the model
+    trial.referred = referred_names(experiment.raw)
     trial.prepare(experiment.hyperparameters, experiment.data)
     return trial

@@ -1,23 +1,15 @@
 """FiDTrial: a Fusion-in-Decoder reader, which writes answers from many passages."""
 
 import functools
-import json
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from model_hub_rqa.config.fusion import FusionKwargs
-from model_hub_rqa.data.arrow_cache import cache_folder
 from model_hub_rqa.data.fusion import FusionCollator, FusionFeatureBuilder, build_fusion_features, draw_labels
-from model_hub_rqa.data.fusion_records import fusion_reader
-from model_hub_rqa.data.loading import default_load_dataset
-from model_hub_rqa.data.passages import choose_passages, retrieve_passages
 from model_hub_rqa.data.tokens import end_token_id
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.metrics.documents import document_metrics
-from model_hub_rqa.metrics.generation import generation_metrics
 from model_hub_rqa.models.encoder_decoder import (
     build_encoder_decoder,
     encoder_decoder_config,
@@ -33,31 +25,24 @@ from model_hub_rqa.models.fusion import (
     fusion_generate,
     shift_right,
 )
-from model_hub_rqa.retrieval.base import Retriever
-from model_hub_rqa.trials.base import BaseTransformerTrial
+from model_hub_rqa.trials.passages import PassageTrial
 from model_hub_rqa.trials.reducers import Values
 
-logger = logging.getLogger(__name__)
 
-_SPARE = 10  # passages retrieved beyond those wanted, since the same text may stand in a corpus several times
-
-
-class FiDTrial(BaseTransformerTrial):
+class FiDTrial(PassageTrial):
     """Learns to write answers from passages that are fused in the decoder (Izacard and Grave 2020, arXiv:2007.01282).
 
     The loss is the mean over a batch's answers of the mean over an answer's tokens, so it does not depend on how a
     batch is divided among ranks. A validation generates: exact_match, f1 and rougeL in percent, against all true
     answers, and loss, the mean over all tokens; where it reads retrieved passages, it is end to end and reports
-    `document_metrics` as well. Where ``output_dir`` is set, a validation writes predictions.jsonl there: question,
-    prediction, references and the passages read.
-
-    Attributes:
-        passages: {"train", "validation"} examples with the passages that are read.
+    `document_metrics` as well.
     """
 
     default_model_mode = "seq2seq-lm"
     default_bf16 = True
     task_kwargs = FusionKwargs
+    default_metric = "exact_match"
+    default_smaller_is_better = False
     task: FusionKwargs
 
     # ---- configuration and data ----
@@ -67,17 +52,6 @@ class FiDTrial(BaseTransformerTrial):
         if encoder is not None:
             hparams = {"pretrained_model_name_or_path": encoder, **hparams}
         super().parse(hparams, data)
-
-    def load_examples(self) -> Mapping[str, Any]:
-        if self.data.dataset_name is not None:
-            raise ConfigError(
-                "data.dataset_name: questions with passages come from files (train_file, validation_file), "
-                f"got {self.data.dataset_name!r}"
-            )
-        # Retrieval among the records' own passages needs them; without, gold passages are welcome and not needed.
-        retrieved = self.task.embedding_model and (self.task.index or self.task.corpus_file)
-        reader = fusion_reader(require_passages=not retrieved)
-        return default_load_dataset(self.data_settings, seed=self.seed, reader=reader)
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
         config, tokenizer = super().build_config_and_tokenizer()
@@ -111,54 +85,8 @@ class FiDTrial(BaseTransformerTrial):
         if faults:
             raise ConfigError(faults)
 
-    def build_retriever(self) -> tuple[Retriever, str]:
-        """What finds passages where the data section asks for retrieval, and a text that says what it depends on."""
-        from model_hub_rqa.retrieval.frozen import fingerprint, frozen_index
-
-        records = (record for examples in self.examples.values() for record in examples)
-        index = frozen_index(self.task, records, cache_folder(self.data.cache_dir) / "indexes")
-        return index, fingerprint(index)
-
-    def build_datasets(self) -> Mapping[str, Any]:
-        found = self.build_retriever() if self.task.retrieves else None
-        self.passages = {"train": self.training_passages(found), "validation": self.validation_passages(found)}
-        return {
-            split: build_fusion_features(examples, self.feature_builder(training=split == "train"))
-            for split, examples in self.passages.items()
-        }
-
-    def training_passages(self, found: tuple[Retriever, str] | None) -> Any:
-        """The training examples with the passages that are read: the record's own, or, where embedding_model is
-        given, its gold ones among those retrieved."""
-        examples, task = self.examples["train"], self.task
-        if found is None or not task.embedding_model:
-            return choose_passages(
-                examples, n_context=task.n_context, num_hard_negatives=task.num_hard_negatives, seed=self.seed
-            )
-        return self._retrieved(examples, found, task.embedding_max_num_to_retrieve, keep_gold=True)
-
-    def validation_passages(self, found: tuple[Retriever, str] | None) -> Any:
-        """The validation examples with the passages that are read: retrieved ones alone where there is a retriever."""
-        examples, task = self.examples["validation"], self.task
-        if found is None:
-            return choose_passages(examples, n_context=task.n_context, seed=self.seed)
-        wanted = task.embedding_max_num_to_retrieve
-        if not task.embedding_model and task.n_context is not None:
-            wanted = task.n_context  # trained on so many of the records' own
-        return self._retrieved(examples, found, wanted, keep_gold=False)
-
-    def _retrieved(self, examples: Any, found: tuple[Retriever, str], wanted: int, *, keep_gold: bool) -> Any:
-        retriever, fingerprint = found
-        gold = max((sum(passage["gold"] for passage in row) for row in examples["passages"]), default=0)
-        return retrieve_passages(
-            examples,
-            functools.partial(retriever.search, k=wanted + gold + _SPARE),
-            max_num_to_retrieve=wanted,
-            n_context=self.task.n_context,
-            keep_gold=keep_gold,
-            seed=self.seed,
-            fingerprint=fingerprint,
-        )
+    def build_features(self, split: str) -> Any:
+        return build_fusion_features(self.passages[split], self.feature_builder(training=split == "train"))
 
     def feature_builder(self, *, training: bool) -> FusionFeatureBuilder:
         start = decoder_start_token_id(self.config)
@@ -218,37 +146,5 @@ class FiDTrial(BaseTransformerTrial):
         return {}
 
     def compute_metrics(self, values: Values) -> dict[str, float]:
-        examples = self.passages["validation"]
-        if len(values) < len(examples):  # Determined's test mode evaluates one batch
-            logger.info("metrics are of %d of %d validation examples", len(values), len(examples))
-            examples = examples.select(list(values))
         losses, tokens, predictions = zip(*values.values(), strict=True)
-        self._write(examples, predictions)
-        metrics = generation_metrics(predictions, examples["answers"][:])
-        return {**metrics, "loss": sum(losses) / sum(tokens), **self.retrieval_metrics(list(values))}
-
-    def retrieval_metrics(self, numbers: list[Any]) -> dict[str, float]:
-        """How well the frozen retriever found the gold passages of these validation examples; nothing without one."""
-        if not self.task.retrieves:
-            return {}
-        read, given = (source["validation"].select(numbers)["passages"] for source in (self.passages, self.examples))
-        retrieved = [[passage["text"] for passage in row] for row in read]
-        gold = [[passage["text"] for passage in row if passage["gold"]] for row in given]
-        return document_metrics(retrieved, gold)
-
-    def _write(self, examples: Any, predictions: Sequence[str]) -> None:
-        if self.output_dir is None:
-            return
-        with (self.output_dir / "predictions.jsonl").open("w", encoding="utf-8") as file:
-            for example, prediction in zip(examples, predictions, strict=True):
-                line = {
-                    "id": example["id"],
-                    "question": example["question"],
-                    "prediction": prediction,
-                    "references": example["answers"],
-                    "passages": [
-                        {name: passage[name] for name in ("id", "title", "text", "score")}
-                        for passage in example["passages"]
-                    ],
-                }
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        return {**self.answer_metrics(list(values), predictions), "loss": sum(losses) / sum(tokens)}

@@ -1,7 +1,8 @@
 """A full local run: the folder it fills, what it reports, which checkpoints it keeps.
 
 The folder: checkpoints/, metrics.jsonl (an object a report: steps, kind, the metrics by name), config.yaml as
-resolved, run.log, tensorboard/, and what the trial writes at a validation (predictions.json ...).
+resolved, run.log, tensorboard/, what the trial writes at a validation (predictions.json ...), and summary.json once
+the run has ended or was stopped.
 """
 
 import json
@@ -44,7 +45,7 @@ class Reports(core.DummyTrainContext):
         self.best: float | None = None
         self.best_steps: int | None = None
         self.last_validation: int | None = None
-        kept = [report for report in self._reports() if report["steps"] <= resumed_at]
+        kept = [report for report in self.read() if report["steps"] <= resumed_at]
         if is_chief:
             partial = self.path.with_suffix(".partial")
             partial.write_text("".join(json.dumps(report) + "\n" for report in kept), encoding="utf-8")
@@ -52,7 +53,8 @@ class Reports(core.DummyTrainContext):
         for report in kept:
             self._note(report)
 
-    def _reports(self) -> list[dict[str, Any]]:
+    def read(self) -> list[dict[str, Any]]:
+        """All reports that metrics.jsonl holds, in their order."""
         if not self.path.exists():
             return []
         reports = []

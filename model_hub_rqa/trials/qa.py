@@ -1,7 +1,6 @@
 """QATrial: an extractive reader on SQuAD-form data."""
 
 import json
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +18,6 @@ from model_hub_rqa.models.extractive import freeze_span_bias, freeze_unread, len
 from model_hub_rqa.trials.base import BaseTransformerTrial
 from model_hub_rqa.trials.reducers import Values
 
-logger = logging.getLogger(__name__)
-
 
 class QATrial(BaseTransformerTrial):
     """Finds the answer to a question as a span of its context, or says that there is none (SQuAD v2.0).
@@ -28,11 +25,13 @@ class QATrial(BaseTransformerTrial):
     Validation reduces each batch to its n best spans at once (to the best one alone where nobody sees the others);
     decoding and the official SQuAD metrics follow on the chief: exact_match and f1, or v2.0's exact, f1, HasAns_*,
     NoAns_* and best_*. Where ``output_dir`` is set, a validation writes predictions.json, nbest_predictions.json and,
-    for v2.0, null_odds.json there.
+    for v2.0, null_odds.json there; of several sets, predictions_NAME.json and so on.
     """
 
     default_model_mode = "question-answering"
     task_kwargs = ExtractiveKwargs
+    default_metric = "f1"
+    default_smaller_is_better = False
     task: ExtractiveKwargs
     decode = staticmethod(decode_many)
 
@@ -99,10 +98,7 @@ class QATrial(BaseTransformerTrial):
     def compute_metrics(self, values: Values) -> dict[str, float]:
         keys: Any = list(values)  # pairs of the example's and the window's number, sorted
         read = sorted({example for example, _ in keys})
-        examples = self.examples["validation"]
-        if len(read) < len(examples):  # Determined's test mode evaluates one batch
-            logger.info("metrics are of %d of %d validation examples", len(read), len(examples))
-            examples = examples.select(read)
+        examples = self.evaluated(self.examples["validation"], read)
         ids, contexts = examples["id"][:], examples["context"][:]
         references = references_from_rows(examples.select_columns(["id", "answers"]))
         number = {example: place for place, example in enumerate(read)}
@@ -128,9 +124,7 @@ class QATrial(BaseTransformerTrial):
         return squad_v2(predictions, references, {key: no_answer_probability(odds) for key, odds in null_odds.items()})
 
     def _write(self, files: Mapping[str, Mapping[str, Any]]) -> None:
-        if self.output_dir is None:
-            return
         for name, content in files.items():
-            if content:
-                text = json.dumps(content, indent=1, ensure_ascii=False)
-                (self.output_dir / f"{name}.json").write_text(text, encoding="utf-8")
+            path = self.prediction_path(f"{name}.json")
+            if content and path is not None:
+                path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,229 @@
+"""``${...}`` in a configuration, by the rules of OmegaConf, and ``???`` for what must be given.
+
+Only texts with ``${`` and texts that are ``???`` go through OmegaConf, which is imported when there is one: every other
+value stays as it was read, a number a number and a date a date. A cluster's master knows nothing of this and hands the
+configuration over as it is written, so that a trial resolves its two sections itself (`read_sections`), with what
+the search chose in the place of the search specifications; a local run does the same.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from model_hub_rqa.config.fields import did_you_mean, plain, show
+from model_hub_rqa.config.search import is_spec, resolve_search_specs
+from model_hub_rqa.errors import ConfigError
+
+SECTIONS = ("hyperparameters", "data")
+MISSING = "???"
+_OPEN = re.compile(r"(\\*)\$\{")
+_REFERENCE = re.compile(r"(?<![\w.])(\.*)((?:\w[\w-]*)(?:\.[\w-]+)*)")  # a path, after dots where it is relative
+_NOWHERE = ", but there is no "
+_SECRETS = ("token", "use_auth_token")
+
+Path = tuple[Any, ...]
+
+
+class Sections(NamedTuple):
+    """What a trial reads: its two sections, and the names in each that other values refer to."""
+
+    hyperparameters: dict[str, Any]
+    data: dict[str, Any]
+    referred: Mapping[str, frozenset[str]]
+
+
+def read_sections(hparams: Mapping[str, Any], config: Mapping[str, Any]) -> Sections:
+    """Resolve the two sections that a trial reads, on a cluster as elsewhere.
+
+    Args:
+        hparams: the hyperparameters: those of this trial, where a search chose them, or as they are written.
+        config: the whole configuration as it is written, to which references may lead.
+
+    Returns:
+        Hyperparameters without search specifications, data, and what is referred to.
+
+    Raises:
+        ConfigError: every fault of a specification, or else every reference that leads nowhere and every ``???``.
+    """
+    whole = {**config, "hyperparameters": resolve_search_specs(hparams)}
+    resolved = interpolate(whole, SECTIONS)
+    return Sections(resolved["hyperparameters"], resolved.get("data") or {}, referred_names(whole))
+
+
+def interpolate(config: Mapping[str, Any], sections: Iterable[str] | None = None) -> dict[str, Any]:
+    r"""Put its value in the place of every reference: ``${data.size}``, ``${.beside}``, ``${oc.select:key,default}``.
+
+    A text that is one reference takes the value with its type; a reference within a text is written into it. ``\${``
+    is the text ``${``, and ``$`` without a brace is nothing special.
+
+    Args:
+        config: the configuration, free of search specifications.
+        sections: the top-level keys to resolve; None means all.
+
+    Returns:
+        A copy; the keys that are not resolved are as they were.
+
+    Raises:
+        ConfigError: every reference that leads nowhere, and every ``???``, by their paths.
+    """
+    copied = plain(config)
+    names = [name for name in copied if sections is None or name in sections]
+    if not any(_is_special(text) for _, text in _texts(copied)):
+        return dict(copied)
+    from omegaconf import OmegaConf, errors
+
+    faults: dict[Path, str] = {}
+    for path, text in _texts(copied):
+        try:
+            OmegaConf.create({"text": text})
+        except errors.OmegaConfBaseException:
+            fault = rf"must close each ${{ that it opens (\${{ is the text ${{), got {show(text)}"
+            faults[path] = fault if path[0] in names else ""
+            _put(copied, path, None)
+    try:
+        tree = OmegaConf.create(copied, flags={"allow_objects": True})
+    except errors.OmegaConfBaseException as error:  # a key that is null or a date, say
+        raise ConfigError(f"the configuration: {_first_line(error)}") from error
+    resolved = dict(copied)
+    for name in names:
+        resolved[name] = _resolve(tree, copied[name], (name,), faults)
+    lines = [f"{_dotted(path)}: {fault}{_hint(fault, copied)}" for path, fault in faults.items() if fault]
+    if lines:
+        raise ConfigError(lines)
+    return resolved
+
+
+def resolve_whole(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole configuration file with its references resolved; search specifications stay as they are written.
+
+    A reference to a hyperparameter that a search varies gives the value that stands for the specification
+    (`resolve_search_specs`).
+
+    Raises:
+        ConfigError: as `interpolate`.
+    """
+    hparams = config.get("hyperparameters")
+    if not isinstance(hparams, Mapping):
+        return interpolate(config)
+    fixed = {**config, "hyperparameters": resolve_search_specs(hparams)}
+    resolved = interpolate(fixed)
+    try:  # texts within specifications are resolved under a second key, where the specifications still stand
+        spelt = interpolate({**fixed, "": hparams}, [""])[""]
+    except ConfigError as error:
+        raise ConfigError(f"hyperparameters{line}" for line in error.problems) from error
+    return {**resolved, "hyperparameters": _with_specs(resolved["hyperparameters"], spelt, hparams)}
+
+
+def settle(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that says the same without a reference or a search specification, to be written and read again.
+
+    A text that holds ``${`` is escaped. A secret (the hub's token) that is a reference stays one, since it is likely
+    to come from the environment, and belongs into no file.
+    """
+    hparams = config.get("hyperparameters")
+    fixed = {**config, "hyperparameters": resolve_search_specs(hparams)} if isinstance(hparams, Mapping) else config
+    resolved: dict[str, Any] = _escape(interpolate(fixed))
+    for section in SECTIONS:
+        written = fixed.get(section) or {}
+        for name in _SECRETS:
+            if "${" in str(written.get(name)):
+                resolved[section][name] = written[name]
+    return resolved
+
+
+def referred_names(config: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """The names directly under each of the two sections that some reference in the configuration names."""
+    found: dict[str, set[str]] = {section: set() for section in SECTIONS}
+    for path, text in _texts(plain(config)):
+        if "${" not in text:
+            continue
+        for dots, name in _REFERENCE.findall(text.replace("[", ".").replace("]", "")):
+            target = [*path[: len(path) - len(dots)], *name.split(".")] if dots else name.split(".")
+            if len(target) > 1 and target[0] in found:
+                found[target[0]].add(target[1])
+    return {section: frozenset(names) for section, names in found.items()}
+
+
+def _with_specs(resolved: Any, spelt: Any, original: Any) -> Any:
+    """``resolved`` with the search specifications of ``original`` in their places, as ``spelt`` has them."""
+    if is_spec(original):
+        return spelt
+    if not isinstance(original, Mapping) or not isinstance(spelt, Mapping):
+        return resolved
+    return {name: _with_specs(resolved[name], spelt[name], value) for name, value in original.items()}
+
+
+def _resolve(container: Any, value: Any, path: Path, faults: dict[Path, str]) -> Any:
+    """``value``, which stands at the end of ``path`` in OmegaConf's ``container``, with its references resolved."""
+    key = path[-1]
+    if isinstance(value, Mapping):
+        return {name: _resolve(container[key], inner, (*path, name), faults) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_resolve(container[key], inner, (*path, place), faults) for place, inner in enumerate(value)]
+    if not isinstance(value, str) or not _is_special(value):
+        return value
+    from omegaconf import OmegaConf, errors
+
+    try:
+        found = container[key]
+        return (
+            OmegaConf.to_container(found, resolve=True, throw_on_missing=True) if OmegaConf.is_config(found) else found
+        )
+    except (errors.InterpolationToMissingValueError, errors.MissingMandatoryValue):
+        what = "must be given: it" if value == MISSING else f"got {show(value)}, and what that refers to"
+        faults[path] = f"{what} is left open ({MISSING})"
+    except errors.InterpolationKeyError as error:
+        # its message quotes the name, and after a relative one the whole name
+        name = re.findall(r"'([^']*)'", _first_line(error))[-1]
+        faults[path] = f"got {show(value)}{_NOWHERE}{name}"
+    except (errors.OmegaConfBaseException, RecursionError) as error:
+        faults[path] = f"got {show(value)}: {_first_line(error)}"
+    return None
+
+
+def _hint(fault: str, config: Mapping[str, Any]) -> str:
+    _, nowhere, name = fault.partition(_NOWHERE)
+    return did_you_mean(name, _paths(config)) if nowhere else ""
+
+
+def _is_special(text: str) -> bool:
+    return "${" in text or text == MISSING
+
+
+def _texts(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Every text in mappings and lists, with its path."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping | list):
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _texts(inner, (*path, key))
+
+
+def _paths(value: Any, path: Path = ()) -> Iterator[str]:
+    if path:
+        yield _dotted(path)
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _paths(inner, (*path, key))
+
+
+def _put(value: Any, path: Path, leaf: Any) -> None:
+    for key in path[:-1]:
+        value = value[key]
+    value[path[-1]] = leaf
+
+
+def _escape(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _escape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escape(inner) for inner in value]
+    return _OPEN.sub(lambda match: f"{match[1] * 2}\\${{", value) if isinstance(value, str) else value
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(str(key) for key in path)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].strip()

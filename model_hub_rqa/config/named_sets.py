@@ -1,0 +1,137 @@
+"""The lists of named sets in the data section: ``train: [{name: squad, train_file: ...}, news]``."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from model_hub_rqa.config.fields import Problem, did_you_mean, init_fields, names_of, option, show
+from model_hub_rqa.config.kwargs import DatasetKwargs, Kwargs
+from model_hub_rqa.config.parsing import parse_dict_to_dataclasses
+from model_hub_rqa.errors import ConfigError
+
+SIDES = ("train", "validation")
+_NAME = re.compile(r"[\w.-]+")
+_INHERITED = ("on_bad_record", "cache_dir", "overwrite_cache", "revision", "token", "dataset_config_name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedSetKwargs(Kwargs):
+    """One set of a list: its name, and the settings of `DatasetKwargs` that say what it holds.
+
+    A set under ``data.datasets`` may be named on both sides; each takes the fields that are its own.
+    """
+
+    name: str = option(help="what its metrics and its batches are called")
+    dataset_name: str | None = option(None, help="a data set on the hub, or a folder of one: its split of this side")
+    dataset_config_name: str | None = option(None, help="which configuration of the data set")
+    handler: str | None = option(None, help="a registered data set that loads it, in place of a file")
+    args: Mapping[str, Any] | None = option(None, help="the handler's arguments, as they are")
+    train_file: str | None = option(None, help="the file to train on; it may be a slice")
+    validation_file: str | None = option(None, help="the file to evaluate on; it may be a slice")
+    max_train_samples: int | None = option(None, ge=1, help="train on no more examples of it than this")
+    max_eval_samples: int | None = option(None, ge=1, help="evaluate on no more examples of it than this")
+    seed: int | None = option(None, ge=0, lt=2**32, help="of the draw of those examples; unset: the run's")
+    on_bad_record: str | None = option(
+        None, choices=("error", "skip"), help="what a record that breaks a rule does; unset, like the rest: as data's"
+    )
+    cache_dir: str | None = option(None, help="where data sets are kept")
+    overwrite_cache: bool | None = option(None, help="make features anew")
+    revision: str | None = option(None, help="branch, tag or commit of the data set")
+    token: str | bool | None = option(
+        None, help="the hub's token, or true for the saved one", aliases=("use_auth_token",), secret=True
+    )
+
+    place: str = field(default="", init=False)  # in the configuration, for messages
+
+    def problems(self) -> Iterator[Problem]:
+        sources = ("dataset_name", "train_file", "validation_file")
+        if self.handler is not None:
+            given = [name for name in sources if getattr(self, name) is not None]
+            yield from (Problem((name, "handler"), "plays no part beside handler") for name in given)
+        if self.name is not None and not _NAME.fullmatch(self.name):
+            yield Problem(("name",), f"must be of letters, digits, '_', '-' and '.', got {show(self.name)}")
+
+
+def parse_named_sets(data: DatasetKwargs) -> dict[str, tuple[NamedSetKwargs, ...]]:
+    """The sets of both sides, where the data section lists any.
+
+    Returns:
+        "train" and "validation": the sets in their order. A side without a list is one set whose name is "". Empty
+        where neither side has a list.
+
+    Raises:
+        ConfigError: every fault of every entry; among them an unknown name in an entry, a set that is not under
+            ``data.datasets``, and two sets of one name on a side.
+    """
+    if data.train is None and data.validation is None:
+        return {}
+    faults: list[str] = []
+    sets = {}
+    for side in SIDES:
+        entries = getattr(data, side)
+        found = [_plain_set(data)] if entries is None else _read_entries(entries, side, data, faults)
+        sets[side] = tuple(found)
+    if faults:
+        raise ConfigError(faults)
+    return sets
+
+
+def _plain_set(data: DatasetKwargs) -> NamedSetKwargs:
+    names = {field.name for field in init_fields(NamedSetKwargs)}
+    given = {name: value for name, value in vars(data).items() if name in names and value is not None}
+    plain = NamedSetKwargs(name="plain", **given)
+    object.__setattr__(plain, "name", "")  # a name that no entry can have
+    return plain
+
+
+def _read_entries(entries: list[Any] | str, side: str, data: DatasetKwargs, faults: list[str]) -> list[NamedSetKwargs]:
+    found: list[NamedSetKwargs] = []
+    names: dict[str, int] = {}
+    if isinstance(entries, str):  # one set, whose metrics have no name before them
+        found = _read_entries([entries], side, data, faults)
+        for one in found:
+            object.__setattr__(one, "name", "")
+        return found
+    for number, entry in enumerate(entries):
+        place = f"data.{side}[{number}]"
+        try:
+            one = _read_entry(entry, place, side, data)
+        except ConfigError as error:
+            faults += error.problems
+            continue
+        if names.setdefault(one.name, number) != number:
+            faults.append(f"{place}.name: must be of one set only, got {one.name!r}, as data.{side}[{names[one.name]}]")
+        found.append(one)
+    return found
+
+
+def _read_entry(entry: Any, place: str, side: str, data: DatasetKwargs) -> NamedSetKwargs:
+    """One entry of a list: a mapping, or the name of a set under ``data.datasets``."""
+    if isinstance(entry, str):
+        known = data.datasets or {}
+        if entry not in known:
+            listed = f" (there are {', '.join(known)})" if known else ", which is empty"
+            raise ConfigError(
+                f"{place}: must be a set under data.datasets{listed}, got {entry!r}{did_you_mean(entry, known)}"
+            )
+        place = f"data.datasets.{entry}"
+        entry = {"name": entry, **known[entry]} if isinstance(known[entry], Mapping) else known[entry]
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{place}: must be a mapping, or the name of a set under data.datasets, got {show(entry)}")
+    names = [name for field in init_fields(NamedSetKwargs) for name in names_of(field)]
+    faults = [f"{place}.{name}: is not a known name{did_you_mean(name, names)}" for name in entry if name not in names]
+    inherited = {name: getattr(data, name) for name in _INHERITED if getattr(data, name) is not None}
+    try:
+        taken = {name: value for name, value in entry.items() if name in names}
+        (one,) = parse_dict_to_dataclasses((NamedSetKwargs,), {**inherited, **taken}, section=place)
+    except ConfigError as error:
+        raise ConfigError([*faults, *error.problems]) from error
+    file = "train_file" if side == "train" else "validation_file"
+    assert isinstance(one, NamedSetKwargs)
+    object.__setattr__(one, "place", place)
+    if getattr(one, file) is None and one.dataset_name is None and one.handler is None:
+        faults.append(f"{place}.{file}: is required in a set of data.{side} (or dataset_name, or handler)")
+    if faults:
+        raise ConfigError(faults)
+    return one

@@ -1,0 +1,39 @@
+"""The loss of a causal language model on answers, shared by training, evaluation and objectives."""
+
+from typing import Any
+
+import torch
+
+
+def answer_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropies of each answer: each token is predicted from those before it.
+
+    >>> answer_losses(torch.zeros(1, 3, 4), torch.tensor([[-100, 2, 1]]))
+    (tensor([2.7726]), tensor([2]))
+
+    Args:
+        logits: [B, T, V].
+        labels: [B, T], -100 on what is not learned; the first token is never learned.
+
+    Returns:
+        The sum over its tokens (float32) and how many these are, [B] each.
+    """
+    targets = labels[:, 1:]
+    kept = (targets != -100).any(dim=0)  # columns of prompts alone need no softmax over the vocabulary
+    targets = targets[:, kept]
+    losses = torch.nn.functional.cross_entropy(
+        logits[:, :-1][:, kept].float().transpose(1, 2), targets, ignore_index=-100, reduction="none"
+    )
+    return losses.sum(dim=1), (targets != -100).sum(dim=1)
+
+
+def causal_lm_fault(config: Any) -> str | None:
+    """Why a model of this config is no causal language model, or None."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    if config.is_encoder_decoder:
+        return f"must name a causal language model, got a {config.model_type} (FiDTrial takes encoder-decoders)"
+    encodes = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or encodes:
+        return f"must name a causal language model, got a {config.model_type}"
+    return None

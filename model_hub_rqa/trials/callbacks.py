@@ -1,0 +1,221 @@
+"""Callbacks that a configuration names: ``data.callbacks: [early_stopping, {name: loss_logger, filename: x.jsonl}]``.
+
+Another one is a subclass of `TrialCallback` under `register_callback`, in any module that the trial imports.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from determined import pytorch
+
+from model_hub_rqa.config.arguments import call_with
+from model_hub_rqa.config.fields import did_you_mean, show
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.trials import determined_fixes
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=type)
+
+CALLBACKS: dict[str, type["TrialCallback"]] = {}
+"""The registered callbacks by name."""
+
+
+class TrialCallback(pytorch.PyTorchCallback):
+    """A callback of Determined's that knows its trial, from `bind` on.
+
+    Its constructor's arguments come from the configuration, before a model is loaded. State that a resume needs goes
+    through ``state_dict`` and ``load_state_dict``, as plain numbers and texts.
+    """
+
+    trial: Any
+
+    def bind(self, trial: Any) -> "TrialCallback":
+        """Called with the trial once its model is built."""
+        self.trial = trial
+        return self
+
+
+def register_callback(name: str) -> Callable[[C], C]:
+    """A decorator: the class can be named in ``data.callbacks``."""
+
+    def register(kind: C) -> C:
+        if CALLBACKS.setdefault(name, kind).__qualname__ != kind.__qualname__:
+            raise ValueError(f"a callback {name!r} is registered already, {CALLBACKS[name].__qualname__}")
+        CALLBACKS[name] = kind  # a module that is imported twice, as Determined does, brings another copy
+        return kind
+
+    return register
+
+
+def build_named_callbacks(entries: Iterable[Any]) -> dict[str, TrialCallback]:
+    """Makes the callbacks of a list, each a name or a mapping with ``name`` and the arguments.
+
+    Raises:
+        ConfigError: every fault: unknown names and arguments, each with the nearest right one, and repeated names.
+    """
+    faults: list[str] = []
+    built: dict[str, TrialCallback] = {}
+    for number, entry in enumerate(entries):
+        place = f"data.callbacks[{number}]"
+        arguments = {"name": entry} if isinstance(entry, str) else entry
+        name = arguments.get("name") if isinstance(arguments, dict) else None
+        if not isinstance(name, str):
+            faults.append(f"{place}: must be a name, or a mapping with name and arguments, got {show(entry)}")
+        elif name not in CALLBACKS:
+            listed = ", ".join(sorted(CALLBACKS))
+            faults.append(f"{place}: must be one of {listed}, got {name!r}{did_you_mean(name, CALLBACKS)}")
+        elif name in built:
+            faults.append(f"{place}: {name} is listed already")
+        else:
+            given = {key: value for key, value in arguments.items() if key != "name"}
+            try:
+                built[name] = call_with(CALLBACKS[name], given, place)
+            except ConfigError as error:
+                faults += error.problems
+    if faults:
+        raise ConfigError(faults)
+    return built
+
+
+@register_callback("early_stopping")
+class EarlyStopping(TrialCallback):
+    """Ends training when a metric has not improved for so many validations, as transformers' EarlyStoppingCallback.
+
+    A value that is not finite is no improvement. Training ends with a checkpoint, on a cluster as well; a run that
+    ended so stays ended when it is resumed.
+
+    Args:
+        patience: validations in a row without an improvement.
+        threshold: an improvement is larger than this.
+        metric: of the validation; unset: the searcher's.
+        smaller_is_better: whether a lower value is an improvement; to be given with ``metric``.
+    """
+
+    def __init__(
+        self,
+        *,
+        patience: int = 1,
+        threshold: float = 0.0,
+        metric: str | None = None,
+        smaller_is_better: bool | None = None,
+    ) -> None:
+        if patience < 1:
+            raise ValueError(f"patience must be >= 1, got {patience}")
+        if threshold < 0:
+            raise ValueError(f"threshold must be >= 0, got {threshold}")
+        if (metric is None) != (smaller_is_better is None):
+            raise ValueError("metric and smaller_is_better belong together: give both, or neither for the searcher's")
+        self.patience = patience
+        self.threshold = threshold
+        self.metric = metric
+        self.smaller_is_better = smaller_is_better
+        self.best: float | None = None
+        self.waited = 0
+
+    def bind(self, trial: Any) -> "TrialCallback":
+        if self.metric is None:
+            searcher = trial.context.get_experiment_config().get("searcher") or {}
+            self.metric = searcher.get("metric")
+            self.smaller_is_better = searcher.get("smaller_is_better", True)
+        return super().bind(trial)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.waited = state_dict["best"], state_dict["waited"]
+
+    def on_training_start(self) -> None:
+        self._stop_if_due()
+
+    def on_validation_end(self, metrics: dict[str, Any]) -> None:
+        if self.metric not in metrics:
+            given = ", ".join(sorted(metrics))
+            raise ConfigError(
+                f"data.callbacks: early_stopping.metric must be one of the validation metrics ({given}), "
+                f"got {self.metric!r}{did_you_mean(self.metric, metrics)}"
+            )
+        value = float(metrics[self.metric])
+        if self._improves(value):
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        self._stop_if_due()
+
+    def _improves(self, value: float) -> bool:
+        if not math.isfinite(value) or self.best is None:
+            return math.isfinite(value)
+        gain = self.best - value if self.smaller_is_better else value - self.best
+        return gain > self.threshold
+
+    def _stop_if_due(self) -> None:
+        if self.waited < self.patience:
+            return
+        best = "was never finite" if self.best is None else f"has not improved on {self.best:.6g}"
+        times = "once" if self.waited == 1 else f"for {self.waited} validations"
+        self.trial.stop_reason = f"early_stopping: {self.metric} {best} {times}"
+        logger.info("%s: training ends", self.trial.stop_reason)
+        self.trial.context.set_stop_requested(True)
+
+
+@register_callback("loss_logger")
+class LossLogger(TrialCallback):
+    """Writes the mean training loss of each reporting period: steps (batches so far), loss and learning_rate.
+
+    Args:
+        filename: a file of JSON lines in the run's folder. null, or a cluster, where there is no such folder: the
+            lines go to the log.
+    """
+
+    def __init__(self, *, filename: str | None = "losses.jsonl") -> None:
+        if filename is not None and Path(filename).name != filename:
+            raise ValueError(f"filename must be a name without a folder, got {filename!r}")
+        self.filename = filename
+        self.steps = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.steps = state_dict["steps"]
+
+    @property
+    def path(self) -> Path | None:
+        """The file, where lines go to one."""
+        folder = self.trial.output_dir
+        return None if folder is None or self.filename is None else folder / self.filename
+
+    def on_training_start(self) -> None:
+        """Drops the lines of what is trained again: later than the checkpoint that the run goes on from."""
+        if self._is_chief and self.path is not None and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _steps(line) <= self.steps]
+            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
+        self.steps = determined_fixes.batches_trained(self.trial.context)
+        if not self._is_chief:
+            return
+        values = {name: float(avg_metrics[name]) for name in ("loss", "learning_rate") if name in avg_metrics}
+        line = json.dumps({"steps": self.steps, **values})
+        if self.path is None:
+            logger.info("loss_logger: %s", line)
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    @property
+    def _is_chief(self) -> bool:
+        return bool(self.trial.context.distributed.rank == 0)
+
+
+def _steps(line: str) -> float:
+    try:
+        return int(json.loads(line)["steps"])
+    except (ValueError, KeyError, TypeError):  # half a line, of a killed process
+        return math.inf

@@ -1,0 +1,100 @@
+"""What a trial does with the components that its configuration chose by name: see `model_hub_rqa.components`."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from model_hub_rqa.components import Component, Components, read_components
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.objectives import Batch, Objective, Task, build_objective, needed_sets, needs_reference
+
+
+class ChosenComponents:
+    """The part of `BaseTransformerTrial` that puts registered components in the place of the trial's own; its methods
+    may use whatever the trial has.
+
+    Attributes:
+        components: what the configuration chose.
+        objective: the objective in place of `compute_loss`, or None.
+        reference: a frozen copy of the initial model where the objective needs one: no part of checkpoints, made anew
+            from the same initial weights after a resume, and not seen by DistributedDataParallel.
+        set_settings: by side and name of a data set, the task's settings that it brings along for itself alone.
+    """
+
+    components = Components()
+    objective: Objective | None = None
+    reference: torch.nn.Module | None = None
+
+    def parse_components(self: Any, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        """Raises ConfigError with every fault of plugins, names, arguments and of the objective's data sets."""
+        self.components = read_components(hparams, data)
+        self.set_settings: dict[tuple[str, str], Mapping[str, Any]] = {}
+        train, keyed = data.get("train"), data.get("mixing") == "keyed"
+        entries = train if isinstance(train, list) else []
+        names = [entry.get("name") if isinstance(entry, Mapping) else entry for entry in entries]
+        self.objective = build_objective(self.components, [str(name) for name in names], keyed)
+        if needs_reference(self.objective) and not hasattr(self, "answer_log_probs"):
+            raise ConfigError(
+                f"hyperparameters.objective: {self.components.objective.name} needs the probabilities of answers, "
+                f"which {type(self).__name__} does not give (answer_log_probs)"
+            )
+
+    def objective_takes_sets(self: Any) -> bool:
+        """Whether the objective takes batches of several sets by name; so may one that is at fault itself."""
+        return bool(needed_sets(self.objective)) or (self.objective is None and "objective" in self.hparams)
+
+    def take_settings(self: Any, loaded: Mapping[str, Any]) -> dict[str, Any]:
+        """The examples that were loaded; what registered data sets bring along goes to ``self.set_settings``."""
+        examples: dict[str, Any] = dict(loaded)
+        for side, parts in loaded.items():
+            if not isinstance(parts, Mapping):
+                continue
+            examples[side] = {name: getattr(part, "examples", part) for name, part in parts.items()}
+            brought = {(side, name): getattr(part, "settings", {}) for name, part in parts.items()}
+            self.set_settings |= {key: settings for key, settings in brought.items() if settings}
+        return examples
+
+    def build_chosen_model(self: Any, component: Component) -> torch.nn.Module:
+        """What a registered model handler makes."""
+        model: torch.nn.Module = component.build(
+            config=self.config,
+            tokenizer=self.tokenizer,
+            model_kwargs=self.model_kwargs,
+            use_pretrained_weights=self.trainer.use_pretrained_weights,
+        )
+        return model
+
+    def build_chosen_collator(self: Any) -> Callable[[list[Any]], dict[str, Any]] | None:
+        """The registered collator that was chosen, or None."""
+        component = self.components.collator
+        if component is None:
+            return None
+        multiple = 8 if self.context.device.type == "cuda" else 1
+        collator: Callable[[list[Any]], dict[str, Any]] = component.build(
+            tokenizer=self.tokenizer, pad_to_multiple_of=multiple
+        )
+        return collator
+
+    def build_reference(self: Any, model: torch.nn.Module) -> torch.nn.Module | None:
+        """A frozen copy of the initial model, where the objective needs one."""
+        if not needs_reference(self.objective):
+            return None
+        return copy.deepcopy(model).requires_grad_(False).eval().to(self.context.device)
+
+    def training_loss(self: Any, batch: Batch) -> torch.Tensor:
+        """What training makes small: the objective that was chosen, or `compute_loss`."""
+        if self.objective is None:
+            loss: torch.Tensor = self.compute_loss(batch)
+            return loss
+        return self.objective(Task(self.compute_loss, self._log_probs, self._reference_log_probs), batch)
+
+    def _log_probs(self: Any, batch: Batch) -> torch.Tensor:
+        found: torch.Tensor = self.answer_log_probs(self.model, batch)
+        return found
+
+    def _reference_log_probs(self: Any, batch: Batch) -> torch.Tensor:
+        with torch.no_grad():
+            found: torch.Tensor = self.answer_log_probs(self.reference, batch)
+        return found

@@ -1,0 +1,142 @@
+"""The command line of a run: options, flags of the trial's settings, and the configuration that they make together."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.experiment import trial_class_of
+from model_hub_rqa.flags import merge, parse_flags
+from model_hub_rqa.trials.experiments import import_trial, read_config
+
+_SCRIPT = "python3 -m determined.launch.torch_distributed -- python3 -m model_hub_rqa.train"
+_LENGTHS = {
+    "num_train_epochs": 3.0,
+    "max_steps": -1,
+    "gradient_accumulation_steps": 1,
+    "eval_steps": None,
+    "save_steps": None,
+}
+_PERIODS = {"min_validation_period": "eval_steps", "min_checkpoint_period": "save_steps"}
+
+Given = dict[str, dict[str, Any]]
+
+
+def parse_arguments(
+    argv: Sequence[str], add_arguments: Callable[[Any], None], *, prog: str
+) -> tuple[argparse.Namespace, Given]:
+    """The options of a command, and by section what flags of the trial's settings say.
+
+    The trial has to be known before its flags are: --trial names it, or a CONFIG that comes before them. Nothing is
+    imported for a command line without flags.
+
+    Raises:
+        ConfigError: no trial, or what `parse_flags` raises.
+    """
+    text = "Trains a trial, from an experiment configuration or from flags."
+    parser = argparse.ArgumentParser(prog=prog, description=text, allow_abbrev=False)
+    add_arguments(parser)
+    helping = any(word in ("-h", "--help") for word in argv)
+    args, rest = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
+    if helping and args.trial is None and args.config is None:
+        parser.print_help()
+        sys.exit(0)
+    if not rest and not helping:
+        return args, {}
+    trial = args.trial
+    if trial is None:
+        words = list(argv)
+        if args.config is None or (rest and words.index(args.config) > words.index(rest[0])):
+            raise ConfigError(f"{rest[0]}: is no option, unless --trial or a CONFIG before it says what is trained")
+        trial = trial_class_of(read_config(args.config, args.overrides).get("entrypoint"))
+        if trial is None:
+            raise ConfigError(f"entrypoint: {args.config} must name a trial class, so that its flags are known")
+    return parse_flags(argv, _task_kwargs(trial), add_arguments, prog=prog)
+
+
+def configuration(args: argparse.Namespace, given: Given) -> dict[str, Any]:
+    """The experiment configuration that a command line means, with its references as they are written.
+
+    Args:
+        args: the options config, overrides and trial.
+        given: what flags say; it goes before the file and its overrides.
+    """
+    if args.config is None:
+        if args.trial is None:
+            raise ConfigError("CONFIG: the experiment configuration is missing (or --trial, and flags)")
+        return config_of_flags(args.trial, given, args.overrides)
+    config = read_config(args.config, args.overrides)
+    if args.trial is not None:
+        config["entrypoint"] = args.trial
+    if not given:
+        return config
+    config = merge(config, given, _task_kwargs(trial_class_of(config["entrypoint"]) or ""))
+    return with_lengths(config) if set(_LENGTHS) & set(given.get("hyperparameters", ())) else config
+
+
+def config_of_flags(trial: str, given: Given, overrides: Sequence[str]) -> dict[str, Any]:
+    """The experiment configuration of a run without a file: what flags say, and around it what a cluster needs.
+
+    The batch is that of transformers, 8 examples a slot, where no flag says otherwise; the metric is the trial's.
+    """
+    from determined.cli import ntsc
+
+    task_kwargs, trial_class = _task_kwargs(trial), cast("Any", import_trial(trial))
+    slots = int(os.environ.get("WORLD_SIZE", "1"))
+    config = {
+        "name": trial_class.__name__,
+        "entrypoint": trial,
+        "data": {},
+        "hyperparameters": {"global_batch_size": 8 * slots},
+        "searcher": {
+            "name": "single",
+            "metric": trial_class.default_metric,
+            "smaller_is_better": trial_class.default_smaller_is_better,
+        },
+        "min_validation_period": {"epochs": 1},
+        "min_checkpoint_period": {"epochs": 1},
+        "resources": {"slots_per_trial": slots},
+    }
+    try:
+        config = ntsc.parse_config_overrides(config, overrides)
+    except Exception as error:  # of many kinds, all about the user's text
+        raise ConfigError(f"--config: {' '.join(str(error).split())}") from error
+    return with_lengths(merge(config, given, task_kwargs))
+
+
+def with_lengths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose keys outside of ``hyperparameters`` say the same of a run's length and periods as these.
+
+    A cluster trains a ``module:Class`` entrypoint by those keys, and knows no part of an epoch, and no run without
+    training: such a run gets the script as its entrypoint, which takes the hyperparameters.
+    """
+    entrypoint, searcher = config.get("entrypoint"), config.get("searcher")
+    settings = {**_LENGTHS, **(config.get("hyperparameters") or {})}
+    epochs, steps, accumulation = (settings[name] for name in list(_LENGTHS)[:3])
+    numbers = [epochs, steps, accumulation, *(settings[name] or 1 for name in _PERIODS.values())]
+    if not all(isinstance(number, int | float) for number in numbers) or not isinstance(searcher, Mapping):
+        return {**config}  # a reference, a search specification or a fault, which is told elsewhere
+    if entrypoint is None or entrypoint != trial_class_of(entrypoint):
+        return {**config}
+    periods = {key: {"batches": settings[name] * accumulation} for key, name in _PERIODS.items() if settings[name]}
+    config = {**config, **periods, "searcher": {**searcher}}
+    if steps > 0:
+        config["searcher"]["max_length"] = {"batches": steps * accumulation}
+    elif steps and epochs > 0 and float(epochs).is_integer():
+        config["searcher"]["max_length"] = {"epochs": int(epochs)}
+    else:
+        config["searcher"].pop("max_length", None)
+        config["entrypoint"] = f"{_SCRIPT} --trial {entrypoint}"
+    return config
+
+
+def _task_kwargs(trial: str) -> type | None:
+    """The dataclass of a trial class's own settings; our trials have flags, and no others."""
+    from model_hub_rqa.trials.base import BaseTransformerTrial
+
+    trial_class = import_trial(trial)
+    if not issubclass(trial_class, BaseTransformerTrial):
+        raise ConfigError(f"--trial: {trial} is no BaseTransformerTrial, whose settings have flags")
+    return trial_class.task_kwargs

@@ -1,0 +1,169 @@
+"""GenerationTrial: a causal language model that reads passages and a question, and writes the answer."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from model_hub_rqa.config.generation import GenerationKwargs
+from model_hub_rqa.data.generation import (
+    ChatPrompt,
+    GenerationCollator,
+    GenerationFeatureBuilder,
+    build_generation_features,
+    left_padded_prompts,
+    padding_id,
+)
+from model_hub_rqa.data.tokens import end_token_id
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.models.causal import answer_losses, causal_lm_fault
+from model_hub_rqa.models.extractive import length_limit
+from model_hub_rqa.trials.passages import PassageTrial
+from model_hub_rqa.trials.reducers import Values
+
+
+class GenerationTrial(PassageTrial):
+    """Supervised fine-tuning on passages, a question and its answer; the loss is on the answer and its end alone.
+
+    The loss is the mean over a batch's answers of the mean over an answer's tokens, so it does not depend on how a
+    batch is divided among ranks. A validation reports eval_loss, the mean over the tokens of all answers; it writes
+    answers (greedily, unless num_beams says otherwise) and reports exact_match, f1 and rougeL in percent, but for
+    ``predict_with_generate: false``. Where it reads retrieved passages, it is end to end and reports
+    `document_metrics` as well.
+    """
+
+    default_model_mode = "causal-lm"
+    default_metric = "eval_loss"
+    task_kwargs = GenerationKwargs
+    task: GenerationKwargs
+
+    # ---- configuration and data ----
+
+    def check(self) -> None:
+        faults = []
+        if fault := causal_lm_fault(self.config):
+            faults.append(f"hyperparameters.pretrained_model_name_or_path: {fault}")
+        limit = length_limit(self.config, self.tokenizer)
+        for (_, name), settings in self.settings_of_sets.items():
+            place = f"data.datasets.{name}.args" if name else "data"
+            written = settings.max_new_tokens if settings.predict_with_generate else 0
+            if settings.max_length + written > limit:
+                added = f" with max_new_tokens ({written})" if written else ""
+                line = (
+                    f"{place}.max_length: must be at most {limit:,}{added}, the longest that this model takes, "
+                    f"got {settings.max_length:,}"
+                )
+                faults += [line] if line not in faults else []
+            try:
+                ChatPrompt(self.tokenizer, settings)
+            except ConfigError as error:
+                faults += [line for line in error.problems if line not in faults]
+        if faults:
+            raise ConfigError(faults)
+
+    @functools.cached_property
+    def settings_of_sets(self) -> dict[tuple[str, str], GenerationKwargs]:
+        """The task's settings as each data set has them, by its side and name; a set may bring some of its own."""
+        faults: dict[str, None] = {}
+        found = {}
+        for side, sets in self.sets.items():
+            for name in sets or [""]:
+                try:
+                    found[side, name] = dataclasses.replace(self.task, **self.set_settings.get((side, name), {}))
+                except ConfigError as error:
+                    place = f"data.datasets.{name or getattr(self.data, side)}"
+                    faults |= dict.fromkeys(f"{place}: {line.partition('.')[2]}" for line in error.problems)
+        if faults:
+            raise ConfigError(faults)
+        return found
+
+    def build_features(self, split: str) -> Any:
+        from datasets import concatenate_datasets
+
+        examples = self.passages[split]
+        parts = self.sets[split] or {"": range(len(examples))}
+        settings = self.settings_of_sets
+        built = [
+            build_generation_features(
+                examples.select(numbers),
+                GenerationFeatureBuilder(self.tokenizer, settings[split, name], first=numbers.start),
+                on_bad_record=self.data.on_bad_record,
+                split=f"data.{split}" + (f" {name}" if name else ""),
+            )
+            for name, numbers in parts.items()
+        ]
+        return concatenate_datasets(built).with_format("numpy")
+
+    @functools.cached_property
+    def end_ids(self) -> list[int]:
+        """The tokens at which an answer ends: those of all data sets' templates, and the tokenizer's own."""
+        ends = [ChatPrompt(self.tokenizer, settings).end_ids[-1] for settings in self.settings_of_sets.values()]
+        own = end_token_id(self.tokenizer)
+        return list(dict.fromkeys(ends if own is None else [*ends, own]))
+
+    def build_collator(self) -> GenerationCollator:
+        return GenerationCollator(self.tokenizer, pad_to_multiple_of=8 if self.context.device.type == "cuda" else 1)
+
+    # ---- model ----
+
+    def build_model(self) -> torch.nn.Module:
+        model: Any = super().build_model()
+        settings = getattr(model, "generation_config", None)
+        if settings is not None:  # so that a loaded copy ends its answers
+            if settings.eos_token_id is None:
+                settings.eos_token_id = self.end_ids[0]
+            if settings.pad_token_id is None:
+                settings.pad_token_id = padding_id(self.tokenizer)
+        return model
+
+    # ---- training and evaluation ----
+
+    def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        losses, tokens = self.answer_losses(self.model, batch)
+        return (losses / tokens).mean()
+
+    def answer_losses(self, model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The cross entropy of each answer, summed over its tokens, and how many these are, [B] each."""
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        return answer_losses(logits, batch["labels"])
+
+    def answer_log_probs(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+        return -self.answer_losses(model, batch)[0]
+
+    def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        model = getattr(self.model, "module", self.model)  # ranks may have different numbers of batches
+        with self.autocast():
+            losses, tokens = self.answer_losses(model, batch)
+            texts = self.write_answers(model, batch)
+        values = zip(losses.tolist(), tokens.tolist(), texts, strict=True)
+        self.reducer.update(dict(zip(batch["example_index"].tolist(), values, strict=True)))
+        return {}
+
+    def write_answers(self, model: Any, batch: Mapping[str, Any]) -> list[str | None]:
+        """The answer to each prompt; None where predict_with_generate is false."""
+        wanted = batch["predict_with_generate"]
+        if not wanted.any():
+            return [None] * len(wanted)
+        padding = padding_id(self.tokenizer)
+        prompts, mask = left_padded_prompts(batch["input_ids"][wanted], batch["prompt_lengths"][wanted], padding)
+        written = model.generate(
+            input_ids=prompts,
+            attention_mask=mask,
+            do_sample=False,
+            num_beams=self.task.num_beams,
+            max_new_tokens=self.task.longest_answer,
+            eos_token_id=self.end_ids,
+            pad_token_id=padding,
+            use_cache=True,
+        )
+        texts = self.tokenizer.batch_decode(written[:, prompts.shape[1] :], skip_special_tokens=True)
+        found = iter(texts)
+        return [next(found).strip() if one else None for one in wanted.tolist()]
+
+    def compute_metrics(self, values: Values) -> dict[str, float]:
+        losses, tokens, texts = zip(*values.values(), strict=True)
+        answered = [number for number, text in zip(values, texts, strict=True) if text is not None]
+        scores = self.answer_metrics(answered, [text for text in texts if text is not None]) if answered else {}
+        return {**scores, "eval_loss": sum(losses) / sum(tokens)}

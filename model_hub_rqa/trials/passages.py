@@ -1,0 +1,131 @@
+"""PassageTrial: what trials share that write answers from passages, the records' own or retrieved ones."""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from model_hub_rqa.config.passages import PassageKwargs
+from model_hub_rqa.data.arrow_cache import Reader, cache_folder
+from model_hub_rqa.data.fusion_records import fusion_reader
+from model_hub_rqa.data.passages import choose_passages, retrieve_passages
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.metrics.documents import document_metrics
+from model_hub_rqa.metrics.generation import generation_metrics
+from model_hub_rqa.retrieval.base import Retriever
+from model_hub_rqa.trials.base import BaseTransformerTrial
+
+_SPARE = 10  # passages retrieved beyond those wanted, since the same text may stand in a corpus several times
+
+
+class PassageTrial(BaseTransformerTrial):
+    """Reads questions with passages, chooses or retrieves what is read, and scores the answers that were written.
+
+    Where ``output_dir`` is set, a validation writes predictions.jsonl there (of several sets, predictions_NAME.jsonl):
+    question, prediction, references and the passages read.
+
+    Attributes:
+        passages: {"train", "validation"} examples with the passages that are read.
+    """
+
+    task: PassageKwargs
+
+    def load_examples(self) -> Mapping[str, Any]:
+        entries = {f"data.{side}[{i}]": one for side, sets in self.named_sets.items() for i, one in enumerate(sets)}
+        named = {place: one.dataset_name for place, one in {**entries, "data": self.data}.items()}
+        faults = [
+            f"{place}.dataset_name: questions with passages come from files (train_file, validation_file), got {name!r}"
+            for place, name in named.items()
+            if name is not None
+        ]
+        if faults:
+            raise ConfigError(faults)
+        return super().load_examples()
+
+    def build_reader(self) -> Reader:
+        # Retrieval among the records' own passages needs them; without, gold passages are welcome and not needed.
+        retrieved = self.task.embedding_model and (self.task.index or self.task.corpus_file)
+        return fusion_reader(require_passages=not retrieved)
+
+    def build_retriever(self) -> tuple[Retriever, str]:
+        """What finds passages where the data section asks for retrieval, and a text that says what it depends on."""
+        from model_hub_rqa.retrieval.frozen import fingerprint, frozen_index
+
+        records = (record for examples in self.examples.values() for record in examples)
+        index = frozen_index(self.task, records, cache_folder(self.data.cache_dir) / "indexes")
+        return index, fingerprint(index)
+
+    def build_datasets(self) -> Mapping[str, Any]:
+        found = self.build_retriever() if self.task.retrieves else None
+        self.passages = {"train": self.training_passages(found), "validation": self.validation_passages(found)}
+        return {split: self.build_features(split) for split in self.passages}
+
+    def build_features(self, split: str) -> Any:
+        """The features of ``self.passages[split]``."""
+        raise NotImplementedError("a task's trial builds its own features")
+
+    def training_passages(self, found: tuple[Retriever, str] | None) -> Any:
+        """The training examples with the passages that are read: the record's own, or, where embedding_model is
+        given, its gold ones among those retrieved."""
+        examples, task = self.examples["train"], self.task
+        if found is None or not task.embedding_model:
+            return choose_passages(
+                examples, n_context=task.n_context, num_hard_negatives=task.num_hard_negatives, seed=self.seed
+            )
+        return self._retrieved(examples, found, task.embedding_max_num_to_retrieve, keep_gold=True)
+
+    def validation_passages(self, found: tuple[Retriever, str] | None) -> Any:
+        """The validation examples with the passages that are read: retrieved ones alone where there is a retriever."""
+        examples, task = self.examples["validation"], self.task
+        if found is None:
+            return choose_passages(examples, n_context=task.n_context, seed=self.seed)
+        wanted = task.embedding_max_num_to_retrieve
+        if not task.embedding_model and task.n_context is not None:
+            wanted = task.n_context  # trained on so many of the records' own
+        return self._retrieved(examples, found, wanted, keep_gold=False)
+
+    def _retrieved(self, examples: Any, found: tuple[Retriever, str], wanted: int, *, keep_gold: bool) -> Any:
+        retriever, fingerprint = found
+        gold = max((sum(passage["gold"] for passage in row) for row in examples["passages"]), default=0)
+        return retrieve_passages(
+            examples,
+            functools.partial(retriever.search, k=wanted + gold + _SPARE),
+            max_num_to_retrieve=wanted,
+            n_context=self.task.n_context,
+            keep_gold=keep_gold,
+            seed=self.seed,
+            fingerprint=fingerprint,
+        )
+
+    def answer_metrics(self, numbers: Sequence[Any], predictions: Sequence[str]) -> dict[str, float]:
+        """Scores of the answers to the validation examples ``numbers``, which are written to predictions.jsonl."""
+        examples = self.evaluated(self.passages["validation"], numbers)
+        self._write(examples, predictions)
+        return {**generation_metrics(predictions, examples["answers"][:]), **self.retrieval_metrics(list(numbers))}
+
+    def retrieval_metrics(self, numbers: list[Any]) -> dict[str, float]:
+        """How well the frozen retriever found the gold passages of these validation examples; nothing without one."""
+        if not self.task.retrieves:
+            return {}
+        read, given = (source["validation"].select(numbers)["passages"] for source in (self.passages, self.examples))
+        retrieved = [[passage["text"] for passage in row] for row in read]
+        gold = [[passage["text"] for passage in row if passage["gold"]] for row in given]
+        return document_metrics(retrieved, gold)
+
+    def _write(self, examples: Any, predictions: Sequence[str]) -> None:
+        path = self.prediction_path("predictions.jsonl")
+        if path is None:
+            return
+        with path.open("w", encoding="utf-8") as file:
+            for example, prediction in zip(examples, predictions, strict=True):
+                line = {
+                    "id": example["id"],
+                    "question": example["question"],
+                    "prediction": prediction,
+                    "references": example["answers"],
+                    "passages": [
+                        {name: passage[name] for name in ("id", "title", "text", "score")}
+                        for passage in example["passages"]
+                    ],
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -1,0 +1,79 @@
+"""What of a batch reaches the model, and what the trial alone sees."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertForTokenClassification
+
+from model_hub_rqa.models.signature import forward_names, taken_by
+from model_hub_rqa.trials.base import BaseTransformerTrial
+
+
+class Own(torch.nn.Module):
+    def forward(self, x: torch.Tensor, *, labels: torch.Tensor | None = None) -> Any:
+        return SimpleNamespace(loss=x.sum(), logits=x)
+
+
+class Anything(torch.nn.Module):
+    def forward(self, **batch: torch.Tensor) -> Any:
+        return batch
+
+
+class Wrapper(torch.nn.Module):
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+
+def test_the_arguments_of_forward_decide() -> None:
+    """Also behind DistributedDataParallel; options after named arguments are no columns; **batch alone takes all."""
+    assert forward_names(Own()) == {"x", "labels"}
+    assert forward_names(Wrapper(Wrapper(Own()))) == {"x", "labels"}
+    assert forward_names(Anything()) is None
+    tiny = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    names = forward_names(BertForTokenClassification(tiny))
+    assert names is not None
+    assert {"input_ids", "attention_mask", "labels"} <= names
+    assert not names & {"kwargs", "example_index"}
+    batch = {"x": 1, "example_index": 2}
+    assert taken_by(frozenset({"x", "labels"}), batch) == {"x": 1}
+    assert taken_by(None, batch) == batch
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.values: dict[Any, Any] = {}
+        self.update = self.values.update
+
+
+def test_the_default_steps_see_every_column() -> None:
+    """compute_loss and evaluate_batch get all; the model only its own; labels and include_inputs are handed on."""
+
+    class Trial(BaseTransformerTrial):
+        include_inputs = ("weight",)
+
+        def autocast(self) -> Any:
+            return torch.autocast("cpu", torch.bfloat16)
+
+    trial: Any = object.__new__(Trial)
+    trial.model, trial.reducer = Own(), Kept()
+    batch = {
+        "x": torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.bfloat16),
+        "labels": torch.tensor([1, 0]),
+        "weight": torch.tensor([0.5, 2.0]),
+        "unseen": torch.tensor([7, 7]),
+        "example_index": torch.tensor([5, 3]),
+    }
+    assert trial.compute_loss(batch).item() == 10
+    assert trial.evaluate_batch(batch, 0) == {}
+    values = trial.reducer.values
+    assert list(values) == [5, 3]
+    assert {name: column.tolist() for name, column in values[5].items()} == {
+        "logits": [1.0, 2.0],
+        "labels": 1,
+        "weight": 0.5,
+    }
