@@ -31,6 +31,7 @@ HYPERPARAMETERS = (
     *(TrainerKwargs, OptimizerKwargs, LRSchedulerKwargs),
     *(ConfigKwargs, TokenizerKwargs, ModelKwargs),
 )
+DATA = (DatasetKwargs,)
 NO = "no_"
 _METAVARS: dict[Any, str] = {int: "INT", float: "FLOAT", bool: "BOOL", str: "TEXT", Any: "TEXT"}
 
@@ -53,10 +54,9 @@ def flags_of(task_kwargs: type | None, reserved: Iterable[str] = ()) -> dict[str
         reserved: names that are options of the command; fields of such names have no flag.
     """
     found: dict[str, Flag] = {}
-    kinds: list[tuple[str, type]] = [*(("hyperparameters", kind) for kind in HYPERPARAMETERS), ("data", DatasetKwargs)]
-    if task_kwargs is not None:
-        kinds.append(("data", task_kwargs))
-    for section, kind in kinds:
+    own = () if task_kwargs is None else (task_kwargs,)
+    sections = {"hyperparameters": HYPERPARAMETERS, "data": (*DATA, *own)}
+    for section, kind in ((section, kind) for section, kinds in sections.items() for kind in kinds):
         for field in init_fields(kind):
             name = field.name
             if section == "data" and name in found and found[name].section != section:
