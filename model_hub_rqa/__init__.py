@@ -12,6 +12,8 @@ _HOME = {
     "BaseTransformerTrial": "model_hub_rqa.trials.base",
     "QATrial": "model_hub_rqa.trials.qa",
     "FiDTrial": "model_hub_rqa.trials.fid",
+    "TrialCallback": "model_hub_rqa.trials.callbacks",
+    "register_callback": "model_hub_rqa.trials.callbacks",
     "ExtractiveReader": "model_hub_rqa.readers.extractive",
     "FusionReader": "model_hub_rqa.readers.fusion",
     "RQAPipeline": "model_hub_rqa.pipeline",
