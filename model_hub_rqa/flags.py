@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from model_hub_rqa.config import (
+    CallbackKwargs,
     ConfigKwargs,
     DatasetKwargs,
     LRSchedulerKwargs,
@@ -31,7 +32,7 @@ HYPERPARAMETERS = (
     *(TrainerKwargs, OptimizerKwargs, LRSchedulerKwargs),
     *(ConfigKwargs, TokenizerKwargs, ModelKwargs),
 )
-DATA = (DatasetKwargs,)
+DATA = (DatasetKwargs, CallbackKwargs)
 NO = "no_"
 _METAVARS: dict[Any, str] = {int: "INT", float: "FLOAT", bool: "BOOL", str: "TEXT", Any: "TEXT"}
 
