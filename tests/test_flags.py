@@ -82,7 +82,7 @@ def test_a_flag_sets_its_field(words: str, section: str, expected: dict[str, Any
 def test_every_field_has_one_flag(task: type | None) -> None:
     """Each field of each dataclass that a trial reads, those that the command itself has apart."""
     found = flags.flags_of(task, ["resume"])
-    kinds = [*((kind, "hyperparameters") for kind in flags.HYPERPARAMETERS), (flags.DatasetKwargs, "data")]
+    kinds = [*((kind, "hyperparameters") for kind in flags.HYPERPARAMETERS), *((kind, "data") for kind in flags.DATA)]
     kinds += [] if task is None else [(task, "data")]
     wanted = {(section, field.name) for kind, section in kinds for field in init_fields(kind)} - {("data", "resume")}
     assert {(flag.section, flag.field.name) for flag in found.values()} == wanted
