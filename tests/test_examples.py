@@ -78,7 +78,8 @@ def test_an_example_says_how_it_is_run(path: Path) -> None:
     folder = path.parent.name
     assert experiment.name in (path.stem, folder, f"{folder}_{path.stem}")
     readme = (path.parent / "README.rst").read_text(encoding="utf-8")
-    assert f"rqa train examples/{path.parent.name}/{path.name}" in readme
+    looped = f"rqa train examples/{folder}/$stage.yaml" in readme and path.stem in readme
+    assert looped or f"rqa train examples/{folder}/{path.name}" in readme
 
 
 def run(config: str, output: Path, options: dict[str, Any]) -> Path:
