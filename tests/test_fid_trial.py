@@ -178,7 +178,8 @@ def test_dialogue_records_in_the_chat_prompt(config: dict[str, Any], tmp_path: P
     assert run(config, tmp_path)
 
 
-def test_an_encoder_is_made_a_reader(config: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("section", ["hyperparameters", "data"])
+def test_an_encoder_is_made_a_reader(section: str, config: dict[str, Any], tmp_path: Path) -> None:
     """encoder_decoder_from makes an EncoderDecoderModel of an encoder's folder, and names config and tokenizer too."""
     tokenizer = bert()
     encoder = BertConfig(
@@ -194,7 +195,7 @@ def test_an_encoder_is_made_a_reader(config: dict[str, Any], tmp_path: Path) -> 
     hyperparameters = config["hyperparameters"]
     for name in ("tokenizer_name", "config_overrides", "use_pretrained_weights"):
         del hyperparameters[name]
-    hyperparameters["encoder_decoder_from"] = str(tmp_path / "bert")
+    config[section]["encoder_decoder_from"] = str(tmp_path / "bert")
     (report,) = run(config, tmp_path)
     assert report["loss"] > 0
     (folder,) = (tmp_path / "run/checkpoints").glob("*/pretrained")
@@ -212,6 +213,11 @@ def test_an_encoder_is_made_a_reader(config: dict[str, Any], tmp_path: Path) -> 
         ("data", {"prompt_template": "{question}"}, r"data.prompt_template: must have \{context\}"),
         ("data", {"n_context": 0}, "data.n_context: must be >= 1, got 0"),
         ("hyperparameters", {"num_beams": 0}, "data.num_beams: must be >= 1, got 0"),
+        (
+            "hyperparameters",
+            {"pretrained_model_name_or_path": "./one", "encoder_decoder_from": "./other"},
+            r"pretrained_model_name_or_path: must be left out beside encoder_decoder_from \(./other\)",
+        ),
     ],
 )
 def test_faulty_settings(section: str, change: dict[str, Any], fault: str, config: dict[str, Any]) -> None:

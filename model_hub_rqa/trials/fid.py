@@ -33,7 +33,7 @@ class FiDTrial(PassageTrial):
     """Learns to write answers from passages that are fused in the decoder (Izacard and Grave 2020, arXiv:2007.01282).
 
     The loss is the mean over a batch's answers of the mean over an answer's tokens, so it does not depend on how a
-    batch is divided among ranks. A validation generates: exact_match, f1 and rougeL in percent, against all true
+    batch is divided among ranks that get as many answers each (by ``max_tokens_per_batch`` they need not). A validation generates: exact_match, f1 and rougeL in percent, against all true
     answers, and loss, the mean over all tokens; where it reads retrieved passages, it is end to end and reports
     `document_metrics` as well.
     """
@@ -48,10 +48,22 @@ class FiDTrial(PassageTrial):
     # ---- configuration and data ----
 
     def parse(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-        encoder = hparams.get("encoder_decoder_from")
+        encoder = hparams.get("encoder_decoder_from", data.get("encoder_decoder_from"))
+        faults = []
         if encoder is not None:
             hparams = {"pretrained_model_name_or_path": encoder, **hparams}
-        super().parse(hparams, data)
+            named = hparams["pretrained_model_name_or_path"]
+            if named != encoder:
+                faults.append(
+                    "hyperparameters.pretrained_model_name_or_path: must be left out beside encoder_decoder_from "
+                    f"({encoder}), whose weights are taken, got {named}"
+                )
+        try:
+            super().parse(hparams, data)
+        except ConfigError as error:
+            faults += error.problems
+        if faults:
+            raise ConfigError(faults)
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
         config, tokenizer = super().build_config_and_tokenizer()
