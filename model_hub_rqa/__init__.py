@@ -14,6 +14,8 @@ _HOME = {
     "FiDTrial": "model_hub_rqa.trials.fid",
     "GenerationTrial": "model_hub_rqa.trials.generation",
     **dict.fromkeys(("MODELS", "DATASETS", "COLLATORS", "OBJECTIVES"), "model_hub_rqa.components"),
+    "TrialCallback": "model_hub_rqa.trials.callbacks",
+    "register_callback": "model_hub_rqa.trials.callbacks",
     "ExtractiveReader": "model_hub_rqa.readers.extractive",
     "FusionReader": "model_hub_rqa.readers.fusion",
     "RQAPipeline": "model_hub_rqa.pipeline",

@@ -9,6 +9,8 @@ from typing import Any
 import forked
 import pytest
 import tiny
+from cluster_runs import run_here, tiny_trial
+from stand_in_master import StandInMaster
 
 from model_hub_rqa import train
 from model_hub_rqa.checkpoints import checkpoints_of, steps_in_name
@@ -174,6 +176,20 @@ def test_both_ranks_stop_together(tmp_path: Path) -> None:
     argv = [str(config), "--output-dir", str(run)]
     assert forked.run_ranks(2, argv, tmp_path / "logs", hook=falling_metrics) == [0, 0]
     assert steps_in_name(checkpoints_of(run)[0]) == 7
+
+
+def test_a_clusters_trial_stops_too(tmp_path: Path, falling: None, caplog: pytest.LogCaptureFixture) -> None:
+    """Through Determined's own stop request: a checkpoint, exit code 0, and no word of a failure to the master."""
+    caplog.set_level("INFO")
+    trial = tiny_trial(tmp_path, eval_steps=1, save_steps=1000, max_steps=20, num_train_epochs=4)
+    trial.config["data"]["callbacks"] = [{"name": "early_stopping", "patience": 3}, "loss_logger"]
+    with StandInMaster() as master:
+        assert run_here(trial, master) == 0
+    assert [report.steps for report in master.of("validation")] == [1, 2, 3, 4, 5, 6, 7]
+    assert master.checkpoints[-1]["metadata"]["steps_completed"] == 7
+    assert master.early_exits == []
+    assert "early_stopping: f1 has not improved on 4 for 3 validations: training ends" in caplog.text
+    assert 'loss_logger: {"steps": 7, "loss": ' in caplog.text  # a cluster has no folder for its file
 
 
 def test_a_metric_that_is_not_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

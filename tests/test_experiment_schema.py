@@ -9,7 +9,8 @@ import pytest
 from determined.common import util
 from expconf import Schemas, experiment_faults
 
-CONFIGS = sorted((Path(__file__).parent.parent / "experiment_configs").glob("*.yaml"))
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted([*(ROOT / "experiment_configs").glob("*.yaml"), *(ROOT / "examples").glob("*/*.yaml")])
 REMOVE: Any = object()
 
 

@@ -33,7 +33,7 @@ V = [{"name": "v", "validation_file": "v.json"}]
             {"train": [A, {"name": "b", "train_fiel": "b"}, {"train_file": "c"}], "validation": V},
             [
                 "data.train[1].train_fiel: is not a known name: did you mean train_file?",
-                "data.train[1].train_file: is required in a set of data.train (or dataset_name)",
+                "data.train[1].train_file: is required in a set of data.train (or dataset_name, or handler)",
                 "data.train[2].name: is required",
             ],
         ),
@@ -54,7 +54,7 @@ V = [{"name": "v", "validation_file": "v.json"}]
         ({"train": [A], "validation_split_percentage": 5}, ["data.validation_split_percentage: cannot be drawn"]),
         ({"validation": V}, ["data.train_file: is required beside the list data.validation"]),
         ({"train": [], "validation": V}, ["data.train: must be a list that is not empty"]),
-        ({"train": "a", "validation": V}, ["data.train: must be a list that is not empty"]),
+        ({"train": "a", "validation": V}, ["data.train: must be a set under data.datasets, which is empty, got 'a'"]),
         ({"train": [A], "validation": V, "mixing": "by_sizes"}, ["data.mixing: must be one of by_size, in_turn"]),
         ({"train_file": "a", "validation_file": "b", "mixing": "keyed"}, ["data.mixing: needs data.train, a list"]),
         (

@@ -36,12 +36,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_fills_its_folder(done: Path) -> None:
-    """Checkpoints, metrics, predictions, the resolved configuration, a log and TensorBoard events."""
+    """Checkpoints, metrics, predictions, the resolved configuration, a summary, a log and TensorBoard events."""
     folder = done / "run"
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("checkpoints", "metrics.jsonl", "predictions.json", "nbest_predictions.json", "config.yaml", "run.log"),
-        "tensorboard",
+        *("tensorboard", "summary.json"),
     }
     assert any(path.name.startswith("events.out.tfevents") for path in (folder / "tensorboard").iterdir())
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"checkpoint-5", "checkpoint-10"}

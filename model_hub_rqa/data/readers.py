@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.data.squad_form import SquadForm
-from model_hub_rqa.data.tables import iter_csv, iter_parquet, iter_saved
+from model_hub_rqa.data.tables import iter_csv, iter_parquet, iter_saved, squad_columns
 from model_hub_rqa.data.text_files import iter_jsonl, read_json
 from model_hub_rqa.errors import ConfigError, DataError
 
@@ -88,7 +88,7 @@ def _fill(form: SquadForm, path: Path, require_answers: bool) -> None:
     if not path.exists():
         raise DataError(f"{path}: no such file")
     if path.is_dir():
-        records = iter_saved(path, require_answers=require_answers)
+        records = iter_saved(path, squad_columns(require_answers))
     elif name.endswith((".json", ".json.gz")):
         form.add_json(read_json(path))
         return
@@ -97,7 +97,7 @@ def _fill(form: SquadForm, path: Path, require_answers: bool) -> None:
     elif name.endswith((".csv", ".csv.gz")):
         records = iter_csv(path, require_answers=require_answers)
     elif name.endswith(".parquet"):
-        records = iter_parquet(path, require_answers=require_answers)
+        records = iter_parquet(path, squad_columns(require_answers))
     else:
         known = ", ".join(KNOWN_ENDINGS)
         raise DataError(f"{path}: unknown file ending {path.suffix!r} (known: {known}, or a folder of save_to_disk)")

@@ -102,8 +102,13 @@ def _csv_answers(cell: str) -> Any:
         return Unreadable(f"answers: {error}, found {short(cell)}")
 
 
-def iter_parquet(path: Path, *, require_answers: bool) -> Iterator[tuple[Place, Any]]:
-    """The records of a flat Parquet file; ``answers`` is a struct of two lists or a list of structs.
+def squad_columns(require_answers: bool) -> tuple[str, ...]:
+    """The columns that SQuAD's form needs in a table."""
+    return (*_NEEDED, "answers") if require_answers else _NEEDED
+
+
+def iter_parquet(path: Path, needed: Sequence[str]) -> Iterator[tuple[Place, Any]]:
+    """The records of a Parquet file that has the columns ``needed``.
 
     Raises:
         DataError: the file is missing, empty or damaged, or misses a column.
@@ -115,14 +120,14 @@ def iter_parquet(path: Path, *, require_answers: bool) -> Iterator[tuple[Place, 
         if not path.stat().st_size:
             raise DataError(f"{path}: empty file")
         with pa.parquet.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow.names, require_answers)
+            _check_columns(path, file.schema_arrow.names, needed)
             yield from _numbered(file.iter_batches())
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {_one_line(error)}") from error
 
 
-def iter_saved(path: Path, *, require_answers: bool) -> Iterator[tuple[Place, Any]]:
-    """The records of a folder that ``Dataset.save_to_disk`` wrote.
+def iter_saved(path: Path, needed: Sequence[str]) -> Iterator[tuple[Place, Any]]:
+    """The records of a folder that ``Dataset.save_to_disk`` wrote, of data with the columns ``needed``.
 
     Raises:
         DataError: the folder is of another kind, holds several splits, is damaged, or misses a column.
@@ -136,7 +141,7 @@ def iter_saved(path: Path, *, require_answers: bool) -> Iterator[tuple[Place, An
 
     try:
         dataset = Dataset.load_from_disk(str(path))
-        _check_columns(path, dataset.column_names, require_answers)
+        _check_columns(path, dataset.column_names, needed)
         yield from _numbered(dataset.with_format("arrow").iter(batch_size=1000))
     except DataError:
         raise
@@ -152,8 +157,7 @@ def _splits(path: Path) -> str:
     return " or ".join(str(path / str(name)) for name in names)
 
 
-def _check_columns(path: Path, columns: Sequence[str], require_answers: bool) -> None:
-    needed = (*_NEEDED, "answers") if require_answers else _NEEDED
+def _check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
     missing = [name for name in needed if name not in columns]
     if missing:
         raise DataError([f'{path}: misses the column "{name}", found {short(list(columns))}' for name in missing])

@@ -9,7 +9,7 @@ import functools
 import json
 import logging
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,11 +29,9 @@ from model_hub_rqa.config import (
     resolve_search_specs,
 )
 from model_hub_rqa.config.interpolation import read_sections
-from model_hub_rqa.config.named_sets import NamedSetKwargs, parse_named_sets
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
 from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, KeyedCollator, MixedBatchSampler
-from model_hub_rqa.data.named_sets import join_sets, set_numbers
 from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
@@ -44,9 +42,8 @@ from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
 from model_hub_rqa.models.signature import forward_names, taken_by
 from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.trials import cluster_run, determined_fixes
-from model_hub_rqa.trials.by_set import metrics_by_set
+from model_hub_rqa.trials.by_set import SetsTrial
 from model_hub_rqa.trials.callbacks import build_named_callbacks
-from model_hub_rqa.trials.chosen import ChosenComponents
 from model_hub_rqa.trials.finite import FiniteCheck
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
 
@@ -55,7 +52,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
+class BaseTransformerTrial(SetsTrial):
     """Builds everything from the experiment configuration, trains, and evaluates by id.
 
     The steps, in order, each a method to override: `load_examples`, `build_config_and_tokenizer`, `check`,
@@ -90,8 +87,6 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
     default_bf16 = False
     label_names: tuple[str, ...] = ("labels",)
     include_inputs: tuple[str, ...] = ()
-    takes_keyed_batches = False
-    validation_set = ""
     stop_reason: str | None = None
     default_parts: Collection[str] = ("config", "tokenizer", "model")
     task_kwargs: type | None = None
@@ -226,15 +221,6 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         self.callback_kwargs, self.callbacks = settings[1], callbacks
         self.data_settings = {**vars(self.data), **({} if self.task is None else vars(self.task))}
         self.seed = self._seed()
-
-    def _parse_sets(self, data: DatasetKwargs) -> Mapping[str, tuple[NamedSetKwargs, ...]]:
-        sets = parse_named_sets(data)
-        if data.mixing == "keyed" and not (self.takes_keyed_batches or self.objective_takes_sets()):
-            raise ConfigError(
-                f"data.mixing: keyed needs a trial whose compute_loss takes batches by name, {type(self).__name__} has "
-                "none (takes_keyed_batches)"
-            )
-        return sets
 
     def load_examples(self) -> Mapping[str, Any]:
         """The raw "train" and "validation" examples; either may be a mapping of several sets by name."""
@@ -410,37 +396,6 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         """
         raise NotImplementedError("a task's trial computes its own metrics")
 
-    def evaluated(self, examples: Any, numbers: Sequence[Any]) -> Any:
-        """Those of ``examples`` that a validation has evaluated, by their numbers; says in the log if some miss."""
-        bounds = self.sets["validation"]
-        wanted = len(bounds[self.validation_set]) if self.validation_set else len(examples)
-        if len(numbers) < wanted:  # Determined's test mode evaluates one batch
-            logger.info("metrics are of %d of %d validation examples", len(numbers), wanted)
-        return examples if len(numbers) == len(examples) else examples.select(numbers)
-
-    def prediction_path(self, name: str) -> Path | None:
-        """Where a validation writes a file such as predictions.json; with several sets, predictions_NAME.json.
-
-        None where no files are wanted.
-        """
-        if self.output_dir is None:
-            return None
-        path = self.output_dir / name
-        return path.with_stem(f"{path.stem}_{self.validation_set}") if self.validation_set else path
-
-    def _metrics_by_set(self, values: Values) -> dict[str, float]:
-        if not self.sets["validation"]:
-            return self.compute_metrics(values)
-
-        def compute(name: str, part: Values) -> dict[str, float]:
-            self.validation_set = name
-            try:
-                return self.compute_metrics(part)
-            finally:
-                self.validation_set = ""
-
-        return metrics_by_set(values, self.sets["validation"], compute)
-
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 or fp16 for the forward pass, as the hyperparameters say."""
         if not (self.bf16 or self.trainer.fp16):
@@ -498,21 +453,6 @@ class BaseTransformerTrial(ChosenComponents, pytorch.PyTorchTrial):
         (folder / READER).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
     # ---- helpers ----
-
-    def set_numbers(self, split: str) -> np.ndarray:
-        """The number, in the order of ``self.sets[split]``, of the set that each feature is of."""
-        features = self.datasets[split]
-        index = features["example_index"][:] if "example_index" in features.column_names else range(len(features))
-        return set_numbers(self.sets[split], index)
-
-    def _join_sets(self, loaded: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Puts the named sets of a side one after another, and notes in ``self.sets`` where each is."""
-        joined = dict(loaded)
-        for side, parts in loaded.items():
-            if isinstance(parts, Mapping):
-                joined[side], bounds = join_sets(parts)
-                self.sets[side] = {} if list(bounds) == [""] else bounds
-        return joined
 
     def _seed(self) -> int:
         context = getattr(self, "context", None)

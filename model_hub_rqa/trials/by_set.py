@@ -1,13 +1,90 @@
-"""Validation over several named sets: each one's metrics under its name, and their mean."""
+"""What a trial knows of several named sets on one side, and a validation over them."""
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from determined import pytorch
+
+from model_hub_rqa.config import DatasetKwargs
+from model_hub_rqa.config.named_sets import NamedSetKwargs, parse_named_sets
+from model_hub_rqa.data.named_sets import join_sets, set_numbers
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.trials.chosen import ChosenComponents
 from model_hub_rqa.trials.reducers import Values
 
 logger = logging.getLogger(__name__)
+
+
+class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
+    """The part of `BaseTransformerTrial` that deals with named sets; its attributes are described there."""
+
+    takes_keyed_batches = False
+    validation_set = ""
+    output_dir: Path | None
+    datasets: Mapping[str, Any]
+    sets: dict[str, dict[str, range]]
+
+    def compute_metrics(self, values: Values) -> dict[str, float]:
+        raise NotImplementedError
+
+    def _parse_sets(self, data: DatasetKwargs) -> Mapping[str, tuple[NamedSetKwargs, ...]]:
+        sets = parse_named_sets(data)
+        if data.mixing == "keyed" and not (self.takes_keyed_batches or self.objective_takes_sets()):
+            raise ConfigError(
+                f"data.mixing: keyed needs a trial whose compute_loss takes batches by name, {type(self).__name__} has "
+                "none (takes_keyed_batches)"
+            )
+        return sets
+
+    def set_numbers(self, split: str) -> np.ndarray:
+        """The number, in the order of ``self.sets[split]``, of the set that each feature is of."""
+        features = self.datasets[split]
+        index = features["example_index"][:] if "example_index" in features.column_names else range(len(features))
+        return set_numbers(self.sets[split], index)
+
+    def _join_sets(self, loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Puts the named sets of a side one after another, and notes in ``self.sets`` where each is."""
+        joined = dict(loaded)
+        for side, parts in loaded.items():
+            if isinstance(parts, Mapping):
+                joined[side], bounds = join_sets(parts)
+                self.sets[side] = {} if list(bounds) == [""] else bounds
+        return joined
+
+    def evaluated(self, examples: Any, numbers: Sequence[Any]) -> Any:
+        """Those of ``examples`` that a validation has evaluated, by their numbers; says in the log if some miss."""
+        bounds = self.sets["validation"]
+        wanted = len(bounds[self.validation_set]) if self.validation_set else len(examples)
+        if len(numbers) < wanted:  # Determined's test mode evaluates one batch
+            logger.info("metrics are of %d of %d validation examples", len(numbers), wanted)
+        return examples if len(numbers) == len(examples) else examples.select(numbers)
+
+    def prediction_path(self, name: str) -> Path | None:
+        """Where a validation writes a file such as predictions.json; with several sets, predictions_NAME.json.
+
+        None where no files are wanted.
+        """
+        if self.output_dir is None:
+            return None
+        path = self.output_dir / name
+        return path.with_stem(f"{path.stem}_{self.validation_set}") if self.validation_set else path
+
+    def _metrics_by_set(self, values: Values) -> dict[str, float]:
+        if not self.sets["validation"]:
+            return self.compute_metrics(values)
+
+        def compute(name: str, part: Values) -> dict[str, float]:
+            self.validation_set = name
+            try:
+                return self.compute_metrics(part)
+            finally:
+                self.validation_set = ""
+
+        return metrics_by_set(values, self.sets["validation"], compute)
 
 
 def metrics_by_set(
