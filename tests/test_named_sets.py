@@ -54,7 +54,7 @@ V = [{"name": "v", "validation_file": "v.json"}]
         ({"train": [A], "validation_split_percentage": 5}, ["data.validation_split_percentage: cannot be drawn"]),
         ({"validation": V}, ["data.train_file: is required beside the list data.validation"]),
         ({"train": [], "validation": V}, ["data.train: must be a list that is not empty"]),
-        ({"train": "a", "validation": V}, ["data.train[0]: must be a set under data.datasets, which is empty"]),
+        ({"train": "a", "validation": V}, ["data.train: must be a set under data.datasets, which is empty, got 'a'"]),
         ({"train": [A], "validation": V, "mixing": "by_sizes"}, ["data.mixing: must be one of by_size, in_turn"]),
         ({"train_file": "a", "validation_file": "b", "mixing": "keyed"}, ["data.mixing: needs data.train, a list"]),
         (

@@ -19,7 +19,7 @@ from model_hub_rqa.components import OBJECTIVES
 ROOT = Path(__file__).parent.parent
 UNLEARNING = ROOT / "examples/unlearning"
 STAGES = ("finetune", "grad_ascent", "grad_diff", "npo")
-FOCAL = ROOT / "examples/new_objective/focal.yaml"
+FOCAL = ROOT / "examples/new_objective/new_objective.yaml"
 
 
 def tofu(folder: Path) -> Path:

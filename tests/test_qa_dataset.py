@@ -168,7 +168,7 @@ def test_every_fault_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        ({"max_length": 3}, "data.datasets.TOFU: max_length: must be >= 8, got 3"),
+        ({"max_length": 3}, "data.datasets.TOFU.args.max_length: must be >= 8, got 3"),
         ({"max_length": 500}, "data.datasets.TOFU.args.max_length: must be at most 160"),
         ({"template_args": {"apply_chat_template": True}}, "which has no chat template"),
     ],

@@ -89,10 +89,13 @@ def _read_entries(entries: list[Any] | str, side: str, data: DatasetKwargs, faul
     found: list[NamedSetKwargs] = []
     names: dict[str, int] = {}
     if isinstance(entries, str):  # one set, whose metrics have no name before them
-        found = _read_entries([entries], side, data, faults)
-        for one in found:
-            object.__setattr__(one, "name", "")
-        return found
+        try:
+            one = _read_entry(entries, f"data.{side}", side, data)
+        except ConfigError as error:
+            faults += error.problems
+            return []
+        object.__setattr__(one, "name", "")
+        return [one]
     for number, entry in enumerate(entries):
         place = f"data.{side}[{number}]"
         try:

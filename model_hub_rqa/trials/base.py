@@ -45,7 +45,6 @@ from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.trials import cluster_run, determined_fixes
 from model_hub_rqa.trials.by_set import SetsTrial
 from model_hub_rqa.trials.callbacks import build_named_callbacks
-from model_hub_rqa.trials.chosen import ChosenComponents
 from model_hub_rqa.trials.finite import FiniteCheck
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
 
@@ -54,7 +53,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class BaseTransformerTrial(ChosenComponents, SetsTrial):
+class BaseTransformerTrial(SetsTrial):
     """Builds everything from the experiment configuration, trains, and evaluates by id.
 
     The steps, in order, each a method to override: `load_examples`, `build_config_and_tokenizer`, `check`,

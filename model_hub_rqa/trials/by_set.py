@@ -13,12 +13,13 @@ from model_hub_rqa.config import DatasetKwargs
 from model_hub_rqa.config.named_sets import NamedSetKwargs, parse_named_sets
 from model_hub_rqa.data.named_sets import join_sets, set_numbers
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.trials.chosen import ChosenComponents
 from model_hub_rqa.trials.reducers import Values
 
 logger = logging.getLogger(__name__)
 
 
-class SetsTrial(pytorch.PyTorchTrial):
+class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
     """The part of `BaseTransformerTrial` that deals with named sets; its attributes are described there."""
 
     takes_keyed_batches = False
@@ -29,10 +30,6 @@ class SetsTrial(pytorch.PyTorchTrial):
 
     def compute_metrics(self, values: Values) -> dict[str, float]:
         raise NotImplementedError
-
-    def objective_takes_sets(self) -> bool:
-        """Whether an objective that was chosen takes batches of several sets by name."""
-        return False
 
     def _parse_sets(self, data: DatasetKwargs) -> Mapping[str, tuple[NamedSetKwargs, ...]]:
         sets = parse_named_sets(data)

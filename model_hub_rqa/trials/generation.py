@@ -42,12 +42,14 @@ class GenerationTrial(PassageTrial):
     # ---- configuration and data ----
 
     def check(self) -> None:
+        if self.tokenizer is None:
+            raise ConfigError(f"hyperparameters.tokenizer_name: is required by {type(self).__name__}")
         faults = []
-        if fault := causal_lm_fault(self.config):
+        if self.config is not None and (fault := causal_lm_fault(self.config)):
             faults.append(f"hyperparameters.pretrained_model_name_or_path: {fault}")
         limit = length_limit(self.config, self.tokenizer)
-        for (_, name), settings in self.settings_of_sets.items():
-            place = f"data.datasets.{name}.args" if name else "data"
+        for key, settings in self.settings_of_sets.items():
+            place = self._place(*key) if key in self.set_settings else "data"
             written = settings.max_new_tokens if settings.predict_with_generate else 0
             if settings.max_length + written > limit:
                 added = f" with max_new_tokens ({written})" if written else ""
@@ -73,11 +75,15 @@ class GenerationTrial(PassageTrial):
                 try:
                     found[side, name] = dataclasses.replace(self.task, **self.set_settings.get((side, name), {}))
                 except ConfigError as error:
-                    place = f"data.datasets.{name or getattr(self.data, side)}"
-                    faults |= dict.fromkeys(f"{place}: {line.partition('.')[2]}" for line in error.problems)
+                    lines = (line.partition(".")[2] for line in error.problems)
+                    faults |= dict.fromkeys(f"{self._place(side, name)}.{line}" for line in lines)
         if faults:
             raise ConfigError(faults)
         return found
+
+    def _place(self, side: str, name: str) -> str:
+        """Where the arguments of a registered data set stand."""
+        return f"data.datasets.{name or getattr(self.data, side)}.args"
 
     def build_features(self, split: str) -> Any:
         from datasets import concatenate_datasets
