@@ -105,6 +105,28 @@ def test_what_is_to_be_forgotten_is(objective: Any, data: Any, tmp_path: Path) -
         assert retain[1] < retain[0]
 
 
+def test_the_reference_stays_the_initial_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every step NPO's loss is that of the formula, with the folder's own weights as the reference."""
+    from transformers import AutoModelForCausalLM
+
+    config = unlearning(tmp_path, {"name": "NPO", "args": {"beta": 0.5, "alpha": 0}}, max_steps=3, learning_rate=1e-2)
+    initial: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    seen: list[tuple[float, float]] = []
+    plain = GenerationTrial.training_loss
+
+    def noting(self: Any, batch: Any) -> torch.Tensor:
+        loss = plain(self, batch)
+        with torch.no_grad():
+            now, then = (self.answer_log_probs(model, batch["forget"]) for model in (self.model, initial))
+        seen.append((loss.item(), float(2 / 0.5 * torch.log1p((now - then).exp() ** 0.5).mean())))
+        return loss
+
+    monkeypatch.setattr(GenerationTrial, "training_loss", noting)
+    run(config, tmp_path / "run")
+    assert [loss for loss, _ in seen] == pytest.approx([expected for _, expected in seen], rel=1e-4)
+    assert seen[0][0] - seen[2][0] > 0.1  # so model and reference were apart
+
+
 class _Here:
     """As much of a trial as a collator needs."""
 
