@@ -162,7 +162,7 @@ def ordering_trial() -> Any:
 
 
 def test_a_batch_of_sentences() -> None:
-    """Each marker stands on its sentence's [CLS]; what is missing is filled, and neither attended to nor scored."""
+    """Each marker stands on its sentence's first word, behind [CLS]; what is missing is filled, and neither attended to nor scored."""
     from tokenizers_for_tests import bert
 
     module, tokenizer = ordering_trial(), bert()
@@ -174,11 +174,11 @@ def test_a_batch_of_sentences() -> None:
         {**row, **module.encode_row(row, number, tokenizer=tokenizer, max_length=5)} for number, row in enumerate(rows)
     ]
     batch = module.collate(features, padding=tokenizer.pad_token_id)
-    marked = batch["input_ids"].gather(1, batch["markers"])
-    assert (marked == tokenizer.cls_token_id).all()
+    before = batch["input_ids"].gather(1, batch["markers"] - (batch["positions"] >= 0).long())
+    assert (before[batch["positions"] >= 0] == tokenizer.cls_token_id).all()
     assert batch["positions"].tolist() == [[1, 0, -1], [2, 0, 1]]
     assert batch["attention_mask"].sum(1).tolist() == [feature["length"] for feature in features]
-    assert batch["markers"].tolist() == [[0, 5, 0], [0, 3, 8]]  # [CLS] the oil crisis [SEP]; a long one is cut to 5
+    assert batch["markers"].tolist() == [[1, 6, 0], [1, 4, 9]]  # [CLS] the oil crisis [SEP]; a long one is cut to 5
 
 
 @given(

@@ -1,7 +1,8 @@
 """Sentence ordering: the shuffled sentences of a paragraph stand in one input, and each gets a score at its own token.
 
-Each sentence keeps its own [CLS], as in BERTSum (Liu and Lapata 2019, arXiv:1908.08345); sorted by their scores there,
-the highest first, the sentences are in order.
+Each sentence keeps its own [CLS], as in BERTSum (Liu and Lapata 2019, arXiv:1908.08345), and is scored at the token
+behind it: its first word ("However", "The", "He") tells of its place, where all [CLS] begin alike. Sorted by their
+scores, the highest first, the sentences are in order.
 """
 
 import functools
@@ -64,10 +65,10 @@ class SentenceOrderingTrial(BaseTransformerTrial):
 
 
 def encode_row(row: dict[str, Any], index: int, *, tokenizer: Any, max_length: int) -> dict[str, Any]:
-    """One input of all sentences, and the place of each one's first token ([CLS])."""
+    """One input of all sentences, and the place of each one's first word, behind its [CLS]."""
     sentences = tokenizer(row["sentences"], truncation=True, max_length=max_length)["input_ids"]
     ids = [token for sentence in sentences for token in sentence]
-    markers = np.cumsum([0, *map(len, sentences[:-1])]).tolist()
+    markers = (np.cumsum([0, *map(len, sentences[:-1])]) + 1).tolist()
     return {"input_ids": ids, "markers": markers, "length": len(ids), "example_index": index}
 
 
