@@ -80,27 +80,33 @@ def encode_passages(
     inner = _inner(model)
     encoder = inner.get_encoder()
     ids = batch["passage_ids"]
-    # At once: the gradient of each call would be as large as the vocabulary.
-    embedded = encoder.get_input_embeddings()(ids)
     lengths = batch["passage_lengths"].cpu().numpy()
     counts = batch["passage_counts"].cpu().numpy()
     begin = np.concatenate([[0], np.cumsum(lengths)])
     multiple = 1 if ids.device.type == "cpu" else 8
     place = np.empty(len(ids), np.int64)  # where each token's state stands among all states, padding included
-    parts: list[torch.Tensor] = []
+    real, token = [], []  # of each chunk: which of its places hold a token, and which
     done = 0
     for chunk in encoder_chunks(lengths, encoder_chunk_size, _CALL_COST.get(ids.device.type, _CALL_COST_ELSEWHERE)):
         width = -(-int(lengths[chunk].max()) // multiple) * multiple
-        real = np.arange(width) < lengths[chunk][:, None]
-        token = np.where(real, begin[chunk][:, None] + np.arange(width), 0)
-        place[token[real]] = done + np.flatnonzero(real)
-        done += real.size
-        inputs_embeds = _rows(embedded, torch.from_numpy(token).to(ids.device))
-        # without a mask, attention may take its fastest way
-        mask = None if real.all() else torch.from_numpy(real).to(ids.device).long()
-        states = encoder(inputs_embeds=inputs_embeds, attention_mask=mask)[0]
-        parts.append(states.flatten(0, 1))
-    return _fuse(torch.cat(parts), place, begin[np.concatenate([[0], np.cumsum(counts)])])
+        real.append(np.arange(width) < lengths[chunk][:, None])
+        token.append(np.where(real[-1], begin[chunk][:, None] + np.arange(width), 0))
+        place[token[-1][real[-1]]] = done + np.flatnonzero(real[-1])
+        done += real[-1].size
+    # All at once: the gradient of each lookup would be as large as the vocabulary.
+    rows = torch.from_numpy(np.concatenate([part.ravel() for part in token])).to(ids.device)
+    embedded = encoder.get_input_embeddings()(ids[rows]).split([part.size for part in token])
+    parts = [
+        encoder(inputs_embeds=states.view(*mask.shape, -1), attention_mask=_attention_mask(mask, ids.device))[0]
+        for states, mask in zip(embedded, real, strict=True)
+    ]
+    ends = begin[np.concatenate([[0], np.cumsum(counts)])]
+    return _fuse(torch.cat([part.flatten(0, 1) for part in parts]), place, ends)
+
+
+def _attention_mask(real: np.ndarray, device: torch.device) -> torch.Tensor | None:
+    """None where nothing is padded: attention may then take its fastest way."""
+    return None if real.all() else torch.from_numpy(real).to(device).long()
 
 
 def _fuse(states: torch.Tensor, place: np.ndarray, ends: np.ndarray) -> FusedStates:
