@@ -8,7 +8,13 @@ import torch
 from fusion_models_for_tests import FAMILIES
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from model_hub_rqa.models import casting
 from model_hub_rqa.models.casting import share_casts
+
+
+@pytest.fixture(autouse=True)
+def small_tensors_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(casting, "_WORTH_LOOKING_UP", 1)
 
 
 class Casts(TorchDispatchMode):
@@ -122,3 +128,14 @@ def test_casts_end_with_what_was_cast(kept: bool) -> None:
 def test_without_autocast_nothing_is_cast(dtype: torch.dtype) -> None:
     model = readers().to(dtype)
     assert model(torch.randn(2, 4, dtype=dtype)).dtype == dtype
+
+
+def test_small_casts_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(casting, "_WORTH_LOOKING_UP", 9)
+    model = readers()
+    [casts] = {hook.__self__ for layer in model.layers for hook in layer._forward_pre_hooks.values()}
+    small, large = torch.randn(2, 4), torch.randn(3, 4)
+    with bf16():
+        model(small), model(large)
+        assert model.layers[0](input=large).dtype == torch.bfloat16
+    assert list(casts._kept) == [large]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+_WORTH_LOOKING_UP = 2**16  # elements: a cast of fewer is as quick as finding it
+
 
 def share_casts(model: torch.nn.Module) -> None:
     """Lets the linear layers of a model, under torch.autocast, share the casts of what several of them read."""
@@ -27,9 +29,11 @@ class _Casts:
 
     def before(self, module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """The arguments of a linear layer, cast as torch.autocast would."""
-        if len(args) != 1 or args[0].dtype != torch.float32:
+        if len(args) != 1:  # given by name
             return None
         states: torch.Tensor = args[0]
+        if states.dtype != torch.float32 or states.numel() < _WORTH_LOOKING_UP:
+            return None
         if not torch.is_autocast_enabled(states.device.type):
             return None
         dtype = torch.get_autocast_dtype(states.device.type)
