@@ -139,3 +139,11 @@ def test_small_casts_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         model(small), model(large)
         assert model.layers[0](input=large).dtype == torch.bfloat16
     assert list(casts._kept) == [large]
+
+
+def test_inference_mode() -> None:
+    model, states = readers(), torch.randn(2, 4)
+    with bf16():
+        expected = model(states)
+        with torch.inference_mode():
+            assert model(states * 1).equal(expected)

@@ -34,8 +34,8 @@ class _Casts:
         states: torch.Tensor = args[0]
         if states.dtype != torch.float32 or states.numel() < _WORTH_LOOKING_UP:
             return None
-        if not torch.is_autocast_enabled(states.device.type):
-            return None
+        if states.is_inference() or not torch.is_autocast_enabled(states.device.type):
+            return None  # tensors of inference mode do not tell whether they were changed
         dtype = torch.get_autocast_dtype(states.device.type)
         version, cast = self._kept.get(states, (None, None))
         tracked = states.requires_grad and torch.is_grad_enabled()
