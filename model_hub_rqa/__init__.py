@@ -20,6 +20,7 @@ _HOME = {
     "ExtractiveReader": "model_hub_rqa.readers.extractive",
     "BeamSearchReader": "model_hub_rqa.readers.beam_search",
     "FusionReader": "model_hub_rqa.readers.fusion",
+    "GenerationReader": "model_hub_rqa.readers.generation",
     "RQAPipeline": "model_hub_rqa.pipeline",
     "load_reader": "model_hub_rqa.pipeline",
     "build_using_auto": "model_hub_rqa.build",

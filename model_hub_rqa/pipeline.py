@@ -11,6 +11,7 @@ from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.readers.base import Reader
 from model_hub_rqa.readers.extractive import ExtractiveReader
 from model_hub_rqa.readers.fusion import FusionReader
+from model_hub_rqa.readers.generation import GenerationReader
 from model_hub_rqa.records import Answer, Hit, Question
 from model_hub_rqa.retrieval.base import Retriever
 
@@ -81,21 +82,25 @@ class RQAPipeline:
         ]
 
 
-def load_reader(path: str | Path, *, batch_size: int | None = None, **settings: Any) -> ExtractiveReader | FusionReader:
+def load_reader(
+    path: str | Path, *, batch_size: int | None = None, **settings: Any
+) -> ExtractiveReader | FusionReader | GenerationReader:
     """The reader of a run's folder, a checkpoint, or a ``save_pretrained`` folder, of the kind that it holds.
 
     Args:
         path: the folder; a checkpoint is verified against its manifest first.
         batch_size: as the kind of reader has it; None for its default.
-        settings: fields of ExtractiveKwargs, BeamSearchKwargs or FusionKwargs to use instead of those of training.
+        settings: fields of ExtractiveKwargs, BeamSearchKwargs, FusionKwargs or GenerationKwargs to use in place of
+            those of training.
 
     Raises:
-        CheckpointError: no such folder, a damaged one, or one of a model that is neither.
+        CheckpointError: no such folder, a damaged one, or one of another model.
         ConfigError: a setting breaks a rule, or is none of the kind's.
     """
     from transformers import AutoConfig
 
     from model_hub_rqa.models.beam_search import HEADS
+    from model_hub_rqa.models.causal import causal_lm_fault
     from model_hub_rqa.readers.beam_search import BeamSearchReader
 
     folder = pretrained_folder(Path(path))
@@ -104,16 +109,19 @@ def load_reader(path: str | Path, *, batch_size: int | None = None, **settings: 
     except Exception as error:  # json and transformers raise several kinds
         raise CheckpointError(f"{folder}: has no config that can be read: {error}") from error
     names = getattr(config, "architectures", None) or ["a model without a name"]
-    kind: type[ExtractiveReader] | type[FusionReader]
+    kind: type[ExtractiveReader] | type[FusionReader] | type[GenerationReader]
     if any(name in HEADS.values() for name in names):
         kind = BeamSearchReader
     elif any(name.endswith(("ForQuestionAnswering", "ForQuestionAnsweringSimple")) for name in names):
         kind = ExtractiveReader
     elif config.is_encoder_decoder:
         kind = FusionReader
+    elif any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) and causal_lm_fault(config) is None:
+        kind = GenerationReader
     else:
         raise CheckpointError(
-            f"{folder}: must be a question-answering model or an encoder-decoder, found {', '.join(names)}"
+            f"{folder}: must be a question-answering model, an encoder-decoder or a causal language model, found "
+            + ", ".join(names)
         )
     size: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     return kind.from_pretrained(folder, **size, **settings)  # verified above

@@ -193,7 +193,8 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
         BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     ).save_pretrained(tmp_path / "bert")
     with pytest.raises(
-        CheckpointError, match="must be a question-answering model or an encoder-decoder, found BertModel"
+        CheckpointError,
+        match="must be a question-answering model, an encoder-decoder or a causal language model, found BertModel",
     ):
         load_reader(tmp_path / "bert")
     with pytest.raises(CheckpointError, match="is neither a run's folder"):

@@ -10,8 +10,8 @@ from model_hub_rqa.commands.common import Faults, say
 from model_hub_rqa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from model_hub_rqa.readers.base import Reader
     from model_hub_rqa.readers.extractive import ExtractiveReader
-    from model_hub_rqa.readers.fusion import FusionReader
 
 _JSONL = (".jsonl", ".jsonl.gz")
 
@@ -205,7 +205,7 @@ def _read_data(path: str) -> tuple[bool, Any]:
     return False, records.rows[start:stop]
 
 
-def _predict_one(reader: "ExtractiveReader | FusionReader", question: str, context: str) -> None:
+def _predict_one(reader: "Reader", question: str, context: str) -> None:
     from model_hub_rqa.records import Passage, Question
 
     (answer,) = reader.read_passages([Question(question, (Passage("0", context),))], scores=True)

@@ -193,7 +193,7 @@ def _all_args(args: argparse.Namespace, pipeline: "RQAPipeline", manifest: "Mani
 
 def _as_json(answered: "Answered") -> dict[str, Any]:
     answer = answered.answer
-    shares = answer.passage_scores or ()
+    shares = answer.passage_scores or [None] * len(answered.hits)
     return {
         "question": answered.question.text,
         "answer": answer.text,
@@ -215,17 +215,18 @@ def _as_json(answered: "Answered") -> dict[str, Any]:
 def _as_text(answered: "Answered") -> str:
     answer = answered.answer
     lines = [f"{answer.text or '(no answer)'}  (score {answer.score:.3f})", ""]
-    lines += _passage_lines(answered, answer.passage_scores or ())
+    lines += _passage_lines(answered, answer.passage_scores or [None] * len(answered.hits))
     return "\n".join(lines)
 
 
-def _passage_lines(answered: "Answered", shares: Sequence[float]) -> Iterator[str]:
+def _passage_lines(answered: "Answered", shares: Sequence[float | None]) -> Iterator[str]:
     yield "rank  read  retrieval  passage"
     for rank, (hit, share) in enumerate(zip(answered.hits, shares, strict=True), 1):
         mark = "*" if rank - 1 == answered.answer.passage else " "
         title = f"{hit.passage.title} " if hit.passage.title else ""
         text = " ".join(hit.passage.text.split())
-        yield f"{rank:>3}{mark}  {share:.2f}  {hit.score:>9.3f}  {title}[{hit.passage.id}]"
+        read = "   -" if share is None else f"{share:.2f}"  # a causal language model does not tell
+        yield f"{rank:>3}{mark}  {read}  {hit.score:>9.3f}  {title}[{hit.passage.id}]"
         yield f"      {text[:200]}{'...' if len(text) > 200 else ''}"
 
 

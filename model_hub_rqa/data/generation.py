@@ -1,7 +1,7 @@
 """Features of a reader that is one causal language model: prompts and answers as tokens, and their batches."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -268,6 +268,13 @@ class GenerationCollator:
             "example_index": torch.tensor([int(feature["example_index"]) for feature in features]),
             "predict_with_generate": torch.tensor([bool(feature["predict_with_generate"]) for feature in features]),
         }
+
+
+def end_ids(tokenizer: "PreTrainedTokenizerBase", settings: Iterable[GenerationKwargs]) -> list[int]:
+    """The tokens at which an answer ends: those of the templates of all settings, and the tokenizer's own."""
+    ends = [ChatPrompt(tokenizer, one).end_ids[-1] for one in settings]
+    own = end_token_id(tokenizer)
+    return list(dict.fromkeys(ends if own is None else [*ends, own]))
 
 
 def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:

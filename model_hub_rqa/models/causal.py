@@ -1,5 +1,6 @@
 """The loss of a causal language model on answers, shared by training, evaluation and objectives."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,41 @@ def answer_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Ten
         logits[:, :-1][:, kept].float().transpose(1, 2), targets, ignore_index=-100, reduction="none"
     )
     return losses.sum(dim=1), (targets != -100).sum(dim=1)
+
+
+def generate_answers(
+    model: Any,
+    prompts: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    end_ids: Sequence[int],
+    padding: int,
+    num_beams: int,
+    max_new_tokens: int,
+) -> torch.Tensor:
+    """What a model writes behind prompts, the likeliest by its search for it.
+
+    Args:
+        model: a causal language model of transformers.
+        prompts: [B, T], padded on the left; mask: [B, T], 1 for their tokens.
+        end_ids: the tokens at which an answer ends.
+        padding: the token behind an answer's end.
+        num_beams, max_new_tokens: as ``generate`` has them.
+
+    Returns:
+        The tokens of the answers alone, [B, at most max_new_tokens].
+    """
+    written: torch.Tensor = model.generate(
+        input_ids=prompts,
+        attention_mask=mask,
+        do_sample=False,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(end_ids),
+        pad_token_id=padding,
+        use_cache=True,
+    )
+    return written[:, prompts.shape[1] :]
 
 
 def causal_lm_fault(config: Any) -> str | None:

@@ -32,7 +32,7 @@ class Reader(Protocol):
             scores: also say how sure the answer is and how much each passage counts, where that takes extra work.
 
         Raises:
-            DataError: a question has no passage.
+            DataError: a question has no passage, and this reader needs one.
         """
         ...
 

@@ -13,12 +13,12 @@ from model_hub_rqa.data.generation import (
     GenerationCollator,
     GenerationFeatureBuilder,
     build_generation_features,
+    end_ids,
     left_padded_prompts,
     padding_id,
 )
-from model_hub_rqa.data.tokens import end_token_id
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.models.causal import answer_losses, causal_lm_fault
+from model_hub_rqa.models.causal import answer_losses, causal_lm_fault, generate_answers
 from model_hub_rqa.models.extractive import length_limit
 from model_hub_rqa.trials.passages import PassageTrial
 from model_hub_rqa.trials.reducers import Values
@@ -105,9 +105,7 @@ class GenerationTrial(PassageTrial):
     @functools.cached_property
     def end_ids(self) -> list[int]:
         """The tokens at which an answer ends: those of all data sets' templates, and the tokenizer's own."""
-        ends = [ChatPrompt(self.tokenizer, settings).end_ids[-1] for settings in self.settings_of_sets.values()]
-        own = end_token_id(self.tokenizer)
-        return list(dict.fromkeys(ends if own is None else [*ends, own]))
+        return end_ids(self.tokenizer, self.settings_of_sets.values())
 
     def build_collator(self) -> GenerationCollator:
         return GenerationCollator(self.tokenizer, pad_to_multiple_of=8 if self.context.device.type == "cuda" else 1)
@@ -154,18 +152,16 @@ class GenerationTrial(PassageTrial):
             return [None] * len(wanted)
         padding = padding_id(self.tokenizer)
         prompts, mask = left_padded_prompts(batch["input_ids"][wanted], batch["prompt_lengths"][wanted], padding)
-        written = model.generate(
-            input_ids=prompts,
-            attention_mask=mask,
-            do_sample=False,
+        written = generate_answers(
+            model,
+            prompts,
+            mask,
+            end_ids=self.end_ids,
+            padding=padding,
             num_beams=self.task.num_beams,
             max_new_tokens=self.task.longest_answer,
-            eos_token_id=self.end_ids,
-            pad_token_id=padding,
-            use_cache=True,
         )
-        texts = self.tokenizer.batch_decode(written[:, prompts.shape[1] :], skip_special_tokens=True)
-        found = iter(texts)
+        found = iter(self.tokenizer.batch_decode(written, skip_special_tokens=True))
         return [next(found).strip() if one else None for one in wanted.tolist()]
 
     def compute_metrics(self, values: Values) -> dict[str, float]:

@@ -1,0 +1,140 @@
+"""The reader that is one causal language model, which `GenerationTrial` trains."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from model_hub_rqa.config.generation import GenerationKwargs
+from model_hub_rqa.errors import DataError
+from model_hub_rqa.readers.base import load_pretrained, trained_settings
+from model_hub_rqa.records import Answer, Question
+
+
+class GenerationReader:
+    """Writes the answer behind a prompt of passages and a question; it may be asked without passages as well.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its fast tokenizer.
+        settings: prompt, lengths and how answers are searched for; by default those that the model was trained with.
+        batch_size: questions read at a time.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, settings: GenerationKwargs, *, batch_size: int = 8) -> None:
+        import torch
+
+        from model_hub_rqa.data.generation import GenerationCollator, GenerationFeatureBuilder, end_ids
+
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.batch_size = batch_size
+        self.builder = GenerationFeatureBuilder(tokenizer, settings)
+        self.collator = GenerationCollator(tokenizer)
+        self.end_ids = end_ids(tokenizer, [settings])
+
+    @property
+    def n_context(self) -> int | None:
+        """Passages read for a question; None for all that it has."""
+        return self.settings.n_context
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, batch_size: int = 8, **settings: Any) -> "GenerationReader":
+        """Loads a run's folder, a checkpoint, or a ``save_pretrained`` folder.
+
+        Args:
+            path: the folder; a checkpoint is verified against its manifest first.
+            settings: fields of GenerationKwargs to use instead of those the model was trained with.
+
+        Raises:
+            CheckpointError: no such folder, a damaged one, or not a causal language model's.
+        """
+        from transformers import AutoModelForCausalLM
+
+        folder, model, tokenizer = load_pretrained(path, AutoModelForCausalLM, "a causal language model")
+        return cls(model, tokenizer, trained_settings(folder, GenerationKwargs, settings), batch_size=batch_size)
+
+    def read_passages(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
+        """As :class:`~model_hub_rqa.readers.base.Reader` says, but passages are not required; at most
+        ``settings.n_context`` of them are read, and cut at their end where the prompt exceeds ``settings.max_length``.
+
+        Raises:
+            DataError: every question that is too long by itself.
+        """
+        features = self._features(questions)
+        answers: dict[int, Answer] = {}
+        for numbers in self._batches(features):
+            batch = [features[number] for number in numbers]
+            answers.update(zip(numbers, self._answer(batch, scores), strict=True))
+        return [answers[number] for number in range(len(questions))]
+
+    def _features(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
+        rows: dict[str, list[Any]] = {
+            "question": [question.text for question in questions],
+            "chat_history": [
+                [{"role": turn.role, "text": turn.text} for turn in question.chat_history] for question in questions
+            ],
+            "passages": [
+                [{"title": passage.title, "text": passage.text} for passage in question.passages[: self.n_context]]
+                for question in questions
+            ],
+            "target": [""] * len(questions),
+            "answers": [[""] for _ in questions],
+        }
+        columns = self.builder(rows, list(range(len(questions))))
+        limit = self.settings.max_length
+        faults = [
+            f"question: must fit into max_length ({limit} tokens), found {length} in {question.text[:60]!r}"
+            for question, length in zip(questions, columns["length"], strict=True)
+            if length > limit
+        ]
+        if faults:
+            raise DataError(faults)
+        return [{name: column[number] for name, column in columns.items()} for number in range(len(questions))]
+
+    def _batches(self, features: Sequence[dict[str, Any]]) -> Iterator[list[int]]:
+        from model_hub_rqa.data.batching import EvalBatchSampler
+
+        for numbers in EvalBatchSampler([feature["length"] for feature in features], self.batch_size):
+            yield list(numbers)
+
+    def _answer(self, features: list[dict[str, Any]], scores: bool) -> list[Answer]:
+        import torch
+
+        from model_hub_rqa.data.generation import left_padded_prompts
+        from model_hub_rqa.models.causal import generate_answers
+
+        batch, padding = self.collator(features), self.collator.padding
+        prompts, mask = left_padded_prompts(batch["input_ids"], batch["prompt_lengths"], padding)
+        with torch.inference_mode():
+            written = generate_answers(
+                self.model,
+                prompts.to(self.device),
+                mask.to(self.device),
+                end_ids=self.end_ids,
+                padding=padding,
+                num_beams=self.settings.num_beams,
+                max_new_tokens=self.settings.longest_answer,
+            )
+            texts = [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+            if not scores:
+                return [Answer(text) for text in texts]
+            sure = self._probabilities(features, written)
+        return [Answer(text, probability) for text, probability in zip(texts, sure, strict=True)]
+
+    def _probabilities(self, features: list[dict[str, Any]], written: Any) -> list[float]:
+        """The geometric mean of the probabilities of each answer's tokens, its end included."""
+        from model_hub_rqa.models.causal import answer_losses
+        from model_hub_rqa.models.fusion import end_of_answers
+
+        labels = end_of_answers(written, self.end_ids).cpu()
+        answered = [
+            {**feature, "answer_ids": answer[answer != -100].numpy()}
+            for feature, answer in zip(features, labels, strict=True)
+        ]
+        batch = self.collator(answered)
+        inputs = {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask")}
+        losses, tokens = answer_losses(self.model(**inputs, use_cache=False).logits, batch["labels"].to(self.device))
+        means: list[float] = (-losses / tokens.clamp_min(1)).exp().tolist()
+        return means
