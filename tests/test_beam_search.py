@@ -380,6 +380,13 @@ def test_another_kind_of_head_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.usefixtures("no_model")
+def test_a_model_of_ones_own_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rather than passed over for the head that this trial is there for."""
+    config = tiny_beams.experiment(tmp_path, model={"_target_": "own_models.build_reader", "hidden_size": 8})
+    assert "hyperparameters.model: plays no part here" in faults(config, capsys)
+
+
+@pytest.mark.usefixtures("no_model")
 def test_sizes_out_of_range_are_named_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of the data section, and of a search's hyperparameter."""
     config = tiny_beams.experiment(tmp_path, data={"start_n_top": 65, "end_n_top": 0})
