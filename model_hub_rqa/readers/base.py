@@ -37,6 +37,26 @@ class Reader(Protocol):
         ...
 
 
+def question_columns(questions: Sequence[Question], n_context: int | None) -> dict[str, list[Any]]:
+    """Questions as the columns that the feature builders of written answers take, but for the answers themselves.
+
+    Args:
+        questions: in order.
+        n_context: how many of a question's passages are read, the first ones; None for all.
+    """
+    return {
+        "question": [question.text for question in questions],
+        "chat_history": [
+            [{"role": turn.role, "text": turn.text} for turn in question.chat_history] for question in questions
+        ],
+        "passages": [
+            [{"title": passage.title, "text": passage.text} for passage in question.passages[:n_context]]
+            for question in questions
+        ],
+        "target": [""] * len(questions),
+    }
+
+
 def load_pretrained(path: str | Path, auto_class: Any, what: str) -> tuple[Path, Any, Any]:
     """The model folder that is meant by ``path``, its model and its tokenizer, from this machine alone.
 

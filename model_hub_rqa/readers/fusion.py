@@ -7,7 +7,7 @@ from typing import Any
 from model_hub_rqa.config import FusionKwargs
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.precision import computes_in_bf16
-from model_hub_rqa.readers.base import load_pretrained, trained_settings
+from model_hub_rqa.readers.base import load_pretrained, question_columns, trained_settings
 from model_hub_rqa.records import Answer, Question
 
 
@@ -80,19 +80,7 @@ class FusionReader:
         from model_hub_rqa.data.fusion import FusionCollator, FusionFeatureBuilder
 
         builder = FusionFeatureBuilder(self.tokenizer, self.settings)
-        n_context = self.settings.n_context
-        rows: dict[str, list[Any]] = {
-            "question": [question.text for question in questions],
-            "chat_history": [
-                [{"role": turn.role, "text": turn.text} for turn in question.chat_history] for question in questions
-            ],
-            "passages": [
-                [{"title": passage.title, "text": passage.text} for passage in question.passages[:n_context]]
-                for question in questions
-            ],
-            "target": [""] * len(questions),
-            "answers": [[] for _ in questions],
-        }
+        rows = {**question_columns(questions, self.n_context), "answers": [[] for _ in questions]}
         columns = builder(rows, list(range(len(questions))))
         features = [{name: column[number] for name, column in columns.items()} for number in range(len(questions))]
         collator = FusionCollator(builder)

@@ -6,7 +6,7 @@ from typing import Any
 
 from model_hub_rqa.config.generation import GenerationKwargs
 from model_hub_rqa.errors import DataError
-from model_hub_rqa.readers.base import load_pretrained, trained_settings
+from model_hub_rqa.readers.base import load_pretrained, question_columns, trained_settings
 from model_hub_rqa.records import Answer, Question
 
 
@@ -70,18 +70,7 @@ class GenerationReader:
         return [answers[number] for number in range(len(questions))]
 
     def _features(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
-        rows: dict[str, list[Any]] = {
-            "question": [question.text for question in questions],
-            "chat_history": [
-                [{"role": turn.role, "text": turn.text} for turn in question.chat_history] for question in questions
-            ],
-            "passages": [
-                [{"title": passage.title, "text": passage.text} for passage in question.passages[: self.n_context]]
-                for question in questions
-            ],
-            "target": [""] * len(questions),
-            "answers": [[""] for _ in questions],
-        }
+        rows = {**question_columns(questions, self.n_context), "answers": [[""] for _ in questions]}
         columns = self.builder(rows, list(range(len(questions))))
         limit = self.settings.max_length
         faults = [
