@@ -181,7 +181,7 @@ def check_vocabulary(tokenizer: transformers.PreTrainedTokenizerBase | None, mod
         return
     try:
         embeddings = model.get_input_embeddings()
-    except NotImplementedError:
+    except NotImplementedError:  # transformers', of a model that does not say where its embeddings are
         return
     if isinstance(embeddings, nn.Embedding) and len(tokenizer) > embeddings.num_embeddings:
         raise ConfigError(

@@ -250,7 +250,7 @@ class DatasetKwargs(Kwargs):
     train: list[Any] | str | None = option(  # noqa: RUF009 - a field like the others, but of a list
         None, help="several named sets to train on, or the name of one, in place of train_file"
     )
-    validation: list[Any] | str | None = option(  # noqa: RUF009
+    validation: list[Any] | str | None = option(  # noqa: RUF009 - as above
         None, help="several named sets to evaluate on, or the name of one, in place of validation_file"
     )
     datasets: Mapping[str, Any] | None = option(
