@@ -6,7 +6,7 @@ Importing the package is cheap: names are loaded when they are first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "BaseTransformerTrial": "model_hub_rqa.trials.base",
