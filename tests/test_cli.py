@@ -63,6 +63,13 @@ def test_missing_predictions_count_as_wrong(data: Path, tmp_path: Path, capsys: 
     assert "1 of 5 questions have no prediction and count as wrong (q3)" in said.err
 
 
+def test_predictions_with_a_byte_order_mark(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Predictions are read as data are: the mark that some editors write is no part of them."""
+    (tmp_path / "p.json").write_text(json.dumps(answers(data / "v1.json")), encoding="utf-8-sig")
+    assert main(["score", str(tmp_path / "p.json"), "--data", str(data / "v1.json")]) == 0
+    assert output(capsys) == {"exact_match": 100.0, "f1": 100.0}
+
+
 def test_no_answer_probabilities_give_the_best_thresholds(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,8 +88,9 @@ def test_no_answer_probabilities_give_the_best_thresholds(
     ("predictions", "options", "said"),
     [
         ("nowhere.json", [], "nowhere.json: cannot be read"),
-        ("[1]", [], "must be one JSON object by question id, got list"),
-        ('{"q0": ', [], "is not JSON"),
+        ("[1]", [], "must be one JSON object by question id, got [1]"),
+        ('{"q0": ', [], "not JSON at line 1 column 8"),
+        ('{"q0": "a", "q1": "b", "q0": "c"}', [], "p.json: an object has the key 'q0' twice"),
         ('{"q0": 3, "q1": null}', [], "predictions: q1"),
         ("{}", ["--na-prob-file", "x.json"], "--na-prob-file: needs --version-2"),
     ],

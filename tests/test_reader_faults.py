@@ -163,6 +163,7 @@ FILES: list[tuple[str, bytes, str]] = [
     ("a.json", b'{"data": -Infinity}', "not JSON at line 1 column 10: -Infinity is not allowed"),
     ("a.json", b"[" * 200_000, "not JSON that can be read: nested too deeply"),
     ("a.jsonl", f'{FLAT_LINE}\n{{"id": "q2", "ques'.encode(), "line 2: not JSON at column 14: "),
+    ("a.json", b'{"data": [{"id": "q1", "id": "q2"}]}', "an object has the key 'id' twice"),
     ("a.jsonl", b'{"id": Infinity}\n', "line 1: not JSON at column 8: Infinity is not allowed"),
     ("a.jsonl.gz", gzip.compress(FLAT_LINE.encode() * 9)[:-20], "the gzip file is cut short"),
     ("a.jsonl.gz", FLAT_LINE.encode(), "not a gzip file, or a damaged one"),

@@ -142,16 +142,9 @@ def _line_problem(record: Any, before: Mapping[str, Any]) -> str | None:
 
 
 def _read_object(path: str) -> dict[str, Any]:
-    """A JSON object from a file."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON in UTF-8: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: must be one JSON object by question id, got {type(content).__name__}")
-    return content
+    from model_hub_rqa.data.text_files import read_object
+
+    return read_object(Path(path), "one JSON object by question id")
 
 
 # ---- predict ----

@@ -87,13 +87,14 @@ def open_bytes(path: Path) -> Iterator[gzip.GzipFile | BinaryIO]:
 
 
 def loads(text: str) -> Any:
-    """``json.loads`` without the constants that JSON does not have (NaN, Infinity, -Infinity).
+    """``json.loads`` without the constants that JSON does not have (NaN, Infinity, -Infinity), and without objects that
+    have a key twice, of which ``json.loads`` would keep the last value.
 
     Raises:
-        ValueError: not JSON; the message tells line and column.
+        ValueError: not JSON, or a key twice; the message tells line and column, or the key.
     """
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at line {error.lineno} column {error.colno}: {error.msg}") from error
     except _ConstantFound as error:
@@ -108,6 +109,15 @@ class _ConstantFound(ValueError):
 
 def _refuse(constant: str) -> Any:
     raise _ConstantFound(f"{constant} is not allowed")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"an object has the key {short(name)} twice")
+    return found
 
 
 def _place_of_constant(text: str) -> str:
@@ -128,6 +138,18 @@ def read_json(path: Path) -> Any:
     except ValueError as error:
         hint = " (one record a line goes into a .jsonl file)" if "Extra data" in str(error) else ""
         raise DataError(f"{path}: {error}{hint}") from error
+
+
+def read_object(path: Path, holds: str = "one JSON object") -> dict[str, Any]:
+    """The value of a .json file that must hold one object, such as predictions by question id.
+
+    Raises:
+        DataError: as :func:`read_json`, or the file holds something else than ``holds`` says.
+    """
+    root = read_json(path)
+    if not isinstance(root, dict):
+        raise DataError(f"{path}: must be {holds}, got {short(root)}")
+    return root
 
 
 def iter_jsonl(path: Path, faults: list[str]) -> Iterator[tuple[Place, Any]]:
