@@ -3,7 +3,11 @@
 A fault is one line that names the place (a field, or ``file: record``), the rule and the value found.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SHOWN = 20  # faults printed of one error; the rest are counted
 
@@ -50,3 +54,28 @@ class NonFiniteLoss(RqaError):
 
     The exit code is 2, since the same configuration and data would end here again.
     """
+
+
+class Faults:
+    """Gathers the errors of several steps, so that what is wrong with every file shows at once."""
+
+    def __init__(self) -> None:
+        self._errors: list[RqaError] = []
+
+    def attempt(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """The step's result; None, with its error noted, where it fails."""
+        try:
+            return step(*args, **kwargs)
+        except RqaError as error:
+            self._errors.append(error)
+            return None
+
+    def add(self, error: RqaError) -> None:
+        """Notes an error."""
+        self._errors.append(error)
+
+    def raise_any(self) -> None:
+        """Raises one error, of the first one's kind, with the lines of all."""
+        if self._errors:
+            lines = dict.fromkeys(line for error in self._errors for line in error.problems)
+            raise type(self._errors[0])(lines)

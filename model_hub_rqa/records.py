@@ -30,11 +30,15 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a reader is asked: the passages to answer from, the best first, and the turns before, the oldest first."""
+    """What a reader is asked: the passages to answer from, the best first, and the turns before, the oldest first.
+
+    ``id`` names the question in errors; "" for one without.
+    """
 
     text: str
     passages: tuple[Passage, ...] = ()
     chat_history: tuple[Turn, ...] = ()
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

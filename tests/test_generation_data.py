@@ -12,7 +12,7 @@ from datasets.fingerprint import Hasher
 from hypothesis import given
 from hypothesis import strategies as st
 from test_fusion_data import passage, row
-from tokenizers_for_tests import bert, roberta
+from tokenizers_for_tests import CHATML, bert, chat_tokenizer, roberta
 
 from model_hub_rqa.config import GenerationKwargs
 from model_hub_rqa.data.generation import (
@@ -23,19 +23,6 @@ from model_hub_rqa.data.generation import (
     left_padded_prompts,
 )
 from model_hub_rqa.errors import ConfigError, DataError
-
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def chat_tokenizer(template: str = CHATML) -> Any:
-    """The byte-level tokenizer with the tokens of a chat."""
-    tokenizer = copy.deepcopy(roberta())
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 def built(tokenizer: Any, rows: list[dict[str, Any]], **fields: Any) -> list[dict[str, Any]]:
@@ -150,7 +137,7 @@ def test_question_and_answer_that_do_not_fit(caplog: pytest.LogCaptureFixture) -
     rows = [row("Who?", id="short"), row("Who " * 40, id="long"), row("Who?", id="wordy", target="oil " * 40)]
     with pytest.raises(DataError) as caught:
         features_of(rows, max_length=40)
-    assert [line.partition(", found")[0] for line in caught.value.problems] == [
+    assert [line.partition(", got")[0] for line in caught.value.problems] == [
         f"data.train: record {name}: question and answer must fit into max_length (40 tokens)"
         for name in ("long", "wordy")
     ]
@@ -228,7 +215,7 @@ def test_tokenizers_that_cannot() -> None:
     with pytest.raises(ConfigError, match="must be false for this tokenizer, which has no chat template"):
         ChatPrompt(roberta(), GenerationKwargs(apply_chat_template=True))
     broken = chat_tokenizer("{{ raise_exception('no system role') }}")
-    with pytest.raises(ConfigError, match="cannot be written: no system role"):
+    with pytest.raises(ConfigError, match="refuses the roles user: no system role"):
         ChatPrompt(broken, GenerationKwargs(apply_chat_template=True))
     endless = copy.deepcopy(roberta())
     endless.eos_token = endless.sep_token = None

@@ -9,6 +9,7 @@ import torch
 from test_fid_trial import records, write_lines
 from test_generation_trial import learned, predictions  # noqa: F401 - a fixture
 from tiny_generation import causal_folder
+from tokenizers_for_tests import chat_tokenizer
 from transformers import GPT2ForSequenceClassification
 
 from model_hub_rqa import cli
@@ -74,7 +75,7 @@ def test_passages_beyond_the_length_are_cut_and_questions_are_not(folder: Path) 
     (feature,) = reader._features([Question("Where is Paris?", (long, *PASSAGES))])
     assert feature["length"] <= 64
     assert reader.tokenizer.decode(feature["input_ids"]).endswith("Where is Paris?\nAnswer:")
-    with pytest.raises(DataError, match=r"must fit into max_length \(64 tokens\), found \d+ in 'Who Who"):
+    with pytest.raises(DataError, match=r"question 'Who Who .*must fit into max_length \(64 tokens\), got \d+"):
         reader.read_passages([Question("Where?", PASSAGES), Question("Who " * 100)])
 
 
@@ -86,8 +87,6 @@ def test_without_passages(folder: Path) -> None:
 
 def test_turns_before_the_question(tmp_path: Path) -> None:
     """A chat template shows them."""
-    from test_generation_data import chat_tokenizer
-
     tokenizer = chat_tokenizer()
     causal_folder(tmp_path, vocab_size=len(tokenizer))
     tokenizer.save_pretrained(tmp_path)

@@ -9,7 +9,7 @@ import tiny
 import torch
 from test_fid_trial import records, write_lines
 from tiny_generation import causal_folder, changed, experiment
-from tokenizers_for_tests import roberta
+from tokenizers_for_tests import chat_tokenizer, roberta
 from transformers import AutoModelForCausalLM
 
 from model_hub_rqa import train
@@ -127,8 +127,6 @@ def test_without_generation_only_the_loss(tmp_path: Path) -> None:
 
 def test_a_chat_is_trained(tmp_path: Path) -> None:
     """The tokenizer's chat template, turns of a dialogue included; answers end where a turn does."""
-    from test_generation_data import chat_tokenizer
-
     tokenizer = chat_tokenizer()
     causal_folder(tmp_path / "model", vocab_size=len(tokenizer))
     tokenizer.save_pretrained(tmp_path / "model")

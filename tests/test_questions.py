@@ -47,7 +47,7 @@ def test_a_context_becomes_a_gold_passage(tmp_path: Path) -> None:
     (row,) = read_questions(write(tmp_path / "flat.jsonl", [FLAT])).rows
     assert row["answers"] == ["oil"]
     assert [passage["gold"] for passage in row["passages"]] == [True]
-    assert question_of(row) == Question("What?", (Passage("", "oil rose", "T"),))
+    assert question_of(row) == Question("What?", (Passage("", "oil rose", "T"),), id=row["id"])
 
 
 def test_a_dialogue_keeps_its_turns(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ WordPiece and Unigram vocabularies are counted here: the library's trainers for 
 other scores, in every process, and with them another model to every run of a test.
 """
 
+import copy
 import math
 from collections import Counter
 from functools import cache
@@ -130,6 +131,20 @@ def t5() -> PreTrainedTokenizerFast:
         model_max_length=512,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def chat_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
+    """The byte-level tokenizer with the tokens of a chat."""
+    tokenizer = copy.deepcopy(roberta())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 ALL = {"bert": bert, "roberta": roberta, "xlnet": xlnet, "t5": t5}

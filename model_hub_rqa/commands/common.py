@@ -5,40 +5,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
-from model_hub_rqa.errors import ConfigError, RqaError
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.errors import Faults as Faults  # for the commands
 from model_hub_rqa.progress import format_seconds, peak_memory_mib
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class Faults:
-    """Gathers the errors of several steps, so that what is wrong with every file shows at once."""
-
-    def __init__(self) -> None:
-        self._errors: list[RqaError] = []
-
-    def attempt(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """The step's result; None, with its error noted, where it fails."""
-        try:
-            return step(*args, **kwargs)
-        except RqaError as error:
-            self._errors.append(error)
-            return None
-
-    def add(self, error: RqaError) -> None:
-        """Notes an error."""
-        self._errors.append(error)
-
-    def raise_any(self) -> None:
-        """Raises one error, of the first one's kind, with the lines of all."""
-        if self._errors:
-            lines = dict.fromkeys(line for error in self._errors for line in error.problems)
-            raise type(self._errors[0])(lines)
 
 
 def check_new_folder(path: Path, option: str = "--output") -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.commands.common import Faults, Progress, check_new_folder, new_folder, say
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.progress import peak_memory_mib
 
 if TYPE_CHECKING:
@@ -83,9 +83,10 @@ def evaluate(args: argparse.Namespace) -> None:
     faults.attempt(_check_libraries, with_retrieval=args.index is not None)
     faults.raise_any()
     assert records is not None
+    pipeline = _pipeline(args)
+    records = _readable(pipeline.reader, records, args.on_bad_record)
     for line in records.skipped:
         say(f"left out: {line}")
-    pipeline = _pipeline(args)
     progress = Progress("questions")
     with new_folder(output, "--output-dir") as folder, _logging_to(folder / "evaluate.log"):
         _write(folder / "all_args.json", _all_args(args, pipeline, manifest))
@@ -134,6 +135,23 @@ def _read_questions(data: str, require_passages: bool, on_bad_record: str) -> "R
     records = read_questions(part.path, require_passages=require_passages, on_bad_record=on_bad_record)
     start, stop = part.bounds(len(records.rows))
     return replace(records, rows=records.rows[start:stop])
+
+
+def _readable(reader: Any, records: "Records", on_bad_record: str) -> "Records":
+    """The questions without those that the reader refuses, which are errors unless they may be skipped."""
+    from dataclasses import replace
+
+    from model_hub_rqa.data.questions import question_of
+    from model_hub_rqa.readers.generation import GenerationReader
+
+    if not isinstance(reader, GenerationReader):
+        return records
+    errors = reader.errors([question_of(row) for row in records.rows])
+    if errors and (on_bad_record != "skip" or len(errors) == len(records.rows)):
+        raise DataError(errors.values())
+    rows = [row for number, row in enumerate(records.rows) if number not in errors]
+    skipped = (*records.skipped, *errors.values())
+    return replace(records, rows=rows, skipped=skipped, n_skipped=records.n_skipped + len(errors))
 
 
 def _check_retrieval(args: argparse.Namespace, faults: Faults) -> "Manifest | None":

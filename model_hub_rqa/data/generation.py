@@ -38,7 +38,8 @@ class ChatPrompt:
         end_ids: its tokens.
 
     Raises:
-        ConfigError: apply_chat_template for a tokenizer without one, or no token ends an answer.
+        ConfigError: apply_chat_template for a tokenizer without one, or with one that refuses a system_prompt or shows
+            nothing of a question; or no token ends an answer.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: GenerationKwargs) -> None:
@@ -58,13 +59,24 @@ class ChatPrompt:
             raise ConfigError("hyperparameters.tokenizer_name: the tokenizer must have an eos_token or a sep_token")
 
     def text(self, question: str, history: Sequence[Mapping[str, str]], passages: str) -> str:
-        """A prompt, up to where the answer begins; a plain one leaves out the turns before the question."""
+        """A prompt, up to where the answer begins; a plain one leaves out the turns before the question.
+
+        Raises:
+            DataError: the chat template refuses these turns, or shows nothing of the question.
+        """
         given, question = self.clean(passages), self.clean(question)
         if not self.settings.apply_chat_template:
             tags = self.settings
             return f"{tags.user_start_tag}{given}{question}{tags.user_end_tag}{tags.asst_tag}"
         turns = [{"role": turn["role"], "content": self.clean(turn["text"])} for turn in history]
-        return self._chat([*turns, {"role": "user", "content": given + question}], add_generation_prompt=True)
+
+        def chat(content: str) -> str:
+            return self._chat([*turns, {"role": "user", "content": content}], add_generation_prompt=True)
+
+        text = chat(given + question)
+        if text == chat(f"{given}{_PROBE} {question} {_PROBE}"):
+            raise DataError("the chat template shows nothing of the question")
+        return text
 
     def passages(self, rows: Sequence[Mapping[str, str]]) -> str:
         """The passages of a prompt, one after another."""
@@ -102,15 +114,22 @@ class ChatPrompt:
         system = self.settings.system_prompt
         first = [] if system is None else [{"role": "system", "content": system}]
         turns = [*first, *map(dict, messages)]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, **options))
+        try:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, **options))
+        except Exception as error:  # jinja2 raises several kinds, and templates their own
+            roles = ", ".join(turn["role"] for turn in turns)
+            reason = " ".join(str(error).split())
+            raise DataError(f"the chat template refuses the roles {roles}: {reason}") from error
 
     def _end_of_turn(self) -> list[int]:
         """What the chat template writes after an answer, up to its first special token; the end token without one."""
         messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _PROBE}]
         try:
+            self.text("question", [], "")
             after = self._encode(self._chat(messages).rpartition(_PROBE)[2])
-        except Exception as error:  # jinja2 raises several kinds, and templates their own
-            raise ConfigError(f"data.apply_chat_template: the chat template cannot be written: {error}") from error
+        except DataError as error:
+            field = "apply_chat_template" if self.settings.system_prompt is None else "system_prompt"
+            raise ConfigError(f"data.{field}: {error}") from error
         added = self.tokenizer.added_tokens_decoder.items()
         special = {number for number, token in added if token.special} | set(self.tokenizer.all_special_ids)
         first = next((place for place, token in enumerate(after) if token in special), None)
@@ -139,20 +158,33 @@ class GenerationFeatureBuilder:
         """Features of the examples ``rows`` (columns question, chat_history, passages, target and answers).
 
         Returns:
-            Columns input_ids (the prompt), answer_ids (with the answer's end), length (tokens of both), example_index
-            (from ``indices`` and ``first``) and predict_with_generate.
+            Columns input_ids (the prompt), answer_ids (with the answer's end), length (tokens of both), error (why the
+            example cannot be read; "" where it can), example_index (from ``indices`` and ``first``) and
+            predict_with_generate.
         """
         columns = ("question", "chat_history", "passages", "target", "answers")
         prompts: list[list[int]] = []
         answers: list[list[int]] = []
+        errors: list[str] = []
+        limit = self.settings.max_length
         for question, history, passages, target, references in zip(*(rows[name] for name in columns), strict=True):
-            prompt, answer = self._example(question, history, passages, target or references[0])
+            prompt: list[int] = []
+            answer: list[int] = []
+            refused = ""
+            try:
+                prompt, answer = self._example(question, history, passages, target or references[0])
+            except DataError as error:
+                refused = str(error)
+            if (length := len(prompt) + len(answer)) > limit:
+                refused = f"question and answer must fit into max_length ({limit} tokens), got {length}"
             prompts.append(prompt)
             answers.append(answer)
+            errors.append(refused)
         return {
             "input_ids": prompts,
             "answer_ids": answers,
             "length": [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)],
+            "error": errors,
             "example_index": [self.first + number for number in indices],
             "predict_with_generate": [self.settings.predict_with_generate] * len(indices),
         }
@@ -186,15 +218,15 @@ def build_generation_features(
     Args:
         examples: rows as `fusion_records.FUSION_FEATURES` describes them.
         builder: makes the features.
-        on_bad_record: what an example does whose question and answer alone are longer than max_length: "error", or
-            "skip" to leave it out with a warning.
+        on_bad_record: what becomes of an example whose question and answer alone are longer than max_length, or that
+            the chat template refuses: "error", or "skip" to leave it out with a warning.
         split: the examples' name, for messages.
 
     Returns:
-        A dataset in numpy format with the columns that `GenerationFeatureBuilder.__call__` names.
+        A dataset in numpy format with the columns that `GenerationFeatureBuilder.__call__` names, but for error.
 
     Raises:
-        DataError: every example that is too long.
+        DataError: every example that is too long, or that the chat template refuses.
     """
     from datasets import Features, List, Value
 
@@ -206,6 +238,7 @@ def build_generation_features(
         **dict.fromkeys(("input_ids", "answer_ids"), List(Value("int32"))),
         **dict.fromkeys(("length", "example_index"), Value("int32")),
         "predict_with_generate": Value("bool"),
+        "error": Value("string"),
     }
     features = examples.map(
         builder,
@@ -216,20 +249,17 @@ def build_generation_features(
         features=Features(columns),
         desc="tokenising",
     ).with_format("numpy")
-    lengths, limit = features["length"][:], builder.settings.max_length
-    long = np.flatnonzero(lengths > limit)
-    if not len(long):
+    errors = features["error"][:]
+    features = features.remove_columns("error")
+    bad = np.flatnonzero([bool(error) for error in errors])
+    if not len(bad):
         return features
-    ids = examples.select(long)["id"][:]
-    faults = [
-        f"{split or 'data'}: record {name}: question and answer must fit into max_length ({limit} tokens), "
-        f"found {length}"
-        for name, length in zip(ids, lengths[long].tolist(), strict=True)
-    ]
-    if on_bad_record != "skip" or len(long) == len(features):
-        raise DataError(faults)
-    logger.warning("%d examples left out, the first is %s", len(faults), faults[0])
-    return features.select(np.flatnonzero(lengths <= limit))
+    ids = examples.select(bad)["id"][:]
+    lines = [f"{split or 'data'}: record {id_}: {errors[number]}" for id_, number in zip(ids, bad, strict=True)]
+    if on_bad_record != "skip" or len(bad) == len(features):
+        raise DataError(lines)
+    logger.warning("%d examples left out, the first is %s", len(lines), lines[0])
+    return features.select(np.setdiff1d(np.arange(len(features)), bad))
 
 
 @COLLATORS.register("GenerationCollator")

@@ -68,7 +68,7 @@ def question_of(row: dict[str, Any]) -> Question:
     """A row as a reader is asked it."""
     passages = tuple(Passage(passage["id"], passage["text"], passage["title"]) for passage in row["passages"])
     history = tuple(Turn(turn["role"], turn["text"]) for turn in row["chat_history"])
-    return Question(row["question"], passages, history)
+    return Question(row["question"], passages, history, id=row["id"])
 
 
 def from_squad(row: dict[str, Any]) -> dict[str, Any]:

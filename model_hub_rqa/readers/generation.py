@@ -1,6 +1,7 @@
 """The reader that is one causal language model, which `GenerationTrial` trains."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class GenerationReader:
         ``settings.n_context`` of them are read, and cut at their end where the prompt exceeds ``settings.max_length``.
 
         Raises:
-            DataError: every question that is too long by itself.
+            DataError: every question that is too long by itself, or that the chat template refuses.
         """
         features = self._features(questions)
         answers: dict[int, Answer] = {}
@@ -69,18 +70,24 @@ class GenerationReader:
             answers.update(zip(numbers, self._answer(batch, scores), strict=True))
         return [answers[number] for number in range(len(questions))]
 
+    def errors(self, questions: Sequence[Question]) -> dict[int, str]:
+        """Why questions cannot be read, whatever their passages, by their place in ``questions``; {} for none."""
+        return self._errors(questions, self._columns([replace(question, passages=()) for question in questions]))
+
     def _features(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
-        rows = {**question_columns(questions, self.n_context), "answers": [[""] for _ in questions]}
-        columns = self.builder(rows, list(range(len(questions))))
-        limit = self.settings.max_length
-        faults = [
-            f"question: must fit into max_length ({limit} tokens), found {length} in {question.text[:60]!r}"
-            for question, length in zip(questions, columns["length"], strict=True)
-            if length > limit
-        ]
-        if faults:
-            raise DataError(faults)
+        columns = self._columns(questions)
+        if errors := self._errors(questions, columns):
+            raise DataError(errors.values())
         return [{name: column[number] for name, column in columns.items()} for number in range(len(questions))]
+
+    def _columns(self, questions: Sequence[Question]) -> dict[str, list[Any]]:
+        rows = {**question_columns(questions, self.n_context), "answers": [[""] for _ in questions]}
+        return self.builder(rows, list(range(len(questions))))
+
+    @staticmethod
+    def _errors(questions: Sequence[Question], columns: dict[str, list[Any]]) -> dict[int, str]:
+        names = [f"record {one.id}" if one.id else f"question {one.text[:60]!r}" for one in questions]
+        return {number: f"{names[number]}: {error}" for number, error in enumerate(columns["error"]) if error}
 
     def _batches(self, features: Sequence[dict[str, Any]]) -> Iterator[list[int]]:
         from model_hub_rqa.data.batching import EvalBatchSampler

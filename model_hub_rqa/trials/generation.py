@@ -17,7 +17,7 @@ from model_hub_rqa.data.generation import (
     left_padded_prompts,
     padding_id,
 )
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.errors import ConfigError, Faults
 from model_hub_rqa.models.causal import answer_losses, causal_lm_fault, generate_answers
 from model_hub_rqa.models.extractive import length_limit
 from model_hub_rqa.trials.passages import PassageTrial
@@ -91,8 +91,10 @@ class GenerationTrial(PassageTrial):
         examples = self.passages[split]
         parts = self.sets[split] or {"": range(len(examples))}
         settings = self.settings_of_sets
+        faults = Faults()
         built = [
-            build_generation_features(
+            faults.attempt(
+                build_generation_features,
                 examples.select(numbers),
                 GenerationFeatureBuilder(self.tokenizer, settings[split, name], first=numbers.start),
                 on_bad_record=self.data.on_bad_record,
@@ -100,6 +102,7 @@ class GenerationTrial(PassageTrial):
             )
             for name, numbers in parts.items()
         ]
+        faults.raise_any()
         return concatenate_datasets(built).with_format("numpy")
 
     @functools.cached_property

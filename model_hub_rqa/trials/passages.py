@@ -9,7 +9,7 @@ from model_hub_rqa.config.passages import PassageKwargs
 from model_hub_rqa.data.arrow_cache import Reader, cache_folder
 from model_hub_rqa.data.fusion_records import fusion_reader
 from model_hub_rqa.data.passages import choose_passages, retrieve_passages
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.errors import ConfigError, Faults
 from model_hub_rqa.metrics.documents import document_metrics
 from model_hub_rqa.metrics.generation import generation_metrics
 from model_hub_rqa.retrieval.base import Retriever
@@ -58,7 +58,10 @@ class PassageTrial(BaseTransformerTrial):
     def build_datasets(self) -> Mapping[str, Any]:
         found = self.build_retriever() if self.task.retrieves else None
         self.passages = {"train": self.training_passages(found), "validation": self.validation_passages(found)}
-        return {split: self.build_features(split) for split in self.passages}
+        faults = Faults()
+        features = {split: faults.attempt(self.build_features, split) for split in self.passages}
+        faults.raise_any()
+        return features
 
     def build_features(self, split: str) -> Any:
         """The features of ``self.passages[split]``."""
