@@ -56,7 +56,8 @@ def plain_windows(tokenizer: Any, rows: list[dict[str, Any]], length: int, strid
 
 def assert_equal_to_plain(tokenizer: Any, rows: list[dict[str, Any]], length: int, stride: int) -> None:
     ours = features(tokenizer, rows, length, stride, labels=False)
-    plain = plain_windows(tokenizer, rows, length, stride)
+    bare = [{**row, **{name: row[name].strip() for name in ("question", "context")}} for row in rows]
+    plain = plain_windows(tokenizer, bare, length, stride)
     assert [list(feature["input_ids"]) for feature in ours] == plain["input_ids"]
     if "token_type_ids" in tokenizer.model_input_names:
         assert [list(feature["token_type_ids"]) for feature in ours] == plain["token_type_ids"]
@@ -64,7 +65,9 @@ def assert_equal_to_plain(tokenizer: Any, rows: list[dict[str, Any]], length: in
     context = 1 if tokenizer.padding_side == "right" else 0
     for i, feature in enumerate(ours):
         sequence = plain.sequence_ids(i)
-        offsets = [pair for pair, part in zip(plain["offset_mapping"][i], sequence, strict=True) if part == context]
+        text = rows[feature["example_index"]]["context"]
+        moved = np.array(plain["offset_mapping"][i]) + len(text) - len(text.lstrip())
+        offsets = [tuple(pair) for pair, part in zip(moved.tolist(), sequence, strict=True) if part == context]
         assert list(zip(feature["offset_starts"], feature["offset_ends"], strict=True)) == offsets
         assert not offsets or feature["context_position"] == sequence.index(context)
         ids = plain["input_ids"][i]

@@ -177,11 +177,14 @@ class FeatureBuilder:
             A table with a row a feature: input_ids, token_type_ids, length (tokens), example_index (from
             ``indices``), feature_index (the window's number within its example) and, for training, start_positions
             and end_positions (both the CLS index where the window lacks the answer) or, for evaluation, cls_index,
-            context_position (the first context token's place), offset_starts and offset_ends (characters).
+            context_position (the first context token's place), offset_starts and offset_ends (characters of the
+            context as given). Outer white space of questions, contexts and answers is not read.
         """
         backend = _backend(self.backend_json)
-        questions = _Texts(backend, table["question"].to_pylist(), with_offsets=False)
-        contexts = _Texts(backend, table["context"].to_pylist(), with_offsets=True)
+        given = table["context"].to_pylist()
+        stripped = np.array([len(text) - len(text.lstrip()) for text in given], np.int32)  # at each context's start
+        questions = _Texts(backend, [text.strip() for text in table["question"].to_pylist()], with_offsets=False)
+        contexts = _Texts(backend, [text.strip() for text in given], with_offsets=True)
         question_length = np.minimum(questions.lengths[questions.number], self.max_question)
         cut = int((questions.lengths[questions.number] > self.max_question).sum())
         if cut:
@@ -208,7 +211,7 @@ class FeatureBuilder:
         columns["example_index"] = np.asarray(indices)[example]
         columns["feature_index"] = window
         if self.labels:
-            start, end = self._answer_tokens(table, contexts)
+            start, end = self._answer_tokens(table, contexts, stripped)
             start, end = start[example] - skipped, end[example] - skipped
             inside = (start >= 0) & (end < length) & (end >= 0)
             columns["start_positions"] = np.where(inside, start + position, cls)
@@ -218,7 +221,7 @@ class FeatureBuilder:
                 columns["context_position"] = np.broadcast_to(position, len(example))
                 columns["context_length"] = length
         else:
-            offsets = contexts.offsets[_gather(context_begin, length)]
+            offsets = contexts.offsets[_gather(context_begin, length)] + np.repeat(stripped[example], length)[:, None]
             columns["cls_index"] = cls
             columns["context_position"] = np.broadcast_to(position, len(example))
             columns["offset_starts"] = _list_array(np.ascontiguousarray(offsets[:, 0]), length)
@@ -261,18 +264,19 @@ class FeatureBuilder:
             "length": total,
         }
 
-    def _answer_tokens(self, table: pa.Table, contexts: _Texts) -> tuple[np.ndarray, np.ndarray]:
+    def _answer_tokens(self, table: pa.Table, contexts: _Texts, stripped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First and last context token of each example's first answer; -1 and -1 where it has none.
 
         The first token is the last that begins at or before the answer, the last token the first that ends at or
-        after the answer's end.
+        after the answer's end. ``stripped`` says how many characters each context lost at its start.
         """
         count = len(contexts.number)
         begin, end = np.full(count, -1, np.int64), np.full(count, -1, np.int64)
         for i, answers in enumerate(table["answers"].to_pylist()):
-            if answers["text"]:
-                begin[i] = answers["answer_start"][0]
-                end[i] = begin[i] + len(answers["text"][0])
+            text = answers["text"][0] if answers["text"] else ""
+            if bare := text.strip():
+                begin[i] = answers["answer_start"][0] + len(text) - len(text.lstrip()) - stripped[i]
+                end[i] = begin[i] + len(bare)
         # one sorted array over all contexts: the context's number in the high bits, the character in the low ones
         base = np.repeat(np.arange(len(contexts.lengths)), contexts.lengths) << 32
         starts, ends = base + contexts.offsets[:, 0], base + contexts.offsets[:, 1]

@@ -101,7 +101,7 @@ class FusionFeatureBuilder:
     def _answers(self, rows: Mapping[str, list[Any]]) -> list[list[np.ndarray]]:
         texts = []
         for target, answers in zip(rows["target"], rows["answers"], strict=True):
-            choices = [target] if target else list(dict.fromkeys(answers))
+            choices = [target.strip()] if target else list(dict.fromkeys(answer.strip() for answer in answers))
             texts.append(choices if self.training else choices[:1])
         bare = self.encode([text for row in texts for text in row])
         ids = [np.array([*self.answer_prefix, *one[: self.max_answer], *self.answer_suffix], np.int32) for one in bare]

@@ -64,11 +64,11 @@ class ChatPrompt:
         Raises:
             DataError: the chat template refuses these turns, or shows nothing of the question.
         """
-        given, question = self.clean(passages), self.clean(question)
+        given, question = self.clean(passages), self.clean(question).strip()
         if not self.settings.apply_chat_template:
             tags = self.settings
             return f"{tags.user_start_tag}{given}{question}{tags.user_end_tag}{tags.asst_tag}"
-        turns = [{"role": turn["role"], "content": self.clean(turn["text"])} for turn in history]
+        turns = [{"role": turn["role"], "content": self.clean(turn["text"]).strip()} for turn in history]
 
         def chat(content: str) -> str:
             return self._chat([*turns, {"role": "user", "content": content}], add_generation_prompt=True)
@@ -81,7 +81,8 @@ class ChatPrompt:
     def passages(self, rows: Sequence[Mapping[str, str]]) -> str:
         """The passages of a prompt, one after another."""
         template = self.settings.passage_template
-        return "".join(template.format(title=row["title"], context=row["text"]) for row in rows)
+        bare = ({name: self.clean(row[name]).strip() for name in ("title", "text")} for row in rows)
+        return "".join(template.format(title=row["title"], context=row["text"]) for row in bare)
 
     def clean(self, text: str) -> str:
         """The text without what looks like a special token."""

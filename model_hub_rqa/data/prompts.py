@@ -11,6 +11,8 @@ Turn = Mapping[str, str]  # {"role": "user" or "assistant", "text": what was sai
 class Prompt:
     """The two halves of a prompt as texts, from the settings of the data section.
 
+    The outer white space of questions, turns, titles and passages is left out.
+
     Args:
         settings: prompt_template, user_prefix and assistant_prefix are read.
 
@@ -27,12 +29,14 @@ class Prompt:
     def question_half(self, question: str, history: Sequence[Turn] = ()) -> str:
         """The question's half; ``history`` holds the turns before it, the oldest first."""
         turns = (*history, {"role": "user", "text": question})
-        dialogue = " ".join(f"{self._prefixes[turn['role']]} {turn['text']}" for turn in turns)
-        return self._trim(_fill(self._question, {"question": question, "dialogue": dialogue}), self.question_first)
+        dialogue = " ".join(f"{self._prefixes[turn['role']]} {turn['text'].strip()}" for turn in turns)
+        values = {"question": question.strip(), "dialogue": dialogue}
+        return self._trim(_fill(self._question, values), self.question_first)
 
     def passage_half(self, title: str, text: str) -> str:
         """The passage's half."""
-        return self._trim(_fill(self._passage, {"title": title, "context": text}), not self.question_first)
+        values = {"title": title.strip(), "context": text.strip()}
+        return self._trim(_fill(self._passage, values), not self.question_first)
 
     @staticmethod
     def _trim(text: str, first: bool) -> str:

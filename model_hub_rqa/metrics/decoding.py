@@ -181,7 +181,8 @@ def _best_entries(
     contexts: Sequence[str], features: Sequence[Sequence[SpanCandidates]], n_best_size: int, version_2: bool
 ) -> _Entries:
     """The best spans of all features of each question and, in v2, the null prediction, which stays even where it falls
-    off the end. The placeholder stands before an entry without text that is alone, and where there is none."""
+    off the end. The placeholder stands before an entry without text that is alone, and where there is none. Spans end
+    up without their outer white space."""
     flat = [feature for row in features for feature in row]
     count = len(contexts)
     question = np.repeat(np.arange(count), [len(row) for row in features])
@@ -201,6 +202,7 @@ def _best_entries(
     order = np.lexsort((-score, owner))  # stable: equal scores keep the order of the features, null last
     order = order[_kept(order, owner, kinds, columns[2], columns[3], count, n_best_size)]
     owner, kinds, score, *columns = (values[order] for values in (owner, kinds, score, *columns))
+    _trim(contexts, owner, columns[2], columns[3])
 
     lengths = np.fromiter(map(len, contexts), np.int64, count)
     is_empty = columns[2] >= np.minimum(columns[3], lengths[owner])
@@ -214,6 +216,27 @@ def _best_entries(
     is_empty = np.insert(is_empty, places, False)
     begin = np.searchsorted(owner, np.arange(count + 1))
     return _Entries(begin, owner, start, end, score, char_start, char_end, kinds == 0, is_empty, null_score)
+
+
+def _trim(contexts: Sequence[str], owner: NDArray[Any], char_start: NDArray[Any], char_end: NDArray[Any]) -> None:
+    """Moves spans past their outer white space, in place: some tokenizers count the space before a word to its token.
+    One of nothing else becomes empty, at its end: (0, 0) would be taken for the null prediction."""
+    places = zip(owner.tolist(), char_start.tolist(), char_end.tolist(), strict=True)
+    for number, (question, start, end) in enumerate(places):
+        text = contexts[question][start:end]
+        if text[:1].isspace() or text[-1:].isspace():
+            char_start[number], char_end[number] = trim_span(contexts[question], start, end)
+
+
+def trim_span(context: str, start: int, end: int) -> tuple[int, int]:
+    """The characters of a span without its outer white space.
+
+    >>> trim_span("an  oil embargo", 2, 8), trim_span("an  oil embargo", 2, 4)
+    ((4, 7), (4, 4))
+    """
+    text = context[start:end].lstrip()
+    first = start + len(context[start:end]) - len(text)
+    return first, first + len(text.rstrip())
 
 
 def _nulls(

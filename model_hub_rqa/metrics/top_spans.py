@@ -73,5 +73,6 @@ def decode_top(
     # how many entries the n-best list would have: "" alone in it becomes "empty" there
     total = np.minimum(np.bincount(owner, weights=spans.total, minlength=len(contexts)), n_best_size)
     bounds = zip(spans.char_start[best].tolist(), spans.char_end[best].tolist(), strict=True)
-    texts = [context[start:end] if start >= 0 else "" for context, (start, end) in zip(contexts, bounds, strict=True)]
+    found = [context[max(start, 0) : max(end, 0)] for context, (start, end) in zip(contexts, bounds, strict=True)]
+    texts = [text.strip() for text in found]
     return [text if text or count > 1 else PLACEHOLDER for text, count in zip(texts, total.tolist(), strict=True)]
