@@ -28,7 +28,7 @@ class ParityTrial(BaseTransformerTrial):
             return {"input_ids": row["numbers"], "labels": row["numbers"][0] % 2, "example_index": number, "length": 4}
 
         return {
-            split: rows.map(features, with_indices=True, remove_columns=rows.column_names)
+            split: self.map_examples(split, features, with_indices=True, remove_columns=rows.column_names)
             for split, rows in self.examples.items()
         }
 

@@ -53,7 +53,7 @@ class OwnModelTrial(BaseTransformerTrial):
 
     def build_datasets(self):
         encode = functools.partial(encode_row, tokenizer=self.tokenizer, subjects=self.subjects)
-        return {split: rows.map(encode, with_indices=True) for split, rows in self.examples.items()}
+        return {split: self.map_examples(split, encode, with_indices=True) for split in self.examples}
 
     def build_collator(self):
         return functools.partial(collate, padding=self.tokenizer.pad_token_id)

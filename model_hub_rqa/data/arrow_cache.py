@@ -1,21 +1,26 @@
-"""The validated rows of a file, written once as an Arrow file and memory-mapped from then on.
+"""The validated rows of a file, and what is made of them, each written once as an Arrow file and memory-mapped.
 
-The file is named by a hash of all that its content depends on, and its fingerprint is that hash: so ``Dataset.map``
-finds its own cache again in another process or on another rank, and an edited file never meets rows of before the
-edit.
+A file is named by a hash of all that its content depends on, the code that makes it included: so it is found again in
+another process or on another rank, and an edit of the data or of the code never meets rows of before the edit.
 """
 
+import ast
 import functools
 import hashlib
+import importlib.util
 import inspect
 import json
 import logging
 import os
+import pickle
+import pickletools
+import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import model_hub_rqa
 from model_hub_rqa.data.readers import Records
 from model_hub_rqa.errors import DataError
 
@@ -29,6 +34,8 @@ FORMAT_VERSION = 1  # raise it whenever the package's readers, or the layout of 
 _FOLDER = "model_hub_rqa"
 _ROWS_PER_BATCH = 1000  # as datasets writes: random access to a row reads one batch
 _SHOWN = 5
+_PACKAGE = os.path.dirname(os.path.realpath(model_hub_rqa.__file__))
+_STANDARD_LIBRARY = os.path.dirname(os.path.realpath(os.__file__)) + os.sep
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +93,155 @@ def cached_dataset(
 
 
 def _key(path: str, reader: Reader, on_bad_record: str) -> str:
-    from datasets.fingerprint import Hasher
-
-    # Hasher sees a partial's arguments and a closure's values; the source file stands for the reader's own code.
-    parts = [str(FORMAT_VERSION), Hasher.hash(reader), _source_digest(reader), on_bad_record, content_digest(path)]
+    parts = [str(FORMAT_VERSION), function_digest(reader), on_bad_record, content_digest(path)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def map_examples(
+    examples: "datasets.Dataset",
+    function: Callable[..., Any],
+    *,
+    overwrite_cache: bool = False,
+    key: Any = None,
+    **options: Any,
+) -> "datasets.Dataset":
+    """What ``function`` makes of all examples: ``Dataset.map``, whose cache holds until the data or the code changes.
+
+    ``Dataset.map`` alone hashes a function of a module by its name: after an edit it returns what the old one made.
+
+    Args:
+        examples: the data set.
+        function: as ``Dataset.map`` takes it.
+        overwrite_cache: make the result anew, even if the cache has it.
+        key: stands for the values that the function depends on where they are too large to hash; None to hash them.
+        options: of ``Dataset.map``.
+    """
+    from datasets.fingerprint import Hasher, generate_random_fingerprint
+
+    try:
+        digest = function_digest(function, key)
+    except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
+        logger.warning("%s cannot be hashed, so its result is not kept for the next run: %s", function, error)
+        digest = generate_random_fingerprint()
+    fingerprint = Hasher.hash([examples._fingerprint, examples.format, digest, options])
+    return examples.map(function, load_from_cache_file=not overwrite_cache, new_fingerprint=fingerprint, **options)
+
+
+def function_digest(function: Callable[..., Any], key: Any = None) -> str:
+    """A hash of a function: of its arguments and of its source, the same in every process.
+
+    The source is all of this package, and the file of each function and class that ``function`` holds, with the files
+    that those import; of installed libraries only the file itself.
+
+    Args:
+        function: a function, a ``functools.partial``, a method or a callable object.
+        key: is hashed in place of the function's own values, if it is not None.
+
+    Raises:
+        pickle.PicklingError, TypeError, AttributeError, RecursionError: a value cannot be hashed.
+    """
+    from datasets.utils._dill import dumps
+
+    pickled = dumps(function if key is None else key)
+    roots = [_source_file(function), *map(module_file, _modules_in(pickled))]
+    parts = [hashlib.sha256(pickled).hexdigest(), source_digest(*roots)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def source_digest(*roots: str | None) -> str:
+    """A hash of this package, its version and some source files, with what those import outside installed libraries.
+
+    Args:
+        roots: paths of source files; None is ignored.
+    """
+    waiting, found = [path for path in roots if path is not None], dict[str, str]()
+    while waiting:
+        path = os.path.realpath(waiting.pop())
+        if path in found or path.startswith(_PACKAGE + os.sep) or not (path.endswith(".py") and os.path.isfile(path)):
+            continue
+        source = Path(path).read_bytes()
+        found[path] = hashlib.sha256(source).hexdigest()
+        if not _is_installed(path):
+            waiting += _imported_files(path, source)
+    return "\n".join([_package_digest(), *sorted(set(found.values()))])
+
+
+@functools.cache
+def _package_digest() -> str:
+    files = sorted(Path(_PACKAGE).rglob("*.py"))
+    return " ".join([model_hub_rqa.__version__, *(content_digest(str(file)) for file in files)])
+
+
+def _modules_in(pickled: bytes) -> set[str]:
+    """The modules whose functions and classes a pickle names."""
+    names, before, last = set(), "", ""
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if "UNICODE" in opcode.name:
+            before, last = last, str(argument)
+        elif opcode.name == "STACK_GLOBAL":  # module and name are the two strings before it: datasets keeps no memo
+            names.add(before)
+        elif opcode.name == "GLOBAL":
+            names.add(str(argument).partition(" ")[0])
+    return names
+
+
+def _source_file(function: Callable[..., Any]) -> str | None:
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        return inspect.getsourcefile(function if inspect.isroutine(function) else type(function))
+    except TypeError:  # built into Python
+        return None
+
+
+def module_file(name: str) -> str | None:
+    return getattr(sys.modules.get(name), "__file__", None)
+
+
+def _is_installed(path: str) -> bool:
+    return "site-packages" in path or "dist-packages" in path or path.startswith(_STANDARD_LIBRARY)
+
+
+def _imported_files(path: str, source: bytes) -> Iterator[str]:
+    """Where the modules would be that a source file imports, wherever in it; nothing is imported for that."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _absolute(alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module.split(".") if node.module else []
+            for alias in node.names:
+                if node.level:
+                    yield from _along(Path(path).parents[node.level - 1], [*module, alias.name])
+                else:
+                    yield from _absolute([*module, alias.name])
+
+
+def _absolute(parts: list[str]) -> Iterator[str]:
+    if parts[0] in sys.stdlib_module_names:
+        return
+    try:
+        spec = importlib.util.find_spec(parts[0])
+    except ValueError:  # a module that was made without a spec
+        spec = None
+    if spec is not None and spec.origin is not None and _is_installed(spec.origin):
+        return
+    if spec is not None and spec.origin is not None:
+        yield spec.origin
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        yield from _along(Path(folder), parts[1:])
+
+
+def _along(folder: Path, parts: list[str]) -> Iterator[str]:
+    yield str(folder / "__init__.py")
+    for part in parts:
+        yield str(folder / f"{part}.py")
+        folder /= part
+        yield str(folder / "__init__.py")
 
 
 def content_digest(path: str) -> str:
@@ -105,16 +256,6 @@ def content_digest(path: str) -> str:
     files = sorted(file for file in Path(path).rglob("*") if file.is_file())
     listed = [f"{file.relative_to(path).as_posix()} {content_digest(str(file))}" for file in files]
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()
-
-
-def _source_digest(reader: Callable[..., Any]) -> str:
-    while isinstance(reader, functools.partial):
-        reader = reader.func
-    try:
-        source = inspect.getsourcefile(reader if inspect.isroutine(reader) else type(reader))
-    except TypeError:  # built into Python
-        source = None
-    return content_digest(source) if source and os.path.isfile(source) else ""
 
 
 def _write(target: Path, write: Callable[[Any], Any]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from model_hub_rqa.components import COLLATORS
+from model_hub_rqa.data.arrow_cache import map_examples
 from model_hub_rqa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
 
 
 class FeatureBuilder:
-    """Turns a batch of examples into features; pass it to ``Dataset.map`` (see `build_features`).
+    """Turns a batch of examples into features; see `build_features`.
 
     Args:
         tokenizer: a fast tokenizer. Its padding side decides the order of the pair: question first where it pads on
@@ -293,14 +294,16 @@ def _column(values: Any) -> pa.Array:
     return values if isinstance(values, pa.Array) else pa.array(np.asarray(values, dtype=np.int32))
 
 
-def build_features(examples: "Dataset", builder: FeatureBuilder) -> "Dataset":
-    """The features of all examples, cached under a fingerprint of the examples and of the builder's settings.
+def build_features(examples: "Dataset", builder: FeatureBuilder, *, overwrite_cache: bool = False) -> "Dataset":
+    """The features of all examples, from the cache unless ``overwrite_cache`` (see `arrow_cache.map_examples`).
 
     Returns:
         A dataset in numpy format with the columns that `FeatureBuilder.__call__` names.
     """
-    features = examples.with_format("arrow").map(
+    features = map_examples(
+        examples.with_format("arrow"),
         builder,
+        overwrite_cache=overwrite_cache,
         batched=True,
         batch_size=EXAMPLES_A_BATCH,
         with_indices=True,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from model_hub_rqa.config.fusion import FusionKwargs
+from model_hub_rqa.data.arrow_cache import map_examples
 from model_hub_rqa.data.prompts import Prompt
 from model_hub_rqa.data.tokens import TextEncoder, single_template, target_template
 
@@ -22,7 +23,7 @@ _EXAMPLES_A_BATCH = 512  # tokenised at a time
 
 
 class FusionFeatureBuilder:
-    """Turns a batch of examples into features; pass it to ``Dataset.map`` (see `build_fusion_features`).
+    """Turns a batch of examples into features; see `build_fusion_features`.
 
     The question's half of the prompt gets at most half of ``max_encoder_seq_length``: the oldest turns of a dialogue
     are left out first, then the question's end. The passage gets what remains.
@@ -108,8 +109,10 @@ class FusionFeatureBuilder:
         return _regroup(ids, texts)
 
 
-def build_fusion_features(examples: "Dataset", builder: FusionFeatureBuilder) -> "Dataset":
-    """The features of all examples, cached under a fingerprint of the examples and of the builder's settings.
+def build_fusion_features(
+    examples: "Dataset", builder: FusionFeatureBuilder, *, overwrite_cache: bool = False
+) -> "Dataset":
+    """The features of all examples, from the cache unless ``overwrite_cache`` (see `arrow_cache.map_examples`).
 
     Returns:
         A dataset in numpy format with the columns that `FusionFeatureBuilder.__call__` names.
@@ -123,8 +126,10 @@ def build_fusion_features(examples: "Dataset", builder: FusionFeatureBuilder) ->
         **dict.fromkeys(("question_ids", "passage_ids", "passage_lengths", "answer_ids", "answer_lengths"), ids),
         **dict.fromkeys(("length", "example_index"), Value("int32")),
     }
-    features = examples.map(
+    features = map_examples(
+        examples,
         builder,
+        overwrite_cache=overwrite_cache,
         batched=True,
         batch_size=_EXAMPLES_A_BATCH,
         with_indices=True,

@@ -9,6 +9,7 @@ import torch
 
 from model_hub_rqa.components import COLLATORS
 from model_hub_rqa.config.generation import GenerationKwargs
+from model_hub_rqa.data.arrow_cache import map_examples
 from model_hub_rqa.data.tokens import end_token_id, single_template
 from model_hub_rqa.errors import ConfigError, DataError
 
@@ -139,7 +140,7 @@ class ChatPrompt:
 
 
 class GenerationFeatureBuilder:
-    """Turns a batch of examples into features; pass it to ``Dataset.map`` (see `build_generation_features`).
+    """Turns a batch of examples into features; see `build_generation_features`.
 
     Where prompt and answer are longer than ``max_length``, the passages are cut at their end, and neither the question
     nor the answer ever is. The answer to learn is the record's target, or else its first answer.
@@ -212,9 +213,14 @@ class GenerationFeatureBuilder:
 
 
 def build_generation_features(
-    examples: "Dataset", builder: GenerationFeatureBuilder, *, on_bad_record: str = "error", split: str = ""
+    examples: "Dataset",
+    builder: GenerationFeatureBuilder,
+    *,
+    on_bad_record: str = "error",
+    split: str = "",
+    overwrite_cache: bool = False,
 ) -> "Dataset":
-    """The features of all examples, cached under a fingerprint of the examples and of the builder's settings.
+    """The features of all examples, from the cache where it has them (see `arrow_cache.map_examples`).
 
     Args:
         examples: rows as `fusion_records.FUSION_FEATURES` describes them.
@@ -222,6 +228,7 @@ def build_generation_features(
         on_bad_record: what becomes of an example whose question and answer alone are longer than max_length, or that
             the chat template refuses: "error", or "skip" to leave it out with a warning.
         split: the examples' name, for messages.
+        overwrite_cache: make the features anew.
 
     Returns:
         A dataset in numpy format with the columns that `GenerationFeatureBuilder.__call__` names, but for error.
@@ -241,8 +248,10 @@ def build_generation_features(
         "predict_with_generate": Value("bool"),
         "error": Value("string"),
     }
-    features = examples.map(
+    features = map_examples(
+        examples,
         builder,
+        overwrite_cache=overwrite_cache,
         batched=True,
         batch_size=_EXAMPLES_A_BATCH,
         with_indices=True,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from model_hub_rqa.data.arrow_cache import map_examples
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.records import Hit
 
@@ -21,7 +22,12 @@ _QUESTIONS_A_BATCH = 1024  # retrieved for at a time
 
 
 def choose_passages(
-    examples: "Dataset", *, n_context: int | None, num_hard_negatives: int = 0, seed: int = 0
+    examples: "Dataset",
+    *,
+    n_context: int | None,
+    num_hard_negatives: int = 0,
+    seed: int = 0,
+    overwrite_cache: bool = False,
 ) -> "Dataset":
     """Keeps the passages of each record that are read.
 
@@ -31,9 +37,10 @@ def choose_passages(
         num_hard_negatives: so many of the record's negatives are put among its passages, at places drawn from the
             seed, so that the gold passage is not always first; n_context then drops what is not gold.
         seed: of the places.
+        overwrite_cache: choose anew where the cache has the choice.
     """
     choose = functools.partial(_choose, n_context=n_context, num_hard_negatives=num_hard_negatives, seed=seed)
-    return examples.map(choose, with_indices=True, desc="choosing passages")
+    return map_examples(examples, choose, overwrite_cache=overwrite_cache, with_indices=True, desc="choosing passages")
 
 
 def retrieve_passages(
@@ -45,6 +52,7 @@ def retrieve_passages(
     keep_gold: bool,
     seed: int = 0,
     fingerprint: str | None = None,
+    overwrite_cache: bool = False,
 ) -> "Dataset":
     """Puts retrieved passages in the place of the record's.
 
@@ -63,6 +71,8 @@ def retrieve_passages(
         DataError: ``retrieve`` returned a list of another length, or no passage for a question.
     """
 
+    from datasets.fingerprint import generate_random_fingerprint
+
     def replace(rows: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         questions = list(rows["question"])
         found = retrieve(questions)
@@ -79,14 +89,16 @@ def retrieve_passages(
             chosen.append(_cut(merged, n_context))
         return {"passages": chosen}
 
-    settings = (max_num_to_retrieve, n_context, keep_gold, seed, fingerprint)
-    return examples.map(
+    # retrievers are large, and their own text says what they depend on
+    found_by = generate_random_fingerprint() if fingerprint is None else fingerprint
+    return map_examples(
+        examples,
         replace,
+        overwrite_cache=overwrite_cache,
+        key=(max_num_to_retrieve, n_context, keep_gold, seed, found_by),
         batched=True,
         batch_size=_QUESTIONS_A_BATCH,
         with_indices=True,
-        load_from_cache_file=fingerprint is not None,
-        new_fingerprint=None if fingerprint is None else _hash(examples, settings),
         desc="retrieving passages",
     )
 
@@ -147,9 +159,3 @@ def _key(passage: Mapping[str, Any]) -> str:
 def _row(hit: Hit) -> Row:
     passage = hit.passage
     return {"id": passage.id, "title": passage.title, "text": passage.text, "score": float(hit.score), "gold": False}
-
-
-def _hash(examples: "Dataset", settings: tuple[Any, ...]) -> str:
-    from datasets.fingerprint import Hasher
-
-    return str(Hasher.hash((examples._fingerprint, *settings)))

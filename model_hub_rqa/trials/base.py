@@ -255,7 +255,10 @@ class BaseTransformerTrial(SetsTrial):
         """Raises ConfigError for settings that do not fit the config or the tokenizer."""
 
     def build_datasets(self) -> Mapping[str, Any]:
-        """Turns ``self.examples`` into "train" and "validation" datasets; a column ``length`` holds tokens."""
+        """Turns ``self.examples`` into "train" and "validation" datasets; a column ``length`` holds tokens.
+
+        Use ``self.map_examples(split, function)``: its cache notices when you edit the function.
+        """
         raise NotImplementedError("a task's trial builds its own features")
 
     # ---- model, optimizer, scheduler, loaders ----

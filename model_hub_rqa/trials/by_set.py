@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
+from datasets.fingerprint import Hasher
 from determined import pytorch
 
 from model_hub_rqa.config import DatasetKwargs
 from model_hub_rqa.config.named_sets import NamedSetKwargs, parse_named_sets
+from model_hub_rqa.data.arrow_cache import map_examples, module_file, source_digest
 from model_hub_rqa.data.named_sets import join_sets, set_numbers
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.trials.chosen import ChosenComponents
@@ -25,6 +28,8 @@ class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
     takes_keyed_batches = False
     validation_set = ""
     output_dir: Path | None
+    data: Any
+    examples: Mapping[str, Any]
     datasets: Mapping[str, Any]
     sets: dict[str, dict[str, range]]
 
@@ -46,6 +51,16 @@ class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
         index = features["example_index"][:] if "example_index" in features.column_names else range(len(features))
         return set_numbers(self.sets[split], index)
 
+    def map_examples(self, split: str, function: Callable[..., Any], **options: Any) -> Any:
+        """What ``function`` makes of ``self.examples[split]``, cached until the data, the code or the settings change.
+
+        Args:
+            split: "train" or "validation".
+            function: from a row (a dict) to the columns to add.
+            options: of ``datasets.Dataset.map``, such as ``with_indices`` or ``batched``.
+        """
+        return map_examples(self.examples[split], function, overwrite_cache=self.data.overwrite_cache, **options)
+
     def _join_sets(self, loaded: Mapping[str, Any]) -> Mapping[str, Any]:
         """Puts the named sets of a side one after another, and notes in ``self.sets`` where each is."""
         joined = dict(loaded)
@@ -53,6 +68,10 @@ class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
             if isinstance(parts, Mapping):
                 joined[side], bounds = join_sets(parts)
                 self.sets[side] = {} if list(bounds) == [""] else bounds
+            # so that a build_datasets of one's own that calls Dataset.map itself sees its own edits, too
+            if isinstance(joined[side], Dataset):
+                code = source_digest(module_file(type(self).__module__))
+                joined[side]._fingerprint = Hasher.hash([joined[side]._fingerprint, code])
         return joined
 
     def evaluated(self, examples: Any, numbers: Sequence[Any]) -> Any:

@@ -98,7 +98,8 @@ class FiDTrial(PassageTrial):
             raise ConfigError(faults)
 
     def build_features(self, split: str) -> Any:
-        return build_fusion_features(self.passages[split], self.feature_builder(training=split == "train"))
+        builder = self.feature_builder(training=split == "train")
+        return build_fusion_features(self.passages[split], builder, overwrite_cache=self.data.overwrite_cache)
 
     def feature_builder(self, *, training: bool) -> FusionFeatureBuilder:
         start = decoder_start_token_id(self.config)

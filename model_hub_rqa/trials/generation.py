@@ -99,6 +99,7 @@ class GenerationTrial(PassageTrial):
                 GenerationFeatureBuilder(self.tokenizer, settings[split, name], first=numbers.start),
                 on_bad_record=self.data.on_bad_record,
                 split=f"data.{split}" + (f" {name}" if name else ""),
+                overwrite_cache=self.data.overwrite_cache,
             )
             for name, numbers in parts.items()
         ]

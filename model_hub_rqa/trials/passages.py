@@ -73,7 +73,11 @@ class PassageTrial(BaseTransformerTrial):
         examples, task = self.examples["train"], self.task
         if found is None or not task.embedding_model:
             return choose_passages(
-                examples, n_context=task.n_context, num_hard_negatives=task.num_hard_negatives, seed=self.seed
+                examples,
+                n_context=task.n_context,
+                num_hard_negatives=task.num_hard_negatives,
+                seed=self.seed,
+                overwrite_cache=self.data.overwrite_cache,
             )
         return self._retrieved(examples, found, task.embedding_max_num_to_retrieve, keep_gold=True)
 
@@ -81,7 +85,9 @@ class PassageTrial(BaseTransformerTrial):
         """The validation examples with the passages that are read: retrieved ones alone where there is a retriever."""
         examples, task = self.examples["validation"], self.task
         if found is None:
-            return choose_passages(examples, n_context=task.n_context, seed=self.seed)
+            return choose_passages(
+                examples, n_context=task.n_context, seed=self.seed, overwrite_cache=self.data.overwrite_cache
+            )
         wanted = task.embedding_max_num_to_retrieve
         if not task.embedding_model and task.n_context is not None:
             wanted = task.n_context  # trained on so many of the records' own
@@ -98,6 +104,7 @@ class PassageTrial(BaseTransformerTrial):
             keep_gold=keep_gold,
             seed=self.seed,
             fingerprint=fingerprint,
+            overwrite_cache=self.data.overwrite_cache,
         )
 
     def answer_metrics(self, numbers: Sequence[Any], predictions: Sequence[str]) -> dict[str, float]:

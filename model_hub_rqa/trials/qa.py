@@ -46,7 +46,11 @@ class QATrial(BaseTransformerTrial):
 
     def build_datasets(self) -> Mapping[str, Any]:
         return {
-            split: build_features(self.examples[split], self.feature_builder(labels=split == "train"))
+            split: build_features(
+                self.examples[split],
+                self.feature_builder(labels=split == "train"),
+                overwrite_cache=self.data.overwrite_cache,
+            )
             for split in ("train", "validation")
         }
 
