@@ -10,7 +10,7 @@ import logging
 import pickle
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from model_hub_rqa.errors import CheckpointError
 
@@ -106,6 +106,15 @@ def verify_checkpoint(folder: Path, *, allow_unverified: bool = False) -> None:
         problems = [line for line in problems if MANIFEST not in line] + _content_problems(folder)
     if problems:
         raise CheckpointError(problems)
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What stands in a checkpoint's metadata.json; nothing where it cannot be read."""
+    try:
+        found = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def steps_completed(folder: Path) -> int:

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.checkpoints import checkpoints_of, newest_checkpoint, steps_completed, verify_checkpoint
-from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
+from model_hub_rqa.checkpoints import checkpoints_of, steps_completed
+from model_hub_rqa.errors import ConfigError, RqaError
 from model_hub_rqa.experiment import Experiment, parse_experiment
 from model_hub_rqa.trials.command_line import configuration, parse_arguments
 from model_hub_rqa.trials.experiments import import_trial, resolve_experiment
@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on from a checkpoint without manifest.json, though nothing shows whether it is damaged",
     )
+    parser.add_argument(
+        "--allow-changed-run",
+        action="store_true",
+        help="go on although the batch size, seed, data, optimizer or number of ranks is another than before",
+    )
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "model_hub_rqa.train") -> int:
@@ -78,24 +83,24 @@ def _run(args: argparse.Namespace, given: dict[str, dict[str, Any]]) -> int:
         if given:
             raise ConfigError("flags of settings are for local runs: on a cluster the configuration says what to train")
         return _train_on_cluster(args.trial, args.allow_unverified)
+    if args.allow_unverified and args.resume in (None, "latest"):
+        raise ConfigError("--allow-unverified: needs --resume DIR, the checkpoint to trust")
+    if args.allow_changed_run and args.resume is None:
+        raise ConfigError("--allow-changed-run: needs --resume")
     experiment = resolve_experiment(configuration(args, given))
-    folder = Path(args.output_dir or Path("runs") / experiment.name)
-    resume_from, notes = _resume_from(folder, args.resume, args.allow_unverified)
-    return _train_locally(experiment, folder, resume_from, notes, args.test)
+    return _train_locally(experiment, Path(args.output_dir or Path("runs") / experiment.name), args)
 
 
 # ---- a local run ----
 
 
-def _train_locally(
-    experiment: Experiment, folder: Path, resume_from: Path | None, notes: Sequence[str], test_mode: bool
-) -> int:
+def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespace) -> int:
     import torch
     from determined import pytorch
 
     from model_hub_rqa.config import resolve_search_specs
     from model_hub_rqa.config.interpolation import settle
-    from model_hub_rqa.trials import determined_fixes
+    from model_hub_rqa.trials import determined_fixes, resuming
 
     trial_class = import_trial(experiment.trial_class)
     resolved = settle(experiment.raw)
@@ -104,9 +109,10 @@ def _train_locally(
     # the trial resolves the rest itself, as it does on a cluster
     hparams = resolve_search_specs(experiment.raw.get("hyperparameters") or {}) | size
     quiet_libraries()
-    folder.mkdir(parents=True, exist_ok=True)
     distributed = determined_fixes.join_process_group()
     try:
+        resume_from, notes = resuming.agree_on_checkpoint(distributed, folder, args.resume, args.allow_unverified)
+        folder.mkdir(parents=True, exist_ok=True)
         with (
             _logging_to(folder / "run.log", enabled=distributed is None or distributed.rank == 0),
             pytorch.init(hparams=hparams, exp_conf=dict(experiment.raw), distributed=distributed) as context,
@@ -118,7 +124,12 @@ def _train_locally(
                 _write_config(folder / "config.yaml", resolved)
             trial: Any = trial_class(context)
             trial.output_dir = folder
-            _fit_locally(trial, experiment, folder, resume_from, test_mode)
+            before: dict[str, Any] = {}
+            if resume_from is not None and not trial.trainer.validates_only:
+                before, notes = resuming.check_same_run(trial, resume_from, allow_changed=args.allow_changed_run)
+                for line in notes:
+                    _say(line)
+            _fit_locally(trial, experiment, folder, resume_from, before, test_mode=args.test)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -129,16 +140,25 @@ def _train_locally(
     return 0
 
 
-def _fit_locally(trial: Any, experiment: Experiment, folder: Path, resume_from: Path | None, test_mode: bool) -> None:
+def _fit_locally(
+    trial: Any,
+    experiment: Experiment,
+    folder: Path,
+    resume_from: Path | None,
+    changed_from: dict[str, Any],
+    *,
+    test_mode: bool,
+) -> None:
     from determined import pytorch
 
     from model_hub_rqa.progress import TrainProgress
-    from model_hub_rqa.trials import determined_fixes, local_run, summary
+    from model_hub_rqa.trials import determined_fixes, local_run, resuming, summary
 
     began = time.monotonic()
     context = trial.context
     chief = context.distributed.rank == 0
     done = 0 if resume_from is None else steps_completed(resume_from)
+    done = resuming.batches_of(done, changed_from, trial.accumulation)
     if chief:
         for line in local_run.clear_the_way(folder, done):
             _say(line)
@@ -150,14 +170,18 @@ def _fit_locally(trial: Any, experiment: Experiment, folder: Path, resume_from: 
         resumed_at=done,
         is_chief=chief,
     )
+    reports.last_validation = context.distributed.broadcast(reports.last_validation)
     checkpoints = determined_fixes.LocalCheckpoints(
         context.distributed,
         (folder / "checkpoints").resolve(),
+        resuming.run_record(trial) if chief else {},
         lambda _: local_run.remove_old_checkpoints(folder, trial.trainer.save_total_limit, reports),
     )
     determined_fixes.use_local_backends(context, checkpoints, reports)
     controller = determined_fixes.local_controller(
         resume_from=resume_from,
+        done=done,
+        changed_from=changed_from,
         checkpoint_policy="none" if trial.trainer.validates_only else experiment.checkpoint_policy,
         metric=experiment.metric,
         smaller_is_better=experiment.smaller_is_better,
@@ -273,33 +297,6 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
         with tempfile.TemporaryDirectory() as files, determined_fixes.validation_on_cluster(Path(files)):
             trial.output_dir = Path(files)
             fit(trainer, trial, **{**settings, "checkpoint_policy": "none"})
-
-
-def _resume_from(folder: Path, resume: str | None, allow_unverified: bool) -> tuple[Path | None, list[str]]:
-    """The checkpoint to go on from, verified, or None for a run from the beginning; and what to tell the user of it.
-
-    Raises:
-        ConfigError: a new run would write among the checkpoints of another.
-        CheckpointError: the one asked for is not whole, or none of a run's checkpoints is.
-    """
-    if allow_unverified and resume in (None, "latest"):
-        raise ConfigError("--allow-unverified: needs --resume DIR, the checkpoint to trust")
-    if resume is None:
-        if checkpoints_of(folder):
-            raise ConfigError(
-                f"--output-dir: {folder} already holds a run's checkpoints: go on with --resume latest, "
-                "or choose another folder"
-            )
-        return None, []
-    if resume != "latest":
-        verify_checkpoint(Path(resume), allow_unverified=allow_unverified)
-        return Path(resume).resolve(), [f"resuming from {resume}"]
-    if not checkpoints_of(folder):  # a run that was killed before its first checkpoint goes on by itself, too
-        return None, [f"--resume latest: no checkpoint in {folder} yet, so the run starts from the beginning"]
-    newest, passed_over = newest_checkpoint(folder)
-    if newest is None:
-        raise CheckpointError([f"--resume latest: {folder} holds no whole checkpoint", *passed_over])
-    return newest.resolve(), [*(f"passed over: {line}" for line in passed_over), f"resuming from {newest}"]
 
 
 def _check_batch_size(hparams: dict[str, Any]) -> None:

@@ -68,6 +68,25 @@ def start_ranks(
     ]
 
 
+def run_nodes(argvs: Sequence[Sequence[str]], logs: Path, seconds: float = 120) -> list[int]:
+    """One rank on each of several machines, with a command line of its own; returns the exit codes."""
+    logs.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank, argv in enumerate(argvs):
+        environment = {"RANK": str(rank), "GROUP_RANK": str(rank), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        environment |= {"WORLD_SIZE": str(len(argvs)), "GROUP_WORLD_SIZE": str(len(argvs))}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        processes.append(start(argv, logs / f"{rank}.log", **environment))
+    try:
+        return [finish(process, seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
 def run_ranks(count: int, argv: Sequence[str], logs: Path, *, hook: Callable[[], object] | None = None) -> list[int]:
     """Runs all ranks to their end; returns their exit codes."""
     if count == 1:

@@ -227,4 +227,4 @@ def test_a_checkpoint_of_another_model_or_another_moment_is_refused(
     (checkpoint / "trial_state.pkl").write_bytes((run / "checkpoints/checkpoint-10/trial_state.pkl").read_bytes())
     tiny.sign(checkpoint)
     assert resume(done, tmp_path / "b", checkpoint) == 2
-    assert re.search("trial_state.pkl: must be of batch 5, as metadata.json is, found 10", capsys.readouterr().err)
+    assert re.search("trial_state.pkl: must be of batch 5, as metadata.json is, got 10", capsys.readouterr().err)

@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,8 +20,9 @@ import torch
 from determined import core, pytorch, util
 from determined.common.api import bindings, errors
 
-from model_hub_rqa.checkpoints import METADATA, STATE, steps_completed, verify_checkpoint, write_manifest
+from model_hub_rqa.checkpoints import METADATA, STATE, verify_checkpoint, write_manifest
 from model_hub_rqa.errors import CheckpointError, ConfigError
+from model_hub_rqa.trials import resuming
 
 logger = logging.getLogger(__name__)
 
@@ -250,12 +251,16 @@ class LocalCheckpoints(core.DummyCheckpointContext):
     Args:
         distributed: the ranks.
         root: where the folders go.
+        record: of the run, for the metadata of each checkpoint.
         on_stored: called with the folder of each new checkpoint.
     """
 
-    def __init__(self, distributed: core.DistributedContext, root: Path, on_stored: Any) -> None:
+    def __init__(
+        self, distributed: core.DistributedContext, root: Path, record: Mapping[str, Any], on_stored: Any
+    ) -> None:
         super().__init__(distributed, storage_manager=None)  # type: ignore[arg-type]  # both users of it are below
         self.root = root
+        self.record = record
         self.on_stored = on_stored
 
     @contextlib.contextmanager
@@ -268,7 +273,8 @@ class LocalCheckpoints(core.DummyCheckpointContext):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             yield partial, final.name
-            (partial / METADATA).write_text(json.dumps(metadata, indent=1), encoding="utf-8")
+            content = {**metadata, resuming.RECORD: self.record}
+            (partial / METADATA).write_text(json.dumps(content, indent=1), encoding="utf-8")
             write_manifest(partial)
             _flush(partial)
             set_aside(final)
@@ -322,6 +328,8 @@ def use_local_backends(
 def local_controller(
     *,
     resume_from: Path | None,
+    done: int = 0,
+    changed_from: Mapping[str, Any] | None = None,
     checkpoint_policy: str,
     metric: str,
     smaller_is_better: bool,
@@ -330,7 +338,9 @@ def local_controller(
 ) -> Iterator[None]:
     """While this is open, ``Trainer.fit`` resumes exactly and keeps ``checkpoint_policy: best`` off the cluster too.
 
-    - Determined's local resume starts data and batch numbers at 0 and overshoots: steps come from the checkpoint.
+    - Determined's local resume starts data and batch numbers at 0 and overshoots: it begins after ``done`` batches.
+    - It restores the settings of optimizer and schedule along with their state: with ``changed_from``, the record of
+      another run, those of this run hold, and batches are counted by this run's accumulation.
     - Its local training turns "best" into "all".
     - Its local checkpoints copy the whole working directory, be it a home directory: only ``code`` (the file or
       package of the trial class, None where it is installed) is copied.
@@ -344,7 +354,7 @@ def local_controller(
     class LocalController(pytorch._PyTorchTrialController):
         def __init__(self, **settings: Any) -> None:
             if resume_from is not None:
-                settings["steps_completed"] = steps_completed(resume_from)
+                settings["steps_completed"] = done
                 settings["latest_checkpoint"] = str(resume_from)
             settings |= {"checkpoint_policy": checkpoint_policy, "searcher_metric_name": metric}
             settings["smaller_is_better"] = smaller_is_better
@@ -381,18 +391,27 @@ def local_controller(
                 raise error.__cause__ from None
 
         def _load(self, load_path: Path) -> None:
+            kept = resuming.keeping_new_settings(self.context) if changed_from else contextlib.nullcontext()
             try:
-                super()._load(load_path)
+                with kept:
+                    super()._load(load_path)
             except Exception as error:  # torch, pickle and every load_state_dict raise their own kinds
                 words = " ".join(str(error).split())
                 raise CheckpointError(f"{load_path}: cannot be loaded into this configuration: {words}") from error
-            done, expected = self.state.batches_trained if self.state else None, self.start_from_batch
-            if done != expected:
+            found, expected = self.state.batches_trained if self.state else None, self.start_from_batch
+            if found != expected:
                 raise CheckpointError(
-                    f"{load_path / STATE}: must be of batch {expected}, as {METADATA} is, found {done}"
+                    f"{load_path / STATE}: must be of batch {expected}, as {METADATA} is, got {found}"
                 )
 
         def _load_state(self, state: Any) -> None:
+            if changed_from:
+                counted = {name: state[name] for name in ("batches_trained", "last_val", "last_ckpt")}
+                accumulation = self.context._aggregation_frequency
+                counted = {
+                    name: resuming.batches_of(number, changed_from, accumulation) for name, number in counted.items()
+                }
+                state = {**state, **counted, "epochs_trained": self._get_epoch_idx(counted["batches_trained"])}
             super()._load_state({**state, "trial_id": self.trial_id})
 
     def write_code(path: Path, on_cluster: bool) -> None:
