@@ -4,18 +4,27 @@ The measures are those of LocalRQA's evaluator (Yu et al. 2024, arXiv:2403.00982
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from model_hub_rqa.data.questions import question_of
 from model_hub_rqa.metrics.documents import document_metrics
 from model_hub_rqa.metrics.generation import answer_metrics, word_statistics
-from model_hub_rqa.metrics.text import exact_match_score, f1_score, max_over_ground_truths, precision_score
+from model_hub_rqa.metrics.text import (
+    SQUAD_RULES,
+    AnswerRules,
+    exact_match_score,
+    f1_score,
+    max_over_ground_truths,
+    precision_score,
+)
 from model_hub_rqa.pipeline import Answered, RQAPipeline
 
 DEFAULT_BATCH = 64
 
 Row = Mapping[str, Any]  # as fusion_records.FUSION_FEATURES describes it
 Write = Callable[[dict[str, Any]], None]
+Score = Callable[[str, str], float]
 Report = Callable[[str, int, int], None]  # (what is being done, questions done, questions in all)
 
 
@@ -24,6 +33,7 @@ def evaluate(
     rows: Sequence[Row],
     *,
     batch_size: int = DEFAULT_BATCH,
+    rules: AnswerRules = SQUAD_RULES,
     write: Write = lambda line: None,
     report: Report = lambda what, done, total: None,
 ) -> dict[str, float]:
@@ -33,6 +43,7 @@ def evaluate(
         pipeline: what is evaluated. Its retriever finds the passages; without one, the questions' own are read.
         rows: questions with their true answers and, for the retrieval's measures, gold passages.
         batch_size: questions asked at a time.
+        rules: of the answers' language (`metrics.languages`).
         write: gets a line for each question: id, question, prediction, references, passages (id, title, text, score),
             exact_match and f1.
         report: is told of the progress.
@@ -41,8 +52,7 @@ def evaluate(
         n_questions; with a retriever, n_judged (questions with gold passages), those of `document_metrics` (0 to 1)
         and retrieval_latency; those of `answer_metrics` (percent); f1_passages and precision_passages, the best over
         the passages read, which tell how far answers keep to them (percent); answer_words_* and reference_words_mean
-        of `word_statistics`; generation_latency and latency, as seconds a question, within batches. Every value is
-        finite.
+        of `word_statistics`; generation_latency and latency, as seconds a question, within batches. All are finite.
 
     Raises:
         ValueError: there is no question.
@@ -50,28 +60,27 @@ def evaluate(
     """
     if not rows:
         raise ValueError("rows: needs at least one question, found none")
+    exact, f1, precision = (partial(score, rules=rules) for score in (exact_match_score, f1_score, precision_score))
     before = (pipeline.retrieval_seconds, pipeline.reading_seconds)
-    predictions: list[str] = []
-    kept: list[float] = []  # f1 of each answer against the passages read
-    grounded: list[float] = []
-    retrieved: list[list[str]] = []
+    predictions, retrieved = list[str](), list[list[str]]()
+    kept, grounded = list[float](), list[float]()  # F1 and precision of each answer against the passages read
     for begin in range(0, len(rows), batch_size):
         batch = rows[begin : begin + batch_size]
         for row, answered in zip(batch, pipeline.ask([question_of(dict(row)) for row in batch]), strict=True):
             texts = [passage.text for passage in answered.question.passages[: pipeline.reader.n_context]]
             predictions.append(answered.answer.text)
             retrieved.append([hit.passage.text for hit in answered.hits])
-            kept.append(max_over_ground_truths(f1_score, answered.answer.text, texts))
-            grounded.append(max_over_ground_truths(precision_score, answered.answer.text, texts))
-            write(_line(row, answered))
+            kept.append(max_over_ground_truths(f1, answered.answer.text, texts))
+            grounded.append(max_over_ground_truths(precision, answered.answer.text, texts))
+            write(_line(row, answered, exact, f1))
         report("answering", len(predictions), len(rows))
-    references = [row["answers"] for row in rows]
-    retrieval = _retrieval_scores(pipeline, rows, retrieved, pipeline.retrieval_seconds - before[0])
+    references, seconds = [row["answers"] for row in rows], pipeline.retrieval_seconds - before[0]
+    retrieval = _retrieval_scores(pipeline, rows, retrieved, seconds, rules)
     latency = (pipeline.reading_seconds - before[1]) / len(rows)
     return {
         "n_questions": len(rows),
         **retrieval,
-        **answer_metrics(predictions, references),
+        **answer_metrics(predictions, references, rules=rules),
         "f1_passages": 100 * sum(kept) / len(kept),
         "precision_passages": 100 * sum(grounded) / len(grounded),
         **{f"answer_words_{name}": value for name, value in word_statistics(predictions).items()},
@@ -82,19 +91,19 @@ def evaluate(
 
 
 def _retrieval_scores(
-    pipeline: RQAPipeline, rows: Sequence[Row], retrieved: Sequence[Sequence[str]], seconds: float
+    pipeline: RQAPipeline, rows: Sequence[Row], retrieved: Sequence[Sequence[str]], seconds: float, rules: AnswerRules
 ) -> dict[str, float]:
     if pipeline.retriever is None:
         return {}
     gold = [[passage["text"] for passage in row["passages"] if passage["gold"]] for row in rows]
     return {
         "n_judged": sum(map(bool, gold)),
-        **document_metrics(retrieved, gold),
+        **document_metrics(retrieved, gold, rules=rules),
         "retrieval_latency": seconds / len(rows),
     }
 
 
-def _line(row: Row, answered: Answered) -> dict[str, Any]:
+def _line(row: Row, answered: Answered, exact: Score, f1: Score) -> dict[str, Any]:
     prediction, references = answered.answer.text, row["answers"]
     scores = [hit.score for hit in answered.hits] or [passage["score"] for passage in row["passages"]]
     return {
@@ -102,8 +111,8 @@ def _line(row: Row, answered: Answered) -> dict[str, Any]:
         "question": row["question"],
         "prediction": prediction,
         "references": references,
-        "exact_match": max_over_ground_truths(exact_match_score, prediction, references),
-        "f1": max_over_ground_truths(f1_score, prediction, references),
+        "exact_match": max_over_ground_truths(exact, prediction, references),
+        "f1": max_over_ground_truths(f1, prediction, references),
         "passages": [
             {"id": passage.id, "title": passage.title, "text": passage.text, "score": score}
             for passage, score in zip(answered.question.passages, scores, strict=True)

@@ -229,6 +229,7 @@ def test_a_run_writes_what_rqa_score_reads(learnt: Path, capsys: pytest.CaptureF
         options = ["--version-2"]
     assert main(["score", str(learnt / "run/predictions.json"), "--data", str(learnt / "train.json"), *options]) == 0
     scores = json.loads(capsys.readouterr().out)
+    assert (scores.pop("language"), scores.pop("answer_rules")) == ("en", "SQuAD")
     assert scores
     assert all(last[name] == value for name, value in scores.items() if not name.startswith("best_"))
     for entries in json.loads((learnt / "run/nbest_predictions.json").read_text()).values():

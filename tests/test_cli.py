@@ -43,7 +43,9 @@ def test_published_systems_score_as_published(
     options = ["--version-2"] if version == "v2.0" else []
     assert main(["score", str(predictions), "--data", str(questions), *options]) == 0
     official = json.loads((squad / "predictions/official_scores.json").read_text())[f"{version}-{name}"]
-    assert output(capsys) == pytest.approx(official, abs=1e-9, rel=0)
+    scores = output(capsys)
+    assert (scores.pop("language"), scores.pop("answer_rules")) == ("en", "SQuAD")
+    assert scores == pytest.approx(official, abs=1e-9, rel=0)
 
 
 def answers(path: Path) -> dict[str, str]:
@@ -59,7 +61,7 @@ def test_missing_predictions_count_as_wrong(data: Path, tmp_path: Path, capsys: 
     (tmp_path / "p.json").write_text(json.dumps(right))
     assert main(["score", str(tmp_path / "p.json"), "--data", str(data / "v1.json")]) == 0
     said = capsys.readouterr()
-    assert json.loads(said.out) == {"exact_match": 80.0, "f1": 80.0}
+    assert json.loads(said.out) == {"exact_match": 80.0, "f1": 80.0, "language": "en", "answer_rules": "SQuAD"}
     assert "1 of 5 questions have no prediction and count as wrong (q3)" in said.err
 
 
@@ -67,7 +69,7 @@ def test_predictions_with_a_byte_order_mark(data: Path, tmp_path: Path, capsys: 
     """Predictions are read as data are: the mark that some editors write is no part of them."""
     (tmp_path / "p.json").write_text(json.dumps(answers(data / "v1.json")), encoding="utf-8-sig")
     assert main(["score", str(tmp_path / "p.json"), "--data", str(data / "v1.json")]) == 0
-    assert output(capsys) == {"exact_match": 100.0, "f1": 100.0}
+    assert output(capsys) == {"exact_match": 100.0, "f1": 100.0, "language": "en", "answer_rules": "SQuAD"}
 
 
 def test_no_answer_probabilities_give_the_best_thresholds(

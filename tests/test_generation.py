@@ -131,9 +131,12 @@ def test_bleu_by_hand() -> None:
 
 
 def test_bleu_of_short_answers() -> None:
-    """Right answers of two words score 100, half of them right 50; long answers score as sacrebleu's defaults do."""
-    assert bleu(["jasper wolf", "ida lund"], [["jasper wolf"], ["ida lund"]]) == pytest.approx(100)
-    assert bleu(["jasper wolf", "ida lund"], [["jasper wolf"], ["nina berg"]]) == pytest.approx(50)
+    """BLEU has order 4, as sacrebleu's defaults do, so that right answers of two words score 0; by the effective order
+    they score 100, half of them right 50."""
+    names, truths = ["jasper wolf", "ida lund"], [["jasper wolf"], ["ida lund"]]
+    assert bleu(names, truths) == corpus_bleu(names, [["jasper wolf", "ida lund"]]).score == 0
+    assert bleu(names, truths, effective_order=True) == pytest.approx(100)
+    assert bleu(names, [["jasper wolf"], ["nina berg"]], effective_order=True) == pytest.approx(50)
     long, truth = ["one two three four five six"], [["one two three four five seven"]]
     assert bleu(long, truth) == pytest.approx(corpus_bleu(long, [[truth[0][0]]]).score)
 
@@ -141,7 +144,9 @@ def test_bleu_of_short_answers() -> None:
 def test_answer_metrics_take_the_best_reference_of_each_measure() -> None:
     """Each measure is the best over the true answers; all are percentages."""
     found = answer_metrics(["the cat sat", "dog"], [["cat", "a cat sat down"], ["a puppy"]])
-    assert list(found) == ["exact_match", "f1", "precision", "rouge1", "rouge2", "rougeL", "bleu"]
+    assert list(found) == [
+        *("exact_match", "f1", "precision", "rouge1", "rouge2", "rougeL", "bleu", "bleu_effective"),
+    ]
     assert found["f1"] == pytest.approx(100 * (2 * 1.0 * (2 / 3) / (1 + 2 / 3)) / 2)
     assert found["precision"] == pytest.approx(50)
     assert found["rouge2"] == pytest.approx(100 * (2 * 1 / 5) / 2)

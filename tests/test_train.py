@@ -66,6 +66,7 @@ def test_training_prints_what_scoring_gives(done: Path, capsys: pytest.CaptureFi
     assert main(["score", str(predictions), "--data", str(data)]) == 0
     scores = json.loads(capsys.readouterr().out)
     last = tiny.reports(done / "run", "validation")[-1]
+    assert (scores.pop("language"), scores.pop("answer_rules")) == ("en", "SQuAD")
     assert scores == {name: last[name] for name in ("exact_match", "f1")}
 
 

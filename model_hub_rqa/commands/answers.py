@@ -2,14 +2,15 @@
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.commands.common import Faults, say
+from model_hub_rqa.commands.common import Faults, add_language, check_language, say, say_rules
 from model_hub_rqa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from model_hub_rqa.metrics.text import AnswerRules
     from model_hub_rqa.readers.base import Reader
     from model_hub_rqa.readers.extractive import ExtractiveReader
 
@@ -24,6 +25,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--version-2", action="store_true", help="SQuAD v2.0: questions may be unanswerable")
     command.add_argument("--na-prob-file", metavar="FILE", help="JSON object of no-answer probabilities by id (v2.0)")
     command.add_argument("--na-prob-thresh", metavar="P", type=float, default=1.0, help="answer below it only")
+    add_language(command)
     command.set_defaults(command=score)
 
     command = commands.add_parser("predict", help="answer questions with a trained reader, from the passages given")
@@ -41,7 +43,8 @@ def add_commands(commands: Any) -> None:
 
 def score(args: argparse.Namespace) -> None:
     """Prints the scores as one JSON object: for data in SQuAD's form those of the official evaluators, else
-    exact_match, f1 and rougeL of `generation_metrics`, and total."""
+    exact_match, f1 and rougeL of `generation_metrics`, and total; then the language and the rules that compared the
+    answers."""
     from model_hub_rqa.data.questions import is_squad_form
 
     problems = []
@@ -52,13 +55,14 @@ def score(args: argparse.Namespace) -> None:
     if problems:
         raise ConfigError(problems)
     faults = Faults()
+    faults.attempt(check_language, args.language)
     lines = faults.attempt(_read_predictions, args.predictions)
     squad = args.data is not None and (args.version_2 or faults.attempt(is_squad_form, args.data) is not False)
     scores = _score_squad(args, lines, faults) if squad else _score_written(args, lines, faults)
     print(json.dumps(scores))
 
 
-def _score_squad(args: argparse.Namespace, lines: dict[str, Any] | None, faults: Faults) -> Mapping[str, float]:
+def _score_squad(args: argparse.Namespace, lines: dict[str, Any] | None, faults: Faults) -> dict[str, Any]:
     from model_hub_rqa.data.readers import read_squad
     from model_hub_rqa.metrics.squad import missing_ids, references_from_rows, squad_v1, squad_v2
 
@@ -70,12 +74,13 @@ def _score_squad(args: argparse.Namespace, lines: dict[str, Any] | None, faults:
     predictions = {key: line["prediction"] for key, line in lines.items()}
     references = references_from_rows(records.rows)
     _say_missing(missing_ids(predictions, references), len(references))
+    rules, which = _rules(args.language, references.values())
     if args.version_2:
-        return squad_v2(predictions, references, probabilities, args.na_prob_thresh)
-    return squad_v1(predictions, references)
+        return {**squad_v2(predictions, references, probabilities, args.na_prob_thresh, rules=rules), **which}
+    return {**squad_v1(predictions, references, rules=rules), **which}
 
 
-def _score_written(args: argparse.Namespace, lines: dict[str, Any] | None, faults: Faults) -> Mapping[str, float]:
+def _score_written(args: argparse.Namespace, lines: dict[str, Any] | None, faults: Faults) -> dict[str, Any]:
     from model_hub_rqa.data.fusion_records import read_fusion
     from model_hub_rqa.metrics.generation import generation_metrics
 
@@ -96,7 +101,17 @@ def _score_written(args: argparse.Namespace, lines: dict[str, Any] | None, fault
         truths = {row["id"]: row["answers"] for row in records.rows}
     _say_missing([key for key in truths if key not in lines], len(truths))
     predictions = [lines[key]["prediction"] if key in lines else "" for key in truths]
-    return {**generation_metrics(predictions, list(truths.values())), "total": len(truths)}
+    rules, which = _rules(args.language, truths.values())
+    return {**generation_metrics(predictions, list(truths.values()), rules=rules), "total": len(truths), **which}
+
+
+def _rules(language: str, references: Iterable[Iterable[str]]) -> tuple["AnswerRules", dict[str, str]]:
+    """The rules for the answers, and what the output says of them."""
+    from model_hub_rqa.metrics.languages import choose_rules
+
+    choice = choose_rules(language, [text for texts in references for text in texts])
+    say_rules(choice)
+    return choice.rules, {"language": choice.rules.language, "answer_rules": choice.rules.name}
 
 
 def _say_missing(missing: list[str], total: int) -> None:

@@ -1,5 +1,6 @@
 """What commands share: output folders that appear when they are whole, faults of several steps, news on stderr."""
 
+import argparse
 import contextlib
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.errors import Faults as Faults  # for the commands
+from model_hub_rqa.metrics.languages import Choice, language_fault
 from model_hub_rqa.progress import format_seconds, peak_memory_mib
 
 
@@ -37,6 +39,26 @@ def new_folder(path: Path, option: str = "--output") -> Iterator[Path]:
         raise ConfigError(f"{option}: cannot write {path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def add_language(command: argparse.ArgumentParser) -> None:
+    """Adds --language."""
+    command.add_argument(
+        "--language", default="auto", metavar="CODE", help="of the answers, ISO 639-1 (default auto: by their script)"
+    )
+
+
+def check_language(language: str) -> None:
+    """Raises ConfigError where --language names none."""
+    if fault := language_fault(language):
+        raise ConfigError(f"--language: {fault}")
+
+
+def say_rules(choice: Choice) -> None:
+    """Tells on stderr which rules compare the answers, and whether they fit."""
+    say(choice.said)
+    if choice.warning:
+        say(f"warning: {choice.warning}")
 
 
 def say(text: str) -> None:

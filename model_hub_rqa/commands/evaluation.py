@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.commands.common import Faults, Progress, check_new_folder, new_folder, say
+from model_hub_rqa.commands.common import (
+    Faults,
+    Progress,
+    add_language,
+    check_language,
+    check_new_folder,
+    new_folder,
+    say,
+    say_rules,
+)
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.progress import peak_memory_mib
 
@@ -33,6 +42,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument(
         "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves faulty questions out"
     )
+    add_language(command)
     _add_reading(command)
     command.set_defaults(command=evaluate)
 
@@ -72,12 +82,15 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Writes score.json, predictions.jsonl, all_args.json and evaluate.log; prints the scores as a JSON object."""
     from model_hub_rqa.evaluation import evaluate as run
+    from model_hub_rqa.metrics.generation import bleu_tokenizer
+    from model_hub_rqa.metrics.languages import choose_rules
 
     faults = Faults()
     output = Path(args.output_dir)
     faults.attempt(check_new_folder, output, "--output-dir")
     if args.batch_size < 1:
         faults.add(ConfigError(f"--batch-size: must be at least 1, found {args.batch_size}"))
+    faults.attempt(check_language, args.language)
     records = faults.attempt(_read_questions, args.data, args.index is None, args.on_bad_record)
     manifest = _check_retrieval(args, faults)
     faults.attempt(_check_libraries, with_retrieval=args.index is not None)
@@ -87,6 +100,9 @@ def evaluate(args: argparse.Namespace) -> None:
     records = _readable(pipeline.reader, records, args.on_bad_record)
     for line in records.skipped:
         say(f"left out: {line}")
+    choice = choose_rules(args.language, [text for row in records.rows for text in row["answers"]])
+    say_rules(choice)
+    rules = choice.rules
     progress = Progress("questions")
     with new_folder(output, "--output-dir") as folder, _logging_to(folder / "evaluate.log"):
         _write(folder / "all_args.json", _all_args(args, pipeline, manifest))
@@ -100,8 +116,12 @@ def evaluate(args: argparse.Namespace) -> None:
                 logger.info("%s: %d/%d questions", what, done, total)
                 progress(what, done, total)
 
-            scores = run(pipeline, records.rows, batch_size=args.batch_size, write=write, report=report)
+            scores: dict[str, Any] = {
+                **run(pipeline, records.rows, batch_size=args.batch_size, rules=rules, write=write, report=report)
+            }
         scores |= {"n_skipped": records.n_skipped, "peak_memory_mib": round(peak_memory_mib(), 1)}
+        scores |= {"language": rules.language, "answer_rules": rules.name}
+        scores["bleu_tokenizer"] = bleu_tokenizer(rules.language)
         _write(folder / "score.json", scores)
         logger.info("scores: %s", json.dumps(scores))
     say(f"{len(records.rows):,} questions in {output}; {progress.summary()}")

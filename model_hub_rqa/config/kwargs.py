@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from model_hub_rqa.config.fields import Problem, init_fields, kinds_of, option, plain, read_value, show
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.metrics.languages import language_fault
 
 MODEL_MODES: Mapping[str, str] = {
     "base": "AutoModel",
@@ -240,6 +241,7 @@ class DatasetKwargs(Kwargs):
     max_train_samples: int | None = option(None, ge=1, help="train on no more examples than this")
     max_eval_samples: int | None = option(None, ge=1, help="evaluate on no more examples than this")
     on_bad_record: str = option("error", choices=("error", "skip"), help="what a record that breaks a rule does")
+    language: str = option("auto", help="of the answers, ISO 639-1: which rules compare them; auto: by their script")
     cache_dir: str | None = option(None, help="where data sets are kept")
     overwrite_cache: bool = option(False, help="make features anew")
     revision: str | None = option(None, help="branch, tag or commit of the data set")
@@ -264,6 +266,8 @@ class DatasetKwargs(Kwargs):
     )
 
     def problems(self) -> Iterator[Problem]:
+        if fault := language_fault(self.language):
+            yield Problem(("language",), fault)
         if self.mixing != "by_size" and self.train is None:
             yield Problem(("mixing", "train"), f"needs data.train, a list of sets, got {self.mixing} and none")
         if self.mixing_temperature is not None and self.mixing != "temperature":

@@ -9,10 +9,11 @@ from model_hub_rqa.config.fields import Problem, did_you_mean, init_fields, name
 from model_hub_rqa.config.kwargs import DatasetKwargs, Kwargs
 from model_hub_rqa.config.parsing import parse_dict_to_dataclasses
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.metrics.languages import language_fault
 
 SIDES = ("train", "validation")
 _NAME = re.compile(r"[\w.-]+")
-_INHERITED = ("on_bad_record", "cache_dir", "overwrite_cache", "revision", "token", "dataset_config_name")
+_INHERITED = ("on_bad_record", "language", "cache_dir", "overwrite_cache", "revision", "token", "dataset_config_name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class NamedSetKwargs(Kwargs):
     on_bad_record: str | None = option(
         None, choices=("error", "skip"), help="what a record that breaks a rule does; unset, like the rest: as data's"
     )
+    language: str | None = option(None, help="of its answers; unset: as data's")
     cache_dir: str | None = option(None, help="where data sets are kept")
     overwrite_cache: bool | None = option(None, help="make features anew")
     revision: str | None = option(None, help="branch, tag or commit of the data set")
@@ -49,6 +51,8 @@ class NamedSetKwargs(Kwargs):
         if self.handler is not None:
             given = [name for name in sources if getattr(self, name) is not None]
             yield from (Problem((name, "handler"), "plays no part beside handler") for name in given)
+        if self.language is not None and (fault := language_fault(self.language)):
+            yield Problem(("language",), fault)
         if self.name is not None and not _NAME.fullmatch(self.name):
             yield Problem(("name",), f"must be of letters, digits, '_', '-' and '.', got {show(self.name)}")
 

@@ -9,17 +9,20 @@ from collections import Counter
 from collections.abc import Sequence
 
 from model_hub_rqa.metrics.ranking import ranking_metrics_by_query
-from model_hub_rqa.metrics.text import normalize_answer
+from model_hub_rqa.metrics.text import SQUAD_RULES, AnswerRules
 
 LIKELY = 0.7  # of the gold document's words: LocalRQA's threshold for "likely the same"
 
 
-def document_metrics(retrieved: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> dict[str, float]:
+def document_metrics(
+    retrieved: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], *, rules: AnswerRules = SQUAD_RULES
+) -> dict[str, float]:
     """How well retrieval found the gold documents.
 
     Args:
         retrieved: the texts of the passages found for each question, the best first.
         gold: the texts of each question's gold documents. Questions without any play no part.
+        rules: how texts are normalised and split into words (`metrics.languages`).
 
     Returns:
         Fractions from 0 to 1. document_accuracy: the share of all retrieved passages that are gold;
@@ -32,7 +35,7 @@ def document_metrics(retrieved: Sequence[Sequence[str]], gold: Sequence[Sequence
         ValueError: the two differ in length.
         ConfigError: ir_measures, which computes ndcg, is not installed.
     """
-    found = [Judged(*pair) for pair in zip(retrieved, gold, strict=True) if pair[1]]
+    found = [Judged(*pair, rules) for pair in zip(retrieved, gold, strict=True) if pair[1]]
     if not found:
         return {}
     passages = sum(len(one.same) for one in found) or 1
@@ -46,15 +49,15 @@ def document_metrics(retrieved: Sequence[Sequence[str]], gold: Sequence[Sequence
     }
 
 
-def same_document(passage: str, gold: str) -> bool:
+def same_document(passage: str, gold: str, rules: AnswerRules = SQUAD_RULES) -> bool:
     """Whether one of the texts, normalised as answers are, holds the other, word by word; empty ones never do."""
-    first, second = (f" {normalize_answer(text)} " for text in (passage, gold))  # spaces: whole words only
+    first, second = (f" {rules.normalize(text)} " for text in (passage, gold))  # spaces: whole words only
     return bool(first.strip() and second.strip()) and (first in second or second in first)
 
 
-def cover(passage: str, gold: str) -> float:
+def cover(passage: str, gold: str, rules: AnswerRules = SQUAD_RULES) -> float:
     """The share of the gold document's words, each as often as it occurs, that the passage has: 0 to 1."""
-    words, wanted = (Counter(normalize_answer(text).split()) for text in (passage, gold))
+    words, wanted = (Counter(rules.tokenize(text)) for text in (passage, gold))
     return (words & wanted).total() / wanted.total() if wanted else 0.0
 
 
@@ -67,11 +70,11 @@ class Judged:
         n_gold: how many gold documents there are.
     """
 
-    def __init__(self, retrieved: Sequence[str], gold: Sequence[str]) -> None:
+    def __init__(self, retrieved: Sequence[str], gold: Sequence[str], rules: AnswerRules = SQUAD_RULES) -> None:
         self.n_gold = len(gold)
-        self.same = [[same_document(passage, document) for document in gold] for passage in retrieved]
+        self.same = [[same_document(passage, document, rules) for document in gold] for passage in retrieved]
         self.likely = [
-            [is_same or cover(passage, document) > LIKELY for is_same, document in zip(same, gold, strict=True)]
+            [is_same or cover(passage, document, rules) > LIKELY for is_same, document in zip(same, gold, strict=True)]
             for same, passage in zip(self.same, retrieved, strict=True)
         ]
 

@@ -10,6 +10,7 @@ import datasets
 import evaluate
 
 from model_hub_rqa.errors import DataError
+from model_hub_rqa.metrics.languages import rules_for
 from model_hub_rqa.metrics.squad import references_from_rows, squad_v1, squad_v2
 
 _CITATION = "Rajpurkar et al. 2016, arXiv:1606.05250; Rajpurkar et al. 2018, arXiv:1806.03822"
@@ -21,7 +22,7 @@ class SquadMetric(evaluate.Metric):
     """SQuAD v1.1: ``exact_match`` and ``f1`` in percent.
 
     Predictions are ``{"id", "prediction_text"}`` and references ``{"id", "answers": {"text", "answer_start"}}``; a
-    question that comes twice counts once.
+    question that comes twice counts once. ``compute`` also takes ``language``, that of the answers ("en").
 
     Args:
         config_name: as ``evaluate.Metric`` has it.
@@ -47,17 +48,22 @@ class SquadMetric(evaluate.Metric):
         return _info("SQuAD v1.1: exact match and F1, as the official evaluator has them.", predictions)
 
     def _compute(
-        self, *, predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]
+        self,
+        *,
+        predictions: Sequence[Mapping[str, Any]],
+        references: Sequence[Mapping[str, Any]],
+        language: str = "en",
     ) -> dict[str, float]:
         answers = {row["id"]: row["prediction_text"] for row in predictions}
-        return squad_v1(answers, references_from_rows(references))
+        return squad_v1(answers, references_from_rows(references), rules=rules_for(language))
 
 
 class SquadV2Metric(SquadMetric):
     """SQuAD v2.0: the official evaluator's names; see ``metrics.squad.squad_v2``.
 
     Predictions are ``{"id", "prediction_text"}`` and optionally ``"no_answer_probability"``: in all of them (then
-    ``best_exact`` and ``best_f1`` are there too) or in none. ``compute`` also takes ``no_answer_threshold``.
+    ``best_exact`` and ``best_f1`` are there too) or in none. ``compute`` also takes ``no_answer_threshold`` and
+    ``language``.
     """
 
     def add_batch(
@@ -97,6 +103,7 @@ class SquadV2Metric(SquadMetric):
         predictions: Sequence[Mapping[str, Any]],
         references: Sequence[Mapping[str, Any]],
         no_answer_threshold: float = 1.0,
+        language: str = "en",
     ) -> dict[str, float | int]:
         answers = {row["id"]: row["prediction_text"] for row in predictions}
         probabilities = {row["id"]: row["no_answer_probability"] for row in predictions}
@@ -104,7 +111,8 @@ class SquadV2Metric(SquadMetric):
         if without and len(without) < len(probabilities):
             raise DataError(f"predictions: {key}: no_answer_probability is in others but not here" for key in without)
         given = None if without else probabilities
-        return squad_v2(answers, references_from_rows(references), given, no_answer_threshold)
+        rules = rules_for(language)
+        return squad_v2(answers, references_from_rows(references), given, no_answer_threshold, rules=rules)
 
 
 def _info(description: str, predictions: dict[str, Any]) -> evaluate.MetricInfo:

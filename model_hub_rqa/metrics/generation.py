@@ -7,18 +7,35 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.metrics.text import exact_match_score, f1_score, max_over_ground_truths, precision_score
+from model_hub_rqa.metrics.languages import unicode_words
+from model_hub_rqa.metrics.text import (
+    SQUAD_RULES,
+    AnswerRules,
+    exact_match_score,
+    f1_score,
+    max_over_ground_truths,
+    precision_score,
+)
 
 _NOT_ALPHANUMERIC = re.compile(r"[^a-z0-9]+")
+_BLEU_TOKENIZERS = {
+    "zh": ("zh",),
+    "ja": ("ja-mecab", "char"),
+    "ko": ("ko-mecab", "char"),
+    **dict.fromkeys(("th", "lo", "km", "my", "bo", "dz"), ("char",)),
+}
+
+Tokenize = Callable[[str], list[str]]
 
 
 def rouge_tokens(text: str) -> list[str]:
     """Lower-case runs of ASCII letters and digits: the tokens of Google's rouge_score, without its stemmer.
 
-    Other scripts have no tokens, there as here.
+    Other scripts have no tokens, there as here: `languages.unicode_words` is for answers that are not in English.
     """
     return _NOT_ALPHANUMERIC.sub(" ", text.lower()).split()
 
@@ -40,7 +57,7 @@ def lcs_length(first: Sequence[str], second: Sequence[str]) -> int:
     return len(first) - row.bit_count()
 
 
-def rouge_l(prediction: str, truth: str) -> float:
+def rouge_l(prediction: str, truth: str, tokenize: Tokenize = rouge_tokens) -> float:
     """ROUGE-L (Lin 2004): the F-measure of the longest common subsequence, as Google's rouge_score computes it.
 
     >>> rouge_l("the cat sat", "the cat sat down on the mat")
@@ -49,18 +66,18 @@ def rouge_l(prediction: str, truth: str) -> float:
     Returns:
         A fraction from 0.0 to 1.0; 0.0 where either has no tokens.
     """
-    predicted, true = rouge_tokens(prediction), rouge_tokens(truth)
+    predicted, true = tokenize(prediction), tokenize(truth)
     common = lcs_length(predicted, true)
     return 2 * common / (len(predicted) + len(true)) if common else 0.0
 
 
-def rouge_n(prediction: str, truth: str, n: int) -> float:
+def rouge_n(prediction: str, truth: str, n: int, tokenize: Tokenize = rouge_tokens) -> float:
     """ROUGE-N (Lin 2004): the F-measure of common runs of ``n`` tokens, as Google's rouge_score computes it.
 
     >>> rouge_n("the cat sat", "the cat ran", 2)
     0.5
     """
-    predicted, true = (_runs(rouge_tokens(text), n) for text in (prediction, truth))
+    predicted, true = (_runs(tokenize(text), n) for text in (prediction, truth))
     common = (predicted & true).total()
     return 2 * common / (predicted.total() + true.total()) if common else 0.0
 
@@ -69,27 +86,27 @@ def _runs(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
 
 
-def _rouge_1(prediction: str, truth: str) -> float:
-    return rouge_n(prediction, truth, 1)
-
-
-def _rouge_2(prediction: str, truth: str) -> float:
-    return rouge_n(prediction, truth, 2)
-
-
 _Score = Callable[[str, str], float]
-_VALIDATION: Mapping[str, _Score] = {"exact_match": exact_match_score, "f1": f1_score, "rougeL": rouge_l}
-_EVALUATION: Mapping[str, _Score] = {
-    "exact_match": exact_match_score,
-    "f1": f1_score,
-    "precision": precision_score,
-    "rouge1": _rouge_1,
-    "rouge2": _rouge_2,
-    "rougeL": rouge_l,
-}
 
 
-def generation_metrics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+_VALIDATION = ("exact_match", "f1", "rougeL")
+
+
+def _scores(rules: AnswerRules) -> dict[str, _Score]:
+    tokenize = rouge_tokens if rules.language == "en" else unicode_words
+    return {
+        "exact_match": partial(exact_match_score, rules=rules),
+        "f1": partial(f1_score, rules=rules),
+        "precision": partial(precision_score, rules=rules),
+        "rouge1": partial(rouge_n, n=1, tokenize=tokenize),
+        "rouge2": partial(rouge_n, n=2, tokenize=tokenize),
+        "rougeL": partial(rouge_l, tokenize=tokenize),
+    }
+
+
+def generation_metrics(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], *, rules: AnswerRules = SQUAD_RULES
+) -> dict[str, float]:
     """Means over all questions, in percent, each of the best score over the question's true answers.
 
     >>> generation_metrics(["the Cat", "dog"], [["cat", "feline"], ["a puppy"]])
@@ -98,6 +115,7 @@ def generation_metrics(predictions: Sequence[str], references: Sequence[Sequence
     Args:
         predictions: one answer a question.
         references: the true answers of each, at least one.
+        rules: of the answers' language (`metrics.languages`); English ones are the default.
 
     Returns:
         exact_match and f1 on normalised answers (see `metrics.text`), and rougeL.
@@ -106,34 +124,78 @@ def generation_metrics(predictions: Sequence[str], references: Sequence[Sequence
         ValueError: there is no question, or the two differ in length.
         DataError: a question has no true answer.
     """
-    return _means(_VALIDATION, predictions, references)
+    scores = _scores(rules)
+    return _means({name: scores[name] for name in _VALIDATION}, predictions, references)
 
 
-def answer_metrics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Those of :func:`generation_metrics`, and precision, rouge1, rouge2 (means too) and bleu, all in percent.
+def answer_metrics(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], *, rules: AnswerRules = SQUAD_RULES
+) -> dict[str, float]:
+    """Those of :func:`generation_metrics`, and precision, rouge1, rouge2 (means too), bleu and bleu_effective, all in
+    percent.
 
     Args, errors: as for :func:`generation_metrics`; ConfigError where sacrebleu is not installed.
     """
-    return {**_means(_EVALUATION, predictions, references), "bleu": bleu(predictions, references)}
+    tokenizer = bleu_tokenizer(rules.language)
+    return {
+        **_means(_scores(rules), predictions, references),
+        "bleu": bleu(predictions, references, tokenizer=tokenizer),
+        "bleu_effective": bleu(predictions, references, tokenizer=tokenizer, effective_order=True),
+    }
 
 
-def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """BLEU of all answers together (Papineni et al. 2002), 0 to 100, by sacrebleu with its own settings (13a tokens).
+def bleu(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    tokenizer: str = "13a",
+    effective_order: bool = False,
+) -> float:
+    """BLEU of all answers together (Papineni et al. 2002), 0 to 100, by sacrebleu with its own settings.
 
-    Where no answer has four words, the longest runs that there are count, so that right answers do not score 0.
+    Args:
+        predictions, references: as for :func:`generation_metrics`.
+        tokenizer: sacrebleu's name of one, see :func:`bleu_tokenizer`.
+        effective_order: False: runs of one to four tokens count, as in every published number, so that the score is 0
+            where no answer has four tokens. True: runs up to the longest that there are.
 
     Raises:
         ConfigError: sacrebleu is not installed.
     """
-    try:
-        from sacrebleu.metrics import BLEU
-    except ImportError as error:
-        raise ConfigError("bleu: needs sacrebleu: pip install 'model-hub-rqa[evaluation]'") from error
     most = max(map(len, references))
     streams: Any = [
         [truths[i] if i < len(truths) else None for truths in references] for i in range(most)
     ]  # its types lack None
-    return float(BLEU(effective_order=True).corpus_score(list(predictions), streams).score)
+    scorer = _sacrebleu()(tokenize=tokenizer, effective_order=effective_order)
+    return float(scorer.corpus_score(list(predictions), streams).score)
+
+
+def bleu_tokenizer(language: str) -> str:
+    """The name of sacrebleu's tokenizer for a language: "13a" where it has none of its own.
+
+    Those of Japanese and Korean need extras (``pip install 'sacrebleu[ja]'``, ``[ko]``); without, and for languages
+    without spaces, it is "char".
+
+    Raises:
+        ConfigError: sacrebleu is not installed.
+    """
+    make = _sacrebleu()
+    *wanted, last = _BLEU_TOKENIZERS.get(language, ("13a",))
+    for name in wanted:
+        try:
+            make(tokenize=name)
+        except RuntimeError:  # what it needs is not installed
+            continue
+        return name
+    return last
+
+
+def _sacrebleu() -> Any:
+    try:
+        from sacrebleu.metrics import BLEU
+    except ImportError as error:
+        raise ConfigError("bleu: needs sacrebleu: pip install 'model-hub-rqa[evaluation]'") from error
+    return BLEU
 
 
 def word_statistics(texts: Sequence[str]) -> dict[str, float]:

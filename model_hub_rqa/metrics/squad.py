@@ -11,15 +11,18 @@ from numbers import Real
 from typing import Any
 
 from model_hub_rqa.errors import DataError
-from model_hub_rqa.metrics.text import normalize_answer, token_f1
+from model_hub_rqa.metrics.text import SQUAD_RULES, AnswerRules, token_f1
 
 
-def squad_v1(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def squad_v1(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, rules: AnswerRules = SQUAD_RULES
+) -> dict[str, float]:
     """Exact match and F1 as the official v1.1 evaluator computes them.
 
     Args:
         predictions: the answer by question id. A missing one counts as wrong; unknown ids are ignored.
         references: at least one true answer by question id.
+        rules: of the answers' language (`metrics.languages`); the official evaluator's are the default.
 
     Returns:
         ``exact_match`` and ``f1``, both in percent (0.0 to 100.0).
@@ -27,7 +30,7 @@ def squad_v1(predictions: Mapping[str, str], references: Mapping[str, Sequence[s
     Raises:
         DataError: there are no references, a question has none, or an answer is not a string; all faults at once.
     """
-    exact, f1 = question_scores(predictions, references)
+    exact, f1 = question_scores(predictions, references, rules=rules)
     return {"exact_match": _percent(exact.values()), "f1": _percent(f1.values())}
 
 
@@ -36,6 +39,8 @@ def squad_v2(
     references: Mapping[str, Sequence[str]],
     no_answer_probabilities: Mapping[str, float] | None = None,
     no_answer_threshold: float = 1.0,
+    *,
+    rules: AnswerRules = SQUAD_RULES,
 ) -> dict[str, float | int]:
     """Exact match and F1 as the official v2.0 evaluator computes them, with its names in its order.
 
@@ -47,6 +52,7 @@ def squad_v2(
         no_answer_probabilities: how sure the system is that there is no answer, for every id that has a prediction.
             Any numbers do whose order says so; the best thresholds are in their unit.
         no_answer_threshold: a prediction whose no-answer probability is above it counts as ``""``.
+        rules: of the answers' language (`metrics.languages`); the official evaluator's are the default.
 
     Returns:
         ``exact``, ``f1`` (percent) and ``total`` (questions); the same as ``HasAns_*`` over the answerable and
@@ -59,8 +65,8 @@ def squad_v2(
         DataError: there are no references, an answer is not a string, or a prediction has no usable probability; all
             faults of a kind at once.
     """
-    exact, f1 = question_scores(predictions, references, version_2=True)
-    answerable = {key: any(map(normalize_answer, truths)) for key, truths in references.items()}
+    exact, f1 = question_scores(predictions, references, version_2=True, rules=rules)
+    answerable = {key: any(map(rules.normalize, truths)) for key, truths in references.items()}
     if no_answer_probabilities is None:
         return _summary_v2(exact, f1, answerable)
 
@@ -76,7 +82,11 @@ def squad_v2(
 
 
 def question_scores(
-    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, version_2: bool = False
+    predictions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    *,
+    version_2: bool = False,
+    rules: AnswerRules = SQUAD_RULES,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Exact match and F1 of every question: what the official numbers are means of.
 
@@ -84,6 +94,7 @@ def question_scores(
         predictions: as for ``squad_v1`` and ``squad_v2``.
         references: as for ``squad_v1`` and ``squad_v2``.
         version_2: whether the rules of v2.0 hold.
+        rules: of the answers' language.
 
     Returns:
         Two dicts by question id in the order of ``references``, of fractions from 0.0 to 1.0.
@@ -94,8 +105,8 @@ def question_scores(
     _check(predictions, references, need_truths=not version_2)
     exact, f1 = {}, {}
     # Gold answers repeat, within a question most of all: normalising each once is most of the speed.
-    normalize = cache(normalize_answer)
-    tokens = cache(str.split)
+    normalize = cache(rules.normalize)
+    tokens = cache(rules.tokens)
     for key, truths in references.items():
         if key not in predictions:
             exact[key] = f1[key] = 0.0

@@ -1,13 +1,15 @@
 """Comparing a predicted answer with a true one: exact match and token F1 (Rajpurkar et al. 2016, arXiv:1606.05250).
 
 Both compare *normalised* answers: lowercased, without ASCII punctuation, without the articles a, an and the, white
-space collapsed. The standard library only, so that importing it costs nothing.
+space collapsed. That is English; `metrics.languages` has the rules of other languages. The standard library only, so
+that importing it costs nothing.
 """
 
 import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from model_hub_rqa.errors import DataError
 
@@ -23,12 +25,36 @@ def normalize_answer(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
-def exact_match_score(prediction: str, truth: str) -> float:
+@dataclass(frozen=True)
+class AnswerRules:
+    """How answers of a language are compared.
+
+    Attributes:
+        language: a code of ISO 639-1.
+        name: whose rules they are, in a few words.
+        normalize: from an answer to what exact match compares.
+        tokens: from a normalised answer to what F1 counts.
+    """
+
+    language: str
+    name: str
+    normalize: Callable[[str], str]
+    tokens: Callable[[str], list[str]] = str.split
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens of an answer as it was written."""
+        return self.tokens(self.normalize(text))
+
+
+SQUAD_RULES = AnswerRules("en", "SQuAD", normalize_answer)
+
+
+def exact_match_score(prediction: str, truth: str, *, rules: AnswerRules = SQUAD_RULES) -> float:
     """1.0 if both normalise to the same string (so also if both normalise to nothing), else 0.0."""
-    return float(normalize_answer(prediction) == normalize_answer(truth))
+    return float(rules.normalize(prediction) == rules.normalize(truth))
 
 
-def f1_score(prediction: str, truth: str, *, version_2: bool = False) -> float:
+def f1_score(prediction: str, truth: str, *, version_2: bool = False, rules: AnswerRules = SQUAD_RULES) -> float:
     """The harmonic mean of precision and recall over the normalised tokens, each counted as often as it occurs.
 
     Args:
@@ -36,11 +62,12 @@ def f1_score(prediction: str, truth: str, *, version_2: bool = False) -> float:
         truth: one true answer.
         version_2: what an answer that normalises to nothing is worth. SQuAD v1.1 shares no token with it: 0.0. SQuAD
             v2.0 reads it as "no answer": 1.0 if both answers are that, 0.0 if only one is.
+        rules: of the answers' language.
 
     Returns:
         A fraction from 0.0 to 1.0.
     """
-    return token_f1(normalize_answer(prediction).split(), normalize_answer(truth).split(), version_2=version_2)
+    return token_f1(rules.tokenize(prediction), rules.tokenize(truth), version_2=version_2)
 
 
 def token_f1(prediction: Sequence[str], truth: Sequence[str], *, version_2: bool = False) -> float:
@@ -55,9 +82,9 @@ def token_f1(prediction: Sequence[str], truth: Sequence[str], *, version_2: bool
     return 2 * precision * recall / (precision + recall)
 
 
-def precision_score(prediction: str, truth: str) -> float:
+def precision_score(prediction: str, truth: str, *, rules: AnswerRules = SQUAD_RULES) -> float:
     """The share of the prediction's normalised tokens that the truth has, each as often; 0.0 where there are none."""
-    tokens, true = normalize_answer(prediction).split(), normalize_answer(truth).split()
+    tokens, true = rules.tokenize(prediction), rules.tokenize(truth)
     return sum((Counter(tokens) & Counter(true)).values()) / len(tokens) if tokens else 0.0
 
 

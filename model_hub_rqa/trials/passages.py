@@ -12,6 +12,7 @@ from model_hub_rqa.data.passages import choose_passages, retrieve_passages
 from model_hub_rqa.errors import ConfigError, Faults
 from model_hub_rqa.metrics.documents import document_metrics
 from model_hub_rqa.metrics.generation import generation_metrics
+from model_hub_rqa.metrics.text import AnswerRules
 from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.trials.base import BaseTransformerTrial
 
@@ -31,7 +32,9 @@ class PassageTrial(BaseTransformerTrial):
     task: PassageKwargs
 
     def load_examples(self) -> Mapping[str, Any]:
-        entries = {f"data.{side}[{i}]": one for side, sets in self.named_sets.items() for i, one in enumerate(sets)}
+        entries: dict[str, Any] = {
+            f"data.{side}[{i}]": one for side, sets in self.named_sets.items() for i, one in enumerate(sets)
+        }
         named = {place: one.dataset_name for place, one in {**entries, "data": self.data}.items()}
         faults = [
             f"{place}.dataset_name: questions with passages come from files (train_file, validation_file), got {name!r}"
@@ -111,16 +114,19 @@ class PassageTrial(BaseTransformerTrial):
         """Scores of the answers to the validation examples ``numbers``, which are written to predictions.jsonl."""
         examples = self.evaluated(self.passages["validation"], numbers)
         self._write(examples, predictions)
-        return {**generation_metrics(predictions, examples["answers"][:]), **self.retrieval_metrics(list(numbers))}
+        references = examples["answers"][:]
+        rules = self.answer_rules(references)
+        scores = generation_metrics(predictions, references, rules=rules)
+        return {**scores, **self.retrieval_metrics(list(numbers), rules)}
 
-    def retrieval_metrics(self, numbers: list[Any]) -> dict[str, float]:
+    def retrieval_metrics(self, numbers: list[Any], rules: AnswerRules) -> dict[str, float]:
         """How well the frozen retriever found the gold passages of these validation examples; nothing without one."""
         if not self.task.retrieves:
             return {}
         read, given = (source["validation"].select(numbers)["passages"] for source in (self.passages, self.examples))
         retrieved = [[passage["text"] for passage in row] for row in read]
         gold = [[passage["text"] for passage in row if passage["gold"]] for row in given]
-        return document_metrics(retrieved, gold)
+        return document_metrics(retrieved, gold, rules=rules)
 
     def _write(self, examples: Any, predictions: Sequence[str]) -> None:
         path = self.prediction_path("predictions.jsonl")

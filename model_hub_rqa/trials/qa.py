@@ -105,12 +105,13 @@ class QATrial(BaseTransformerTrial):
         examples = self.evaluated(self.examples["validation"], read)
         ids, contexts = examples["id"][:], examples["context"][:]
         references = references_from_rows(examples.select_columns(["id", "answers"]))
+        rules = self.answer_rules(references.values())
         number = {example: place for place, example in enumerate(read)}
         if not self.wants_n_best:
             spans = TopSpan(*map(np.array, zip(*values.values(), strict=True)))
             owners = [number[example] for example, _ in keys]
             answers = decode_top(contexts, owners, spans, n_best_size=self.task.n_best_size)
-            return squad_v1(dict(zip(ids, answers, strict=True)), references)
+            return squad_v1(dict(zip(ids, answers, strict=True)), references, rules=rules)
         by_example: dict[str, dict[int, SpanCandidates]] = {}
         for (example, feature), candidates in zip(keys, values.values(), strict=True):
             by_example.setdefault(ids[number[example]], {})[feature] = candidates
@@ -124,8 +125,9 @@ class QATrial(BaseTransformerTrial):
         )
         self._write({"predictions": predictions, "nbest_predictions": n_best, "null_odds": null_odds})
         if not self.task.version_2_with_negative:
-            return squad_v1(predictions, references)
-        return squad_v2(predictions, references, {key: no_answer_probability(odds) for key, odds in null_odds.items()})
+            return squad_v1(predictions, references, rules=rules)
+        probabilities = {key: no_answer_probability(odds) for key, odds in null_odds.items()}
+        return squad_v2(predictions, references, probabilities, rules=rules)
 
     def _write(self, files: Mapping[str, Mapping[str, Any]]) -> None:
         for name, content in files.items():
