@@ -30,7 +30,6 @@ class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
     takes_keyed_batches = False
     validation_set = ""
     output_dir: Path | None
-    data: Any
     examples: Mapping[str, Any]
     datasets: Mapping[str, Any]
     sets: dict[str, dict[str, range]]
