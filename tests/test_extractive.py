@@ -21,8 +21,8 @@ from model_hub_rqa.data.extractive import (
     build_features,
     check_tokenizer,
     pair_template,
-    plain_backend,
 )
+from model_hub_rqa.data.tokens import text_backend, text_backend_json
 from model_hub_rqa.errors import ConfigError
 
 
@@ -236,7 +236,7 @@ def test_the_callers_tokenizer_is_left_as_it_is() -> None:
 def test_the_template_is_read_off_the_tokenizer(kind: str, prefix: int, middle: int, suffix: int, cls: int) -> None:
     """Special tokens before, between and after a pair, and where CLS stands among them."""
     tokenizer = ALL[kind]()
-    template = pair_template(plain_backend(tokenizer), tokenizer.cls_token_id)
+    template = pair_template(text_backend(text_backend_json(tokenizer)), tokenizer.cls_token_id)
     assert (len(template.prefix), len(template.middle), len(template.suffix)) == (prefix, middle, suffix)
     assert template.cls_index == cls
     assert template.num_special == prefix + middle + suffix

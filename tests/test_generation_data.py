@@ -78,20 +78,6 @@ def test_a_template_without_an_end_of_turn_ends_with_the_tokenizers_token() -> N
         )
 
 
-@pytest.mark.parametrize(
-    ("text", "left"), [("a</s>b", "ab"), ("</</s>s>x", "x"), ("<mask> stays", "<mask> stays"), ("<s><pad>", "")]
-)
-def test_no_text_makes_a_special_token(text: str, left: str) -> None:
-    """In a question, a passage or an answer; in a tag it is the token."""
-    prompt = ChatPrompt(roberta(), GenerationKwargs(user_start_tag="</s>"))
-    assert prompt.clean(text) == left
-    question, given = row(f"Who {text}?", (f"one {text}",), target=f"oil {text}"), row(f"Who {left}?", (f"one {left}",))
-    found, plain = built(roberta(), [question]), built(roberta(), [{**given, "target": f"oil {left}"}])
-    assert found == plain
-    ids = prompt.prompt_ids(prompt.text("Who?", [], ""))
-    assert ids[:2] == [roberta().bos_token_id, roberta().eos_token_id]
-
-
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_prompt_and_answer_never_hold_more_special_tokens(question: str, answer: str) -> None:
     """Whatever the texts are: <s> first, </s> last, and none between."""

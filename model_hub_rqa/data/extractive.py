@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from model_hub_rqa.components import COLLATORS
 from model_hub_rqa.data.arrow_cache import map_examples
+from model_hub_rqa.data.tokens import text_backend, text_backend_json
 from model_hub_rqa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,32 +54,6 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> None:
             f"hyperparameters.tokenizer_name: extractive reading needs a fast tokenizer (one with a tokenizer.json), "
             f"got the slow {type(tokenizer).__name__}"
         )
-
-
-def plain_backend(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
-    """A copy of the tokenizer's backend that neither truncates nor pads, so that the caller's stays as it is."""
-    from tokenizers import Tokenizer
-
-    check_tokenizer(tokenizer)
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
-_backends: dict[str, "Tokenizer"] = {}  # the last one: making it anew takes as long as tokenising hundreds of contexts
-
-
-def _backend(json: str) -> "Tokenizer":
-    from tokenizers import Tokenizer
-
-    return _backends.get(json) or _keep_backend(json, Tokenizer.from_str(json))
-
-
-def _keep_backend(json: str, backend: "Tokenizer") -> "Tokenizer":
-    _backends.clear()
-    _backends[json] = backend
-    return backend
 
 
 def pair_template(backend: "Tokenizer", cls_token_id: int | None) -> PairTemplate:
@@ -153,11 +128,10 @@ class FeatureBuilder:
     def __init__(
         self, tokenizer: "PreTrainedTokenizerBase", *, max_seq_length: int, doc_stride: int, labels: bool
     ) -> None:
-        backend = plain_backend(tokenizer)
-        self.backend_json = backend.to_str()  # text, and not the object: its hash is the same in every process
-        _keep_backend(self.backend_json, backend)
+        check_tokenizer(tokenizer)
+        self.backend_json = text_backend_json(tokenizer)  # text, and not the object: its hash is always the same
         cls_token_id = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-        self.template = pair_template(backend, cls_token_id)
+        self.template = pair_template(text_backend(self.backend_json), cls_token_id)
         self.question_first = tokenizer.padding_side == "right"
         self.max_seq_length = max_seq_length
         self.doc_stride = doc_stride
@@ -179,9 +153,10 @@ class FeatureBuilder:
             ``indices``), feature_index (the window's number within its example) and, for training, start_positions
             and end_positions (both the CLS index where the window lacks the answer) or, for evaluation, cls_index,
             context_position (the first context token's place), offset_starts and offset_ends (characters of the
-            context as given). Outer white space of questions, contexts and answers is not read.
+            context as given). Outer white space of questions, contexts and answers is not read, and what looks like
+            a special token in them is text.
         """
-        backend = _backend(self.backend_json)
+        backend = text_backend(self.backend_json)
         given = table["context"].to_pylist()
         stripped = np.array([len(text) - len(text.lstrip()) for text in given], np.int32)  # at each context's start
         questions = _Texts(backend, [text.strip() for text in table["question"].to_pylist()], with_offsets=False)

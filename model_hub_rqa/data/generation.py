@@ -10,7 +10,7 @@ import torch
 from model_hub_rqa.components import COLLATORS
 from model_hub_rqa.config.generation import GenerationKwargs
 from model_hub_rqa.data.arrow_cache import map_examples
-from model_hub_rqa.data.tokens import end_token_id, single_template
+from model_hub_rqa.data.tokens import PromptEncoder, end_token_id, single_template, special_tokens
 from model_hub_rqa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ _PROBE = "answer"
 class ChatPrompt:
     """Prompts as a causal language model reads them, in plain words or in the tokenizer's chat template.
 
-    What looks like one of the tokenizer's special tokens in a passage, a question or an answer is left out of it; in
-    the tags and in the chat template it becomes that token.
+    What looks like one of the tokenizer's special tokens in a passage, a question, a turn or an answer is text; in the
+    tags and in the chat template it becomes that token.
 
     Args:
         tokenizer: the reader's, a fast one.
@@ -46,7 +46,7 @@ class ChatPrompt:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: GenerationKwargs) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
-        self.special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
+        self.encode = PromptEncoder(tokenizer)
         if not settings.apply_chat_template:
             end = end_token_id(tokenizer)
             self.end_ids = [] if end is None else [end]
@@ -62,55 +62,43 @@ class ChatPrompt:
     def text(self, question: str, history: Sequence[Mapping[str, str]], passages: str) -> str:
         """A prompt, up to where the answer begins; a plain one leaves out the turns before the question.
 
+        What looks like a special token in the texts is hidden in it (`tokens.PromptEncoder`), for `prompt_ids`.
+
         Raises:
             DataError: the chat template refuses these turns, or shows nothing of the question.
         """
-        given, question = self.clean(passages), self.clean(question).strip()
+        hide, question = self.encode.hide, question.strip()
         if not self.settings.apply_chat_template:
             tags = self.settings
-            return f"{tags.user_start_tag}{given}{question}{tags.user_end_tag}{tags.asst_tag}"
-        turns = [{"role": turn["role"], "content": self.clean(turn["text"]).strip()} for turn in history]
+            return f"{tags.user_start_tag}{hide(passages + question)}{tags.user_end_tag}{tags.asst_tag}"
+        turns = [{"role": turn["role"], "content": hide(turn["text"].strip())} for turn in history]
 
         def chat(content: str) -> str:
-            return self._chat([*turns, {"role": "user", "content": content}], add_generation_prompt=True)
+            return self._chat([*turns, {"role": "user", "content": hide(content)}], add_generation_prompt=True)
 
-        text = chat(given + question)
-        if text == chat(f"{given}{_PROBE} {question} {_PROBE}"):
+        text = chat(passages + question)
+        if text == chat(f"{passages}{_PROBE} {question} {_PROBE}"):
             raise DataError("the chat template shows nothing of the question")
         return text
 
     def passages(self, rows: Sequence[Mapping[str, str]]) -> str:
         """The passages of a prompt, one after another."""
         template = self.settings.passage_template
-        bare = ({name: self.clean(row[name]).strip() for name in ("title", "text")} for row in rows)
-        return "".join(template.format(title=row["title"], context=row["text"]) for row in bare)
-
-    def clean(self, text: str) -> str:
-        """The text without what looks like a special token."""
-        before = None
-        while text != before:  # what is left could make one again
-            before = text
-            for token in self.special:
-                text = text.replace(token, "")
-        return text
+        return "".join(template.format(title=row["title"].strip(), context=row["text"].strip()) for row in rows)
 
     def prompt_ids(self, text: str) -> list[int]:
         """The tokens of a prompt; white space at the end of a plain one is left to the answer."""
         bare = text if self.settings.apply_chat_template else text.rstrip(" ")
-        return [*self.prefix, *self._encode(bare)]
+        return [*self.prefix, *self.encode(bare)]
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
         """The tokens of an answer as it follows the prompt's last line, and its end."""
         bare = prompt if self.settings.apply_chat_template else prompt.rstrip(" ")
         line = bare[bare.rfind("\n") + 1 :] if "\n" in bare[:-1] else bare
-        following = prompt[len(bare) :] + self.clean(answer).strip()
-        before, whole = self._encode(line), self._encode(line + following)
-        ids = whole[len(before) :] if whole[: len(before)] == before else self._encode(following)
+        following = prompt[len(bare) :] + self.encode.hide(answer.strip())
+        before, whole = self.encode(line), self.encode(line + following)
+        ids = whole[len(before) :] if whole[: len(before)] == before else self.encode(following)
         return [*ids, *self.end_ids]
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        return ids
 
     def _chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
         system = self.settings.system_prompt
@@ -128,12 +116,11 @@ class ChatPrompt:
         messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _PROBE}]
         try:
             self.text("question", [], "")
-            after = self._encode(self._chat(messages).rpartition(_PROBE)[2])
+            after = self.encode(self._chat(messages).rpartition(_PROBE)[2])
         except DataError as error:
             field = "apply_chat_template" if self.settings.system_prompt is None else "system_prompt"
             raise ConfigError(f"data.{field}: {error}") from error
-        added = self.tokenizer.added_tokens_decoder.items()
-        special = {number for number, token in added if token.special} | set(self.tokenizer.all_special_ids)
+        special = special_tokens(self.tokenizer)
         first = next((place for place, token in enumerate(after) if token in special), None)
         end = end_token_id(self.tokenizer)
         return after[: first + 1] if first is not None else [] if end is None else [end]
@@ -206,7 +193,8 @@ class GenerationFeatureBuilder:
     def _shortened(self, text: str, by: int) -> str:
         """The text without its last ``by`` tokens, at least one; a line's end stays at the end."""
         body = text.rstrip("\n")
-        offsets = self.prompt.tokenizer(body, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        as_text = {"add_special_tokens": False, "split_special_tokens": True}
+        offsets = self.prompt.tokenizer(body, return_offsets_mapping=True, verbose=False, **as_text)
         starts = [start for start, _ in offsets["offset_mapping"]]
         kept = body[: starts[-by]].rstrip() if by < len(starts) else ""
         return kept + text[len(body) :] if kept else ""
