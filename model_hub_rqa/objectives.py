@@ -2,8 +2,9 @@
 
 An objective is a function ``objective(task, batch, **args)``, or a class whose instances are called with (task, batch);
 it returns a scalar. ``task`` is a `Task`: it computes losses of a batch, which never need to be taken apart. Either may
-have two attributes: ``sets`` names the data sets that its batches hold (a batch is then ``{name: batch of that set}``,
-and ``data.mixing: keyed``), and ``needs_reference = True`` asks for a frozen copy of the initial model.
+have three attributes: ``sets`` names the data sets that its batches hold (a batch is then ``{name: batch of that
+set}``, and ``data.mixing: keyed``); ``anchor`` names the one of them whose length is an epoch, unless ``data.anchor``
+does; and ``needs_reference = True`` asks for a frozen copy of the initial model.
 
     @OBJECTIVES.register("Clipped")
     def clipped(task, batch, floor: float = 0.1):
@@ -59,6 +60,8 @@ def grad_ascent(task: Task, batch: Batch) -> torch.Tensor:
 @dataclass(frozen=True, kw_only=True)
 class _ForgetRetain:
     """Weights of two sets; the retain set plays no part, and is not needed, where its weight is 0."""
+
+    anchor: ClassVar[str] = "forget"
 
     gamma: float = 1.0
     alpha: float = 1.0
@@ -159,6 +162,11 @@ def build_objective(components: Components, train_sets: Sequence[str], keyed: bo
 def needed_sets(objective: Objective | None) -> tuple[str, ...]:
     """The data sets that an objective's batches hold, by name; nothing where they are the trial's own batches."""
     return tuple(getattr(_declared(objective), "sets", ()))
+
+
+def anchor_of(objective: Objective | None) -> str | None:
+    """The data set whose length is an epoch of the objective's batches; None where it does not say."""
+    return getattr(_declared(objective), "anchor", None)
 
 
 def needs_reference(objective: Objective | None) -> bool:

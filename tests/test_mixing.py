@@ -158,6 +158,22 @@ def test_a_keyed_batch_is_a_full_batch_of_each_set() -> None:
     assert parts[1][:2] != parts[1][2:4]  # another order each time
 
 
+@pytest.mark.parametrize(("anchor", "batches"), [(0, 5), (1, 2), (None, 5)])
+def test_the_anchors_length_is_an_epoch(anchor: int | None, batches: int) -> None:
+    """Every example of the anchor once an epoch, and the longer set goes on where it was."""
+    sizes = [20, 8]
+    numbers = np.repeat([0, 1], sizes)
+    settings: dict[str, Any] = {"group": 1, "seed": 0, "group_by_length": False}
+    one = KeyedBatchSampler(np.ones(28, int), numbers, 4, anchor=anchor, **settings)
+    epochs = [[split(batch, sizes) for batch in one] for _ in range(5)]
+    assert [len(one), *map(len, epochs)] == [batches] * 6
+    for epoch in epochs if anchor is not None else []:
+        assert sorted(itertools.chain(*(parts[anchor] for parts in epoch))) == list(range(sizes[anchor]))
+    flat = list(itertools.chain(*epochs))
+    longest = KeyedBatchSampler(np.ones(28, int), numbers, 4, **settings)
+    assert flat == [split(batch, sizes) for _ in range(5) for batch in longest][: len(flat)]
+
+
 def test_a_set_of_a_keyed_batch_is_grouped_by_length() -> None:
     """As if it were alone: its batches are those of a sampler of its own."""
     lengths = np.random.default_rng(7).integers(5, 400, 28)

@@ -148,6 +148,43 @@ def test_resume_is_exact(objective: dict[str, Any], tmp_path: Path) -> None:
     assert len(state["models_state_dict"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("objective", "data", "steps"),
+    [
+        ({"name": "GradDiff"}, {}, 2),  # 3 questions to forget, 2 a batch; 6 to keep
+        ({"name": "NPO"}, {}, 2),
+        ({"name": "NPO"}, {"anchor": "retain"}, 3),
+        ({"name": "NPO"}, {"anchor": "forget"}, 2),
+    ],
+)
+def test_an_epoch_is_the_anchors(objective: dict[str, Any], data: Any, steps: int, tmp_path: Path) -> None:
+    """That of the objective, or the one that the configuration names."""
+    path = unlearning(tmp_path, objective, data={**SETS, **data}, max_steps=-1, num_train_epochs=1)
+    assert train.main([str(path), "--output-dir", str(tmp_path / "run")]) == 0
+    assert tiny.reports(tmp_path / "run", "training")[-1]["steps"] == steps
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"anchor": "forgot"}, r"data.anchor: must be a set of data.train \(forget, retain\), got 'forgot'.*forget"),
+        ({"ancor": "forget"}, r"data\.ancor is not a known name: did you mean anchor\?"),
+        ({"anchor": "forget", "mixing": "by_size"}, "data.anchor: needs mixing: keyed beside it, got mixing: by_size"),
+    ],
+)
+def test_an_anchor_that_is_wrong(data: Any, said: str, tmp_path: Path) -> None:
+    path = unlearning(tmp_path, {"name": "GradDiff"}, data={**SETS, **data})
+    with pytest.raises(ConfigError, match=said):
+        experiments.validate(experiments.load_experiment(str(path)))
+
+
+def test_unknown_keys_beside_an_objective(tmp_path: Path) -> None:
+    """They are errors, too."""
+    path = unlearning(tmp_path, {"name": "GradDiff", "anchor": "forget"})
+    with pytest.raises(ConfigError, match=r"hyperparameters\.objective\.anchor"):
+        experiments.validate(experiments.load_experiment(str(path)))
+
+
 @pytest.mark.slow
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     """Two forward passes of a step and a model that DistributedDataParallel does not see: the weights are those of

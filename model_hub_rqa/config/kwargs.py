@@ -265,9 +265,14 @@ class DatasetKwargs(Kwargs):
         None, gt=0, help="of mixing: temperature: 1 draws by size, more draws small sets more often; unset: 2"
     )
 
+    anchor: str | None = option(None, help="of mixing: keyed: the set of train whose length is an epoch")
+
     def problems(self) -> Iterator[Problem]:
         if fault := language_fault(self.language):
             yield Problem(("language",), fault)
+        if self.anchor is not None and self.mixing != "keyed":
+            text = f"needs mixing: keyed beside it, got mixing: {self.mixing}"
+            yield Problem(("anchor", "mixing"), text)
         if self.mixing != "by_size" and self.train is None:
             yield Problem(("mixing", "train"), f"needs data.train, a list of sets, got {self.mixing} and none")
         if self.mixing_temperature is not None and self.mixing != "temperature":

@@ -36,12 +36,13 @@ def parse_dict_to_dataclasses(
     *,
     section: str = HYPERPARAMETERS,
     known: Iterable[str] = (),
+    strict: bool = False,
 ) -> list[Any]:
     """Fill dataclasses from one mapping: each takes the names that it knows, and several may take the same one.
 
     An int field takes 2.0 and a float field takes 2, as a cluster's JSON may turn one into the other; text is never
     taken for a number, nor a bool for anything but a bool. None means unset, where the field can be unset. A name that
-    neither the types given, nor any type of this package, nor ``known`` has is warned about, once.
+    neither the types given, nor any type of this package, nor ``known`` has is warned about, once, or is an error.
 
     Args:
         dataclass_types: what to fill: the types of this package, subclasses of theirs, or dataclasses of your own.
@@ -50,6 +51,7 @@ def parse_dict_to_dataclasses(
         as_dict: give plain dicts, without what is unset, in place of instances.
         section: where ``args`` stands in the configuration: the messages name ``section.field``.
         known: further names that are right.
+        strict: whether an unknown name is an error.
 
     Returns:
         One instance, or dict, for each type, in their order.
@@ -60,8 +62,10 @@ def parse_dict_to_dataclasses(
     place = f"{section}." if section else ""
     if not isinstance(args, Mapping):
         raise ConfigError(f"{section or 'args'}: must be a mapping, got {show_value(args)}")
-    _warn_of_unknown_names(dataclass_types, args, place, known)
-    lines: list[str] = []
+    unknown = _unknown_names(dataclass_types, args, place, known)
+    lines = unknown if strict else []
+    for line in unknown if not strict else ():
+        _warn_once(line)
     filled = []
     for kind in dataclass_types:
         values, faults = _read(kind, args)
@@ -166,12 +170,11 @@ def _to_dict(instance: Any) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(instance).items() if value is not None}
 
 
-def _warn_of_unknown_names(types: Sequence[type], args: Mapping[str, Any], place: str, known: Iterable[str]) -> None:
+def _unknown_names(types: Sequence[type], args: Mapping[str, Any], place: str, known: Iterable[str]) -> list[str]:
     fields = (field for kind in (*types, *ALL_KWARGS, FusionKwargs, GenerationKwargs) for field in init_fields(kind))
     names = {name for field in fields for name in names_of(field)} | set(known)
-    for name in args:
-        if name not in names:
-            _warn_once(f"{place}{name} is not a known name{did_you_mean(name, sorted(names))}")
+    unknown = [name for name in args if name not in names]
+    return [f"{place}{name} is not a known name{did_you_mean(name, sorted(names))}" for name in unknown]
 
 
 @functools.cache

@@ -5,7 +5,8 @@
 - temperature: an epoch has as many draws as all sets have examples, shared out by p_i = n_i^(1/T) / sum_j n_j^(1/T)
   (T5: Raffel et al. 2020, arXiv:1910.10683, section 3.5.2; with alpha = 1/T in mT5: Xue et al. 2021,
   arXiv:2010.11934, section 3.1; multilingual BERT's exponent is 0.7).
-- keyed: a batch holds a batch of each set, by name; each set has its own order, and the shorter ones start over.
+- keyed: a batch holds a batch of each set, by name; each set has its own order, and the shorter ones start over. An
+  epoch is as long as one of them, the anchor.
 
 Sets are counted in examples as they are trained on: windows, where long contexts are cut. Everything is drawn from
 the seed and the epoch, so that a resume and other numbers of ranks see the same.
@@ -116,11 +117,12 @@ class MixedBatchSampler(TrainBatchSampler):
 class KeyedBatchSampler(torch.utils.data.BatchSampler):
     """Micro-batches of ``batch_size`` examples of each set, one set after another: `KeyedCollator` takes them apart.
 
-    An epoch ends with the set that has the most batches; the others have started over by then, and go on in the next
-    epoch where they were. The loss of each set is over whole effective batches of its own.
+    An epoch ends with the anchor. A shorter set has started over by then, and each set goes on in the next epoch where
+    it was. The loss of each set is over whole effective batches of its own.
 
     Args:
         lengths, set_numbers, batch_size, group, seed, group_by_length: as `MixedBatchSampler` has them.
+        anchor: the number of the set whose batches are an epoch; None for the set that has the most.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class KeyedBatchSampler(torch.utils.data.BatchSampler):
         group: int,
         seed: int,
         group_by_length: bool,
+        anchor: int | None = None,
     ) -> None:
         numbers = np.asarray(set_numbers)
         self.members = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
@@ -147,11 +150,12 @@ class KeyedBatchSampler(torch.utils.data.BatchSampler):
         ]
         self.batch_size = batch_size
         self.group = group
+        self.anchor = anchor
         self.epoch = 0
 
     def __len__(self) -> int:
         """Micro-batches of an epoch over all ranks: a multiple of ``group``."""
-        return max(map(len, self.samplers))
+        return max(map(len, self.samplers)) if self.anchor is None else len(self.samplers[self.anchor])
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, self.epoch = self.epoch, self.epoch + 1

@@ -196,7 +196,10 @@ class BaseTransformerTrial(SetsTrial):
             lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given, known=own)
         )
         types = (DatasetKwargs, CallbackKwargs, *([] if self.task_kwargs is None else [self.task_kwargs]))
-        settings = attempt(lambda: parse_dict_to_dataclasses(types, task_settings, section="data", known=variables))
+        keyed = data.get("mixing") == "keyed"  # how long an epoch is must not hang on a misspelt anchor
+        settings = attempt(
+            lambda: parse_dict_to_dataclasses(types, task_settings, section="data", known=variables, strict=keyed)
+        )
         attempt(lambda: self.parse_components(given, data))
         if training is not None and training[2].fp16 and not torch.cuda.is_available():
             faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
@@ -309,7 +312,7 @@ class BaseTransformerTrial(SetsTrial):
             settings = {"group": group, "seed": self.seed, "group_by_length": self.trainer.group_by_length}
             places = (lengths, self.set_numbers("train"), self.context.get_per_slot_batch_size())
             if self.data.mixing == "keyed":
-                return KeyedBatchSampler(*places, **settings)
+                return KeyedBatchSampler(*places, anchor=self.anchor(), **settings)
             temperature = self.data.mixing_temperature or DEFAULT_TEMPERATURE
             return MixedBatchSampler(*places, mixing=self.data.mixing, temperature=temperature, **settings)
         if self.trainer.max_tokens_per_batch is not None:

@@ -12,12 +12,14 @@ from datasets.fingerprint import Hasher
 from determined import pytorch
 
 from model_hub_rqa.config import DatasetKwargs
+from model_hub_rqa.config.fields import did_you_mean
 from model_hub_rqa.config.named_sets import NamedSetKwargs, parse_named_sets
 from model_hub_rqa.data.arrow_cache import map_examples, module_file, source_digest
 from model_hub_rqa.data.named_sets import join_sets, set_numbers
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.languages import choose_rules
 from model_hub_rqa.metrics.text import AnswerRules
+from model_hub_rqa.objectives import anchor_of
 from model_hub_rqa.trials.chosen import ChosenComponents
 from model_hub_rqa.trials.reducers import Values
 
@@ -41,6 +43,12 @@ class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
 
     def _parse_sets(self, data: DatasetKwargs) -> Mapping[str, tuple[NamedSetKwargs, ...]]:
         sets = parse_named_sets(data)
+        names = [one.name for one in sets.get("train", ())]
+        if data.anchor is not None and data.anchor not in names:
+            raise ConfigError(
+                f"data.anchor: must be a set of data.train ({', '.join(names)}), got {data.anchor!r}"
+                f"{did_you_mean(data.anchor, names)}"
+            )
         if data.mixing == "keyed" and not (self.takes_keyed_batches or self.objective_takes_sets()):
             raise ConfigError(
                 f"data.mixing: keyed needs a trial whose compute_loss takes batches by name, {type(self).__name__} has "
@@ -53,6 +61,11 @@ class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
         features = self.datasets[split]
         index = features["example_index"][:] if "example_index" in features.column_names else range(len(features))
         return set_numbers(self.sets[split], index)
+
+    def anchor(self: Any) -> int | None:
+        """The number of the set whose length is an epoch of keyed batches; None for the longest."""
+        name = self.data.anchor or anchor_of(self.objective)
+        return list(self.sets["train"]).index(name) if name in self.sets["train"] else None
 
     def map_examples(self, split: str, function: Callable[..., Any], **options: Any) -> Any:
         """What ``function`` makes of ``self.examples[split]``, cached until the data, the code or the settings change.
