@@ -6,11 +6,18 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from fusion_models_for_tests import FAMILIES
+import transformers
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from model_hub_rqa.models.dropout import ATTENTION, CpuDropout, attention_forward, kept_elements, use_cpu_dropout
+from model_hub_rqa.models.dropout import (
+    ATTENTION,
+    TESTED,
+    CpuDropout,
+    attention_forward,
+    kept_elements,
+    use_cpu_dropout,
+)
 
 
 @pytest.mark.parametrize("rate", [0.0001, 0.1, 0.5, 0.9])
@@ -118,16 +125,85 @@ def test_the_mean_of_attention_stays() -> None:
     assert torch.allclose(mean, whole[0], atol=0.05)
 
 
-@pytest.mark.parametrize("kind", sorted(FAMILIES))
-def test_a_model_changes_in_its_training_alone(kind: str) -> None:
-    """Its state, its saved config and its evaluation are as before; in training, seeds decide."""
-    model = FAMILIES[kind]().eval()
-    inputs = {"input_ids": torch.randint(5, 50, (2, 9)), "decoder_input_ids": torch.randint(5, 50, (2, 4))}
-    names, before, config = list(model.state_dict()), model(**inputs).logits, model.config.to_json_string()
+TINY: dict[str, Any] = {
+    **{"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+    **{"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 2},
+    **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
+    **{"dim": 16, "hidden_dim": 32, "n_embd": 16, "n_layer": 2, "n_head": 2, "max_position_embeddings": 64},
+    **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+}
+
+
+def built(name: str, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    kind = getattr(transformers, name)
+    return kind(kind.config_class(**{**TINY, **changes}))
+
+
+def logits(model: Any) -> torch.Tensor:
+    ids = torch.arange(5, 23).view(2, 9)
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    more = {"decoder_input_ids": ids[:, :4]} if model.config.is_encoder_decoder else {}
+    with torch.no_grad():
+        result = model(input_ids=ids, attention_mask=mask, **more)
+    return result.start_logits if hasattr(result, "start_logits") else result.logits
+
+
+@pytest.mark.parametrize("name", sorted(TESTED))
+def test_a_model_changes_in_its_training_alone(name: str) -> None:
+    """Its state, its saved config and its evaluation are as before, and its training at a rate of 0."""
+    model = built(name).eval()
+    names, before, config = list(model.state_dict()), logits(model), model.config.to_json_string()
     use_cpu_dropout(model)
+    assert model.config._attn_implementation == ATTENTION
     assert list(model.state_dict()) == names
     assert model.config.to_json_string() == config
-    assert torch.allclose(model(**inputs).logits, before, atol=1e-6)
+    assert torch.allclose(logits(model), before, atol=1e-6)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for rate in ("dropout", "attention_dropout", "dropout_prob"):
+            if isinstance(getattr(module, rate, None), float):
+                setattr(module, rate, 0.0)
+    assert torch.allclose(logits(model.train()), before, atol=1e-6)
+
+
+class Subclass(BertForQuestionAnswering):
+    """A model of a user's own, by inheritance."""
+
+
+DEEPSEEK = {
+    **{"num_key_value_heads": 2, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4},
+    **{"v_head_dim": 8, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 3, "n_routed_experts": 4},
+    **{
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("name", ["DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"])
+def test_a_model_that_looks_at_the_name_of_its_attention_is_left_alone(name: str) -> None:
+    """Under another name it masks other tokens: its logits were others."""
+    model = built(name, **DEEPSEEK).eval()
+    before = logits(model)
+    use_cpu_dropout(model)
+    assert logits(model).equal(before)
+
+
+def test_models_of_ones_own_are_left_alone() -> None:
+    """A module, and a subclass of a class that is tested."""
+    own = torch.nn.Sequential(torch.nn.Dropout(0.5), built("BertForQuestionAnswering"))
+    sub = Subclass(BertConfig(**TINY))
+    for model in (own, sub):
+        before = [type(module) for module in model.modules()]
+        use_cpu_dropout(model)
+        assert [type(module) for module in model.modules()] == before
+    assert sub.config._attn_implementation == "sdpa"
 
 
 def test_dropout_is_in_force_in_training() -> None:

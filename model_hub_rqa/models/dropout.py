@@ -17,6 +17,24 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "sdpa_cpu_dropout"
 _STEPS = 2**16  # a rate is kept to one part in so many
 
+TESTED = frozenset(
+    {
+        "BartForConditionalGeneration",
+        "BertForQuestionAnswering",
+        "BertForTokenClassification",
+        "DistilBertForQuestionAnswering",
+        "ElectraForQuestionAnswering",
+        "GPT2LMHeadModel",
+        "LlamaForCausalLM",
+        "MBartForConditionalGeneration",
+        "MT5ForConditionalGeneration",
+        "RobertaForQuestionAnswering",
+        "T5ForConditionalGeneration",
+    }
+)
+"""The classes of transformers that compute the same with `use_cpu_dropout`, but for the numbers drawn. Others may look
+at the name of their attention, as deepseek_v32 does, and mask other tokens under a name that they do not know."""
+
 
 class CpuDropout(torch.nn.Dropout):
     """`torch.nn.Dropout` in all but the numbers drawn."""
@@ -31,8 +49,11 @@ class CpuDropout(torch.nn.Dropout):
 def use_cpu_dropout(model: torch.nn.Module) -> None:
     """Gives a model's dropout, of attention where it goes through SDPA and of everything else, the cheap masks.
 
-    Weights, their names, and what the model computes outside of training stay as they are.
+    Weights, their names, and what the model computes outside of training stay as they are. A model whose class is not
+    one of `TESTED`, such as a custom one or a subclass, is left as it is.
     """
+    if type(model).__name__ not in TESTED or not type(model).__module__.startswith("transformers.models."):
+        return
     for module in model.modules():
         if type(module) is torch.nn.Dropout:
             module.__class__ = CpuDropout

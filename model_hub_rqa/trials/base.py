@@ -35,7 +35,6 @@ from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, Ke
 from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
-from model_hub_rqa.models.casting import share_casts
 from model_hub_rqa.models.dropout import use_cpu_dropout
 from model_hub_rqa.models.first import parse_parts, read_first_model
 from model_hub_rqa.models.initial_weights import load_weights, save_weights
@@ -128,8 +127,6 @@ class BaseTransformerTrial(SetsTrial):
         self.reference = self.build_reference(model)
         if context.device.type == "cpu":
             use_cpu_dropout(model)
-        if self.bf16 or self.trainer.fp16:
-            share_casts(model)
         self.model = context.wrap_model(model)
         self.optimizer = context.wrap_optimizer(self.build_optimizer(model))
         self.lr_scheduler = context.wrap_lr_scheduler(
