@@ -32,8 +32,11 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
+_SECONDS_BETWEEN = 10.0  # of two lines of a validation
+
+
 class TrainProgress:
-    """Shows loss, learning rate, examples a second and the time left at each report.
+    """Shows loss, learning rate, examples a second and the time left at each report; how far a validation is, too.
 
     Args:
         total: batches of the whole run.
@@ -49,8 +52,9 @@ class TrainProgress:
         self.stream = stream or sys.stderr
         self.seconds = 0.0  # spent in training alone: validation and checkpoints would spoil the rate
         self.trained = 0
-        self._since = time.monotonic()
+        self._since = self._told = time.monotonic()
         self._bar: Any = None
+        self._validation: Any = None
         if self.stream.isatty():
             self._bar = self._live_bar()
 
@@ -59,7 +63,7 @@ class TrainProgress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         bar = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[news]}"),
@@ -71,8 +75,13 @@ class TrainProgress:
 
     def status(self, status: str) -> None:
         """Tells what the trial is doing now: only training counts towards the rate."""
-        self._since = time.monotonic()
-        if status != "training" and self._bar is not None:
+        self._since = self._told = time.monotonic()
+        if self._bar is None:
+            return
+        if self._validation is not None:
+            self._bar.remove_task(self._validation)
+            self._validation = None
+        if status != "training":
             self._bar.update(self._task, news=status)
 
     def training(self, steps: int, metrics: Mapping[str, Any]) -> None:
@@ -90,6 +99,21 @@ class TrainProgress:
             self._bar.update(self._task, completed=steps, news=news)
         else:
             self.line(f"step {steps}/{self.total}  {news}")
+
+    def validating(self, done: int, total: int) -> None:
+        """After ``done`` of the ``total`` batches of a validation, which `status` has told the beginning of."""
+        now = time.monotonic()
+        rate = done / (now - self._since) if now > self._since else 0.0
+        news = f"{rate:.1f} batches/s" if rate else ""
+        if rate and done < total:
+            news += f"  {format_seconds((total - done) / rate)} left"
+        if self._bar is not None:
+            if self._validation is None:
+                self._validation = self._bar.add_task("validation", total=total, news="")
+            self._bar.update(self._validation, completed=done, news=news)
+        elif now - self._told >= _SECONDS_BETWEEN:
+            self._told = now
+            self.line(f"validation {done}/{total} batches  {news}")
 
     def line(self, text: str) -> None:
         """A line of its own, above the bar where there is one."""

@@ -12,9 +12,10 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
         with (
             _logging_to(folder / "run.log", enabled=distributed is None or distributed.rank == 0),
             pytorch.init(hparams=hparams, exp_conf=dict(experiment.raw), distributed=distributed) as context,
-            _stopping_on_signals(context),
+            _stopping_on_signals(context) as interrupted,
         ):
             for line in notes:
                 _say(line)
@@ -129,7 +130,9 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
                 before, notes = resuming.check_same_run(trial, resume_from, allow_changed=args.allow_changed_run)
                 for line in notes:
                     _say(line)
-            _fit_locally(trial, experiment, folder, resume_from, before, test_mode=args.test)
+            _fit_locally(
+                trial, experiment, folder, resume_from, before, test_mode=args.test, interrupted=interrupted.is_set
+            )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -148,6 +151,7 @@ def _fit_locally(
     changed_from: dict[str, Any],
     *,
     test_mode: bool,
+    interrupted: Callable[[], bool],
 ) -> None:
     from determined import pytorch
 
@@ -187,6 +191,8 @@ def _fit_locally(
         smaller_is_better=experiment.smaller_is_better,
         code=determined_fixes.code_of(type(trial)),
         validates_only=trial.trainer.validates_only,
+        interrupted=interrupted,
+        on_validation_batch=reports.validating,
     )
     if chief:
         reports.progress = TrainProgress(trial.num_training_batches(), done, context.get_global_batch_size())
@@ -196,6 +202,8 @@ def _fit_locally(
             fit(pytorch.Trainer(trial, context), trial, test_mode=test_mode, checkpoint_policy="none")
         if trial.stop_reason is not None:
             _say(f"stopped by {trial.stop_reason}")
+        elif context.get_stop_requested() and trial.trainer.validates_only:
+            _say("stopped before the validation was done: run it again")
         elif context.get_stop_requested():
             _say(f"stopped, with {checkpoints_of(folder)[0]} written: --resume latest goes on from it")
         if chief:
@@ -311,17 +319,23 @@ def _check_batch_size(hparams: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _stopping_on_signals(context: Any) -> Iterator[None]:
-    """SIGTERM and Ctrl-C end a local run at the next report, with a checkpoint and exit code 0; twice, at once."""
+def _stopping_on_signals(context: Any) -> Iterator[threading.Event]:
+    """SIGTERM and Ctrl-C end a local run after the batch at hand, with a checkpoint and exit code 0; twice, at once.
+
+    Yields:
+        What is set once a signal came; a stop that a program asks for leaves it alone.
+    """
+    interrupted = threading.Event()
 
     def stop(number: int, frame: Any) -> None:
-        if context.get_stop_requested():
+        if interrupted.is_set():
             raise KeyboardInterrupt
+        interrupted.set()
         context.set_stop_requested(True)
 
     kept = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield interrupted
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)

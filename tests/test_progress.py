@@ -66,6 +66,36 @@ def test_validation_does_not_count_towards_the_rate(clock: Clock) -> None:
     assert stream.getvalue().splitlines()[-1] == "step 30/40    8.0 examples/s  0:00:10 left"
 
 
+def test_a_validation_has_lines_of_its_own(clock: Clock) -> None:
+    """Every ten seconds: 20 of 80 batches in 10 seconds leave 30 seconds; a short one has none."""
+    stream = io.StringIO()
+    shown = TrainProgress(total=40, done=0, examples_a_batch=8, stream=stream)
+    for done, seconds in ((10, 5), (20, 5), (30, 5), (80, 5)):
+        if done == 10:
+            shown.status("validating")
+        clock.now += seconds
+        shown.validating(done, 80)
+    shown.status("validating")
+    clock.now += 9
+    shown.validating(80, 80)
+    lines = stream.getvalue().splitlines()
+    assert lines == ["validation 20/80 batches  2.0 batches/s  0:00:30 left", "validation 80/80 batches  4.0 batches/s"]
+
+
+def test_a_validation_has_a_bar_of_its_own_on_a_terminal() -> None:
+    """Beside that of training, with its own numbers; it goes when training goes on."""
+    stream = Terminal()
+    shown = TrainProgress(total=40, done=0, examples_a_batch=8, stream=stream)
+    shown.status("validating")
+    shown.validating(3, 7)
+    assert [task.description for task in shown._bar.tasks] == ["training", "validation"]
+    shown._bar.refresh()
+    shown.status("training")
+    assert [task.description for task in shown._bar.tasks] == ["training"]
+    shown.close()
+    assert "3/7" in stream.getvalue()
+
+
 def test_a_terminal_gets_a_live_bar() -> None:
     """The bar shows steps and news, lines stand above it, and closing ends it."""
     stream = Terminal()

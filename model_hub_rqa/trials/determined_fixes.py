@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -335,6 +335,8 @@ def local_controller(
     smaller_is_better: bool,
     code: Path | None,
     validates_only: bool = False,
+    interrupted: Callable[[], bool] = lambda: False,
+    on_validation_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[None]:
     """While this is open, ``Trainer.fit`` resumes exactly and keeps ``checkpoint_policy: best`` off the cluster too.
 
@@ -347,6 +349,8 @@ def local_controller(
     - It validates only after training: with ``validates_only`` it validates once and writes no checkpoint.
     - It looks for a stop at reports and validations alone, and each rank at its own flag: all ranks look together,
       after every optimizer step.
+    - It finishes a validation first, which may take long: where ``interrupted()`` is true on any rank, all leave it
+      after the batch at hand, and a resume makes it up. ``on_validation_batch`` hears how many are done, of how many.
     - It loads what it finds of a checkpoint, and starts at 0 where the trial's number is another (the cluster's).
     - It tells an error of a reducer along with every value that was reduced, which fills a log with numbers.
     """
@@ -359,32 +363,59 @@ def local_controller(
             settings |= {"checkpoint_policy": checkpoint_policy, "searcher_metric_name": metric}
             settings["smaller_is_better"] = smaller_is_better
             super().__init__(**settings)
+            self.context._steps_completed = done
 
         def _run(self) -> None:
-            if validates_only:
-                self._validate()
-            else:
+            if not validates_only:
                 super()._run()
+                return
+            with contextlib.suppress(pytorch._ShouldExit):
+                self._validate()
 
         def _train(self, length: Any, train_boundaries: list[Any]) -> None:
             self.boundaries = train_boundaries
             if resume_from is not None:
                 self._stop_requested()  # by a callback, of a run that had ended before it was resumed
+                if self.validation_period.should_stop(self.start_from_batch) and not self._validation_is_current():
+                    self._validate()  # the run was stopped in it
             super()._train(length, train_boundaries)
 
         def _step_batch(self) -> None:
             super()._step_batch()
-            if steps_now(self.context) and _stop_wanted(self.context):
+            if steps_now(self.context) and _any_rank_stops(self.context, self.context.get_stop_requested()):
                 for boundary in self.boundaries:
                     boundary.limit_reached |= boundary.step_type == pytorch._TrainBoundaryType.REPORT
 
         def _stop_requested(self) -> None:
-            if _stop_wanted(self.context):
+            if _any_rank_stops(self.context, self.context.get_stop_requested()):
                 raise pytorch._ShouldExit()
 
+        def _leave_if_interrupted(self) -> None:
+            if _any_rank_stops(self.context, interrupted()):
+                raise pytorch._ShouldExit()
+
+        def _looking_up(self, evaluate_batch: Any) -> Any:
+            """The trial's ``evaluate_batch``, with a look for a signal after each batch: as many looks on each rank."""
+            batches = len(self.validation_loader or ())
+            most = max(self.context.distributed.allgather(batches))
+            takes_number = util.has_param(evaluate_batch, "batch_idx", 2)
+
+            def evaluate(batch: Any, batch_idx: int) -> Any:
+                found = evaluate_batch(batch=batch, **({"batch_idx": batch_idx} if takes_number else {}))
+                on_validation_batch(batch_idx + 1, batches)
+                is_last = batch_idx + 1 == batches and not self.test_mode
+                for _ in range(1 + most - batches if is_last else 1):
+                    self._leave_if_interrupted()
+                return found
+
+            return evaluate
+
         def _validate(self) -> dict[str, Any]:
+            self._leave_if_interrupted()
+            evaluate = self._looking_up(self.trial.evaluate_batch)
             try:
-                return super()._validate()
+                with mock.patch.object(self.trial, "evaluate_batch", evaluate):
+                    return super()._validate()
             except ValueError as error:
                 if error.__cause__ is None:
                     raise
@@ -430,14 +461,15 @@ def local_controller(
         yield
 
 
-def _stop_wanted(context: pytorch.PyTorchTrialContext) -> bool:
-    """Whether any rank was asked to stop; all ranks must call it."""
-    wanted = context.get_stop_requested()
-    if context.distributed.size == 1:
-        return wanted
-    flag = torch.tensor(int(wanted), device=context.device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    return bool(flag)
+def _any_rank_stops(context: pytorch.PyTorchTrialContext, wanted: bool) -> bool:
+    """Whether any rank wants to stop, which every rank then knows of; all of them must call it."""
+    if context.distributed.size > 1:
+        flag = torch.tensor(int(wanted), device=context.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        wanted = bool(flag)
+    if wanted:
+        context.set_stop_requested(True)
+    return wanted
 
 
 def code_of(trial_class: type) -> Path | None:

@@ -79,6 +79,11 @@ class Reports(core.DummyTrainContext):
         if self.progress is not None:
             self.progress.status(status)
 
+    def validating(self, done: int, total: int) -> None:
+        """After ``done`` of the ``total`` batches of a validation, on this rank."""
+        if self.progress is not None:
+            self.progress.validating(done, total)
+
     def _get_last_validation(self) -> int | None:
         return self.last_validation
 

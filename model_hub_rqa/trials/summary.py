@@ -54,13 +54,14 @@ def summarise(
     validations = [report for report in every if report["kind"] == "validation"]
     training = [report for report in every if report["kind"] == "training"]
     best = [report for report in validations if report["steps"] == reports.best_steps]
-    stopped = determined_fixes.batches_trained(trial.context) < trial.num_training_batches()
+    trained = determined_fixes.batches_trained(trial.context)
+    stopped = trained < trial.num_training_batches() or reports.last_validation != trained
     return {
         "name": experiment.name,
         "trial": experiment.trial_class,
         "status": "stopped" if stopped else "finished",
         "stop_reason": trial.stop_reason,
-        "steps": determined_fixes.batches_trained(trial.context),
+        "steps": trained,
         "max_steps": trial.num_training_batches(),
         "resumed_at": resumed_at,
         "seconds": round(seconds, 3),
