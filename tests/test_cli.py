@@ -90,7 +90,9 @@ def test_no_answer_probabilities_give_the_best_thresholds(
     ("predictions", "options", "said"),
     [
         ("nowhere.json", [], "nowhere.json: cannot be read"),
-        ("[1]", [], "must be one JSON object by question id, got [1]"),
+        ("[1]", [], "p.json: record 1: must be an object with id, got 1"),
+        ("1", [], "must be one JSON object by question id, or a list, got 1"),
+        ("{}", [], "p.json: holds no prediction"),
         ('{"q0": ', [], "not JSON at line 1 column 8"),
         ('{"q0": "a", "q1": "b", "q0": "c"}', [], "p.json: an object has the key 'q0' twice"),
         ('{"q0": 3, "q1": null}', [], "predictions: q1"),

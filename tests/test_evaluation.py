@@ -154,7 +154,7 @@ def test_evaluate_with_an_index(reader: str, world: Path, tmp_path: Path, capsys
         *("all_args.json", "evaluate.log", "predictions.jsonl", "score.json"),
     ]
     arguments = read_json(output / "all_args.json")
-    assert arguments["top_k"] == 2
+    assert arguments["top_k"] == printed["top_k"] == 2
     assert arguments["index_manifest"]["n_passages"] == 3
     assert arguments["reader"] == {"fusion": "FusionReader", "extractive": "ExtractiveReader"}[reader]
     lines = [json.loads(line) for line in (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from model_hub_rqa.data.corpus import read_qrels, read_queries
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
-from model_hub_rqa.metrics.ranking import MEASURES, ranking_metrics, ranking_metrics_by_query
+from model_hub_rqa.metrics.ranking import MEASURES, measures_within, ranking_metrics, ranking_metrics_by_query
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.retrieval import dense
 from model_hub_rqa.retrieval.base import PassageStore, top_k, write_passages
@@ -76,6 +76,21 @@ def test_faults() -> None:
         ranking_metrics({"q": ["a", "a"]}, {"q": {"a": 1}})
     with pytest.raises(DataError, match="no query is judged"):
         ranking_metrics({"q": ["a"]}, {})
+
+
+@pytest.mark.parametrize(
+    ("retrieved", "measures"),
+    [
+        (1, ["nDCG@1", "Recall@1", "MRR@1"]),
+        (5, ["nDCG@5", "Recall@5", "MRR@5"]),
+        (50, ["nDCG@10", "Recall@50", "MRR@10"]),
+        (100, list(MEASURES)),
+        (1000, list(MEASURES)),
+    ],
+)
+def test_measures_carry_the_k_that_was_retrieved(retrieved: int, measures: list[str]) -> None:
+    """No measure claims more documents than there are."""
+    assert measures_within(retrieved) == measures
 
 
 def reference(ranking: list[str], relevance: dict[str, int], k: int) -> tuple[float, float, float]:

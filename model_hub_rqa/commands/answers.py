@@ -10,17 +10,19 @@ from model_hub_rqa.commands.common import Faults, add_language, check_language, 
 from model_hub_rqa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from model_hub_rqa.data.predictions import Predictions
     from model_hub_rqa.metrics.text import AnswerRules
     from model_hub_rqa.readers.base import Reader
     from model_hub_rqa.readers.extractive import ExtractiveReader
-
-_JSONL = (".jsonl", ".jsonl.gz")
 
 
 def add_commands(commands: Any) -> None:
     """Registers ``score`` and ``predict`` with what ``ArgumentParser.add_subparsers`` returned."""
     command = commands.add_parser("score", help="score predictions: SQuAD's as the official evaluators do, or FiD's")
-    command.add_argument("predictions", help="JSON object of answers by question id, or a predictions.jsonl")
+    command.add_argument(
+        "predictions",
+        help="JSON object of answers by question id, predictions.jsonl, or evaluate's, EfficientQA's, KILT's form",
+    )
     command.add_argument("--data", metavar="FILE", help="the true answers; a predictions.jsonl may bring its own")
     command.add_argument("--version-2", action="store_true", help="SQuAD v2.0: questions may be unanswerable")
     command.add_argument("--na-prob-file", metavar="FILE", help="JSON object of no-answer probabilities by id (v2.0)")
@@ -45,64 +47,94 @@ def score(args: argparse.Namespace) -> None:
     """Prints the scores as one JSON object: for data in SQuAD's form those of the official evaluators, else
     exact_match, f1 and rougeL of `generation_metrics`, and total; then the language and the rules that compared the
     answers."""
+    from model_hub_rqa.data.predictions import JSONL, read_predictions
     from model_hub_rqa.data.questions import is_squad_form
 
     problems = []
     if args.na_prob_file and not args.version_2:
         problems.append("--na-prob-file: needs --version-2")
-    if args.data is None and not args.predictions.lower().endswith(_JSONL):
+    if args.data is None and not args.predictions.lower().endswith(JSONL):
         problems.append("--data: say where the true answers are (only a predictions.jsonl may bring its own)")
     if problems:
         raise ConfigError(problems)
     faults = Faults()
     faults.attempt(check_language, args.language)
-    lines = faults.attempt(_read_predictions, args.predictions)
+    predictions = faults.attempt(read_predictions, args.predictions)
     squad = args.data is not None and (args.version_2 or faults.attempt(is_squad_form, args.data) is not False)
-    scores = _score_squad(args, lines, faults) if squad else _score_written(args, lines, faults)
-    print(json.dumps(scores))
+    scores, warnings = (_score_squad if squad else _score_generated)(args, predictions, faults)
+    print(json.dumps(scores), flush=True)
+    for line in warnings:  # last, where they are seen
+        say(f"warning: {line}")
 
 
-def _score_squad(args: argparse.Namespace, lines: dict[str, Any] | None, faults: Faults) -> dict[str, Any]:
+def _score_squad(
+    args: argparse.Namespace, predictions: "Predictions | None", faults: Faults
+) -> tuple[dict[str, Any], list[str]]:
     from model_hub_rqa.data.readers import read_squad
-    from model_hub_rqa.metrics.squad import missing_ids, references_from_rows, squad_v1, squad_v2
+    from model_hub_rqa.metrics.squad import references_from_rows, squad_v1, squad_v2
 
     probabilities = faults.attempt(_read_object, args.na_prob_file) if args.na_prob_file else None
     records = faults.attempt(read_squad, args.data, version_2_with_negative=args.version_2)
     faults.raise_any()
     assert records is not None
-    assert lines is not None
-    predictions = {key: line["prediction"] for key, line in lines.items()}
+    assert predictions is not None
+    lines, warnings = _match(predictions, records.rows)
     references = references_from_rows(records.rows)
-    _say_missing(missing_ids(predictions, references), len(references))
+    answers = {key: line["prediction"] for key, line in lines.items()}
+    if probabilities is None and any("no_answer_probability" in line for line in lines.values()):
+        probabilities = {key: line.get("no_answer_probability") for key, line in lines.items()}
     rules, which = _rules(args.language, references.values())
     if args.version_2:
-        return {**squad_v2(predictions, references, probabilities, args.na_prob_thresh, rules=rules), **which}
-    return {**squad_v1(predictions, references, rules=rules), **which}
+        return {**squad_v2(answers, references, probabilities, args.na_prob_thresh, rules=rules), **which}, warnings
+    return {**squad_v1(answers, references, rules=rules), **which}, warnings
 
 
-def _score_written(args: argparse.Namespace, lines: dict[str, Any] | None, faults: Faults) -> dict[str, Any]:
+def _score_generated(
+    args: argparse.Namespace, predictions: "Predictions | None", faults: Faults
+) -> tuple[dict[str, Any], list[str]]:
     from model_hub_rqa.data.fusion_records import read_fusion
     from model_hub_rqa.metrics.generation import generation_metrics
 
     records = faults.attempt(read_fusion, args.data, require_passages=False) if args.data is not None else None
-    if args.data is None and lines is not None:
-        without = [key for key, line in lines.items() if not line.get("references")]
+    if args.data is None and predictions is not None:
+        without = [key for key, line in predictions.lines.items() if not line.get("references")]
         if without:
             faults.add(
                 DataError(f"{args.predictions}: record {key}: has no references, give --data" for key in without)
             )
-    for key, line in (lines or {}).items():
-        if not isinstance(line["prediction"], str):
-            faults.add(DataError(f"{args.predictions}: record {key}: must be text, found {line['prediction']!r}"))
     faults.raise_any()
-    assert lines is not None
-    truths = {key: line.get("references") for key, line in lines.items()}
+    assert predictions is not None
+    lines, warnings = dict(predictions.lines), list[str]()
+    truths: dict[str, Any] = {key: line.get("references") for key, line in lines.items()}
     if records is not None:
+        lines, warnings = _match(predictions, records.rows)
         truths = {row["id"]: row["answers"] for row in records.rows}
-    _say_missing([key for key in truths if key not in lines], len(truths))
-    predictions = [lines[key]["prediction"] if key in lines else "" for key in truths]
+    wrong = {key: line["prediction"] for key, line in lines.items() if not isinstance(line["prediction"], str)}
+    if wrong:
+        raise DataError(f"{args.predictions}: record {key}: must be text, got {text!r}" for key, text in wrong.items())
+    answers = [lines[key]["prediction"] if key in lines else "" for key in truths]
     rules, which = _rules(args.language, truths.values())
-    return {**generation_metrics(predictions, list(truths.values()), rules=rules), "total": len(truths), **which}
+    return {**generation_metrics(answers, list(truths.values()), rules=rules), "total": len(truths), **which}, warnings
+
+
+def _match(predictions: "Predictions", rows: list[dict[str, Any]]) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
+    """The predictions by the ids of the questions, and warnings where few of either have the other."""
+    from model_hub_rqa.metrics.squad import missing_ids
+
+    lines, used = predictions.of_rows(rows)
+    ids, given = dict.fromkeys(row["id"] for row in rows), len(predictions.lines)
+    missing, total = missing_ids(lines, ids), len(ids)
+    if missing:
+        say(
+            f"{len(missing)} of {total} questions have no prediction and count as wrong "
+            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"
+        )
+    warnings = []
+    if 2 * len(lines) < total:
+        warnings.append(f"only {len(lines):,} of {total:,} questions have a prediction")
+    if 2 * used < given:
+        warnings.append(f"only {used:,} of {given:,} predictions are of questions in the data")
+    return lines, warnings
 
 
 def _rules(language: str, references: Iterable[Iterable[str]]) -> tuple["AnswerRules", dict[str, str]]:
@@ -112,48 +144,6 @@ def _rules(language: str, references: Iterable[Iterable[str]]) -> tuple["AnswerR
     choice = choose_rules(language, [text for texts in references for text in texts])
     say_rules(choice)
     return choice.rules, {"language": choice.rules.language, "answer_rules": choice.rules.name}
-
-
-def _say_missing(missing: list[str], total: int) -> None:
-    if missing:
-        say(
-            f"{len(missing)} of {total} questions have no prediction and count as wrong "
-            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"
-        )
-
-
-def _read_predictions(path: str) -> dict[str, Any]:
-    """By id an object with prediction, and references where the file has them."""
-    from model_hub_rqa.data.text_files import iter_jsonl, short, where
-
-    if not path.lower().endswith(_JSONL):
-        return {key: {"prediction": answer} for key, answer in _read_object(path).items()}
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such file")
-    faults: list[str] = []
-    lines: dict[str, Any] = {}
-    for place, record in iter_jsonl(Path(path), faults):
-        problem = _line_problem(record, lines)
-        if problem:
-            faults.append(f"{path}: {where(place)}: {problem}, found {short(record)}")
-        else:
-            lines[str(record["id"])] = record
-    if faults or not lines:
-        raise DataError(faults or f"{path}: holds no prediction")
-    return lines
-
-
-def _line_problem(record: Any, before: Mapping[str, Any]) -> str | None:
-    if not isinstance(record, dict) or not isinstance(record.get("id"), str | int):
-        return "must be an object with id"
-    if str(record["id"]) in before:
-        return f"duplicate id {record['id']!r}"
-    if not isinstance(record.get("prediction"), str):
-        return "prediction must be text"
-    references = record.get("references", [])
-    if not isinstance(references, list) or not all(isinstance(truth, str) for truth in references):
-        return "references must be a list of texts"
-    return None
 
 
 def _read_object(path: str) -> dict[str, Any]:

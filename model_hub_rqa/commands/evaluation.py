@@ -120,6 +120,8 @@ def evaluate(args: argparse.Namespace) -> None:
                 **run(pipeline, records.rows, batch_size=args.batch_size, rules=rules, write=write, report=report)
             }
         scores |= {"n_skipped": records.n_skipped, "peak_memory_mib": round(peak_memory_mib(), 1)}
+        if pipeline.retriever is not None:
+            scores["top_k"] = pipeline.top_k  # of the document_ measures and ndcg
         scores |= {"language": rules.language, "answer_rules": rules.name}
         scores["bleu_tokenizer"] = bleu_tokenizer(rules.language)
         _write(folder / "score.json", scores)

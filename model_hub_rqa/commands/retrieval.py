@@ -108,7 +108,7 @@ def _settings(args: argparse.Namespace) -> "Settings":
 def retrieve(args: argparse.Namespace) -> None:
     """Writes ctxs.jsonl and run.trec; with judgements, prints the measures as a JSON object."""
     from model_hub_rqa.data.corpus import read_qrels, read_queries
-    from model_hub_rqa.metrics.ranking import ranking_metrics
+    from model_hub_rqa.metrics.ranking import measures_within, ranking_metrics
     from model_hub_rqa.retrieval.index_folder import check_index, open_index
 
     faults = Faults()
@@ -130,7 +130,8 @@ def retrieve(args: argparse.Namespace) -> None:
         _announce(args.top_k, len(queries) - len(qrels.judgements), len(queries), opened.manifest.passage_words)
     run = _write(output, opened, queries, args.top_k)
     if qrels is not None:
-        print(json.dumps({**ranking_metrics(run, qrels.judgements), "n_queries": len(qrels.judgements)}))
+        measures = measures_within(args.top_k)
+        print(json.dumps({**ranking_metrics(run, qrels.judgements, measures), "n_queries": len(qrels.judgements)}))
 
 
 def _qrels_problems(qrels: "Qrels", queries: Sequence["Query"], manifest: "Manifest", folder: Path) -> list[str]:
@@ -155,10 +156,6 @@ def _announce(top_k: int, n_unjudged: int, n_queries: int, passage_words: int | 
         say(f"{n_unjudged:,} of {n_queries:,} queries have no judgements: they are retrieved for, and not scored")
     if passage_words is not None:
         say(f"documents are ranked by their best passage: --top-k {top_k} passages are of fewer documents")
-    if top_k < 100:
-        say(f"--top-k {top_k}: Recall@100 counts the first {top_k} passages only")
-    if top_k < 10:
-        say(f"--top-k {top_k}: nDCG@10 and MRR@10 count the first {top_k} passages only")
 
 
 def _write(output: Path, opened: "Index", queries: Sequence["Query"], top_k: int) -> dict[str, list[str]]:

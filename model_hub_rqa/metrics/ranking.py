@@ -16,6 +16,16 @@ _OURS_TO_THEIRS = {"nDCG": "nDCG", "Recall": "R", "MRR": "RR", "P": "P"}
 _MEASURE = re.compile(rf"({'|'.join(_OURS_TO_THEIRS)})@([1-9][0-9]{{0,8}})")
 
 
+def measures_within(retrieved: int) -> list[str]:
+    """MEASURES with the k that ``retrieved`` documents a query allow.
+
+    >>> measures_within(50)
+    ['nDCG@10', 'Recall@50', 'MRR@10']
+    """
+    pairs = (measure.split("@") for measure in MEASURES)
+    return [f"{name}@{min(int(k), retrieved)}" for name, k in pairs]
+
+
 def ranking_metrics(
     run: Mapping[str, Sequence[str]],
     qrels: Mapping[str, Mapping[str, int]],
