@@ -33,7 +33,7 @@ def trial(files: dict[str, str], folder: Path, **hparams: Any) -> Any:
         "learning_rate": 3e-5,
         **hparams,
     }
-    sizes = {"max_seq_length": run_qa.MAX_SEQ_LENGTH, "doc_stride": run_qa.DOC_STRIDE}
+    sizes: dict[str, Any] = {"max_seq_length": run_qa.MAX_SEQ_LENGTH, "doc_stride": run_qa.DOC_STRIDE}
     return trial_of(QATrial, {**files, **sizes, "cache_dir": str(folder / "cache")}, settings)
 
 
@@ -136,7 +136,7 @@ def features(repeats: int, *, questions: int | None = None) -> list[Row]:
     folder = Path(tempfile.mkdtemp())
     examples = examples_of(data.squad("dev", questions, folder))
     tokenizer = AutoTokenizer.from_pretrained(data.minilm())
-    sizes = {"max_seq_length": run_qa.MAX_SEQ_LENGTH, "doc_stride": run_qa.DOC_STRIDE}
+    sizes: dict[str, Any] = {"max_seq_length": run_qa.MAX_SEQ_LENGTH, "doc_stride": run_qa.DOC_STRIDE}
 
     def run_ours() -> None:
         build_features(examples, FeatureBuilder(tokenizer, **sizes, labels=False))

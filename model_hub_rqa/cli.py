@@ -68,7 +68,10 @@ def validate(args: argparse.Namespace) -> None:
     experiment = experiments.load_experiment(args.config, args.overrides)
     trial = experiments.validate(experiment)
     sizes = {split: len(examples) for split, examples in trial.examples.items()}
-    print(json.dumps({"config": args.config, "trial": experiment.trial_class, "valid": True, "examples": sizes}))
+    said = {"config": args.config, "trial": experiment.trial_class, "valid": True, "examples": sizes}
+    if hasattr(trial, "limits"):
+        said["limits"] = trial.limits.as_dict()
+    print(json.dumps(said))
 
 
 def export(args: argparse.Namespace) -> None:

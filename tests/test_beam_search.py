@@ -22,6 +22,7 @@ from model_hub_rqa.data.extractive import FeatureBuilder, build_features
 from model_hub_rqa.errors import CheckpointError
 from model_hub_rqa.metrics.beam_spans import beam_candidates
 from model_hub_rqa.models.beam_search import beam_loss, prepare_head, search_beams, set_beam
+from model_hub_rqa.models.extractive import reads_question_first
 from model_hub_rqa.pipeline import load_reader
 from model_hub_rqa.readers.beam_search import BeamSearchReader
 from model_hub_rqa.readers.extractive import ExtractiveReader
@@ -52,7 +53,8 @@ def parts(features: list[Any], size: int) -> Iterator[list[Any]]:
 def batches(kind: str, size: int, *, labels: bool, count: int = 30, seed: int = 0) -> tuple[Any, Any, list[Any]]:
     """A model, its tokenizer and batches of features."""
     model, tokenizer = tiny_beams.build(kind)
-    builder = FeatureBuilder(tokenizer, max_seq_length=48, doc_stride=8, labels=labels)
+    first = reads_question_first(model.config)
+    builder = FeatureBuilder(tokenizer, max_seq_length=48, doc_stride=8, labels=labels, question_first=first)
     builder.places = True
     features = list(build_features(rows(count, seed), builder))
     collator = BeamSearchCollator(tokenizer, model.config)
@@ -83,7 +85,7 @@ def test_only_the_context_and_cls_may_be_an_answer(kind: str, labels: bool) -> N
         assert ("token_type_ids" in batch) == (kind == "xlnet")  # XLM would take them for words
     assert seen == {True, False}  # rows with padding, and without
     if kind == "xlnet":
-        assert all((batch["cls_index"] == batch["input_ids"].shape[1] - 1).all() for batch in found)
+        assert all((batch["cls_index"] == batch["length"] - 1).all() for batch in found)
 
 
 @both_kinds
@@ -122,7 +124,7 @@ def test_the_loss_does_not_depend_on_padding(kind: str) -> None:
 def test_a_beam_wider_than_the_text_pads_the_batch(kind: str) -> None:
     """A head cannot take more tokens than there are; the answers stay what they are."""
     model, tokenizer = tiny_beams.build(kind)
-    builder = FeatureBuilder(tokenizer, max_seq_length=48, doc_stride=8, labels=False)
+    builder = FeatureBuilder(tokenizer, max_seq_length=48, doc_stride=8, labels=False, question_first=kind == "xlm")
     features = list(build_features(rows(6), builder))[:1]
     length = int(features[0]["length"])
     found = []
@@ -166,7 +168,7 @@ def test_a_full_beam_of_the_model_is_a_search_over_all_spans(kind: str) -> None:
     with torch.no_grad():
         for parameter in model.parameters():  # fresh weights find all spans alike
             parameter.mul_(2 if parameter.dim() > 1 else 1)
-    builder = FeatureBuilder(tokenizer, max_seq_length=48, doc_stride=8, labels=False)
+    builder = FeatureBuilder(tokenizer, max_seq_length=48, doc_stride=8, labels=False, question_first=kind == "xlm")
     features = list(build_features(rows(200), builder))[:200]
     assert len(features) == 200
     collator = BeamSearchCollator(tokenizer, model.config)
@@ -398,11 +400,10 @@ def test_sizes_out_of_range_are_named_together(tmp_path: Path, capsys: pytest.Ca
 
 @pytest.mark.usefixtures("no_model")
 def test_what_does_not_fit_the_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A beam of the config's that is wider than a window, XLM padded on the left, windows beyond its positions."""
+    """A beam of the config's that is wider than a window, and windows beyond XLM's positions."""
     overrides = {"start_n_top": 300}
     data = {"max_seq_length": 200}
-    config = tiny_beams.experiment(tmp_path, "xlm", data=data, padding_side="left", config_overrides=overrides)
+    config = tiny_beams.experiment(tmp_path, "xlm", data=data, config_overrides=overrides)
     said = faults(config, capsys)
     assert "config_overrides: start_n_top must be <= max_seq_length (200), got 300" in said
-    assert "padding_side: must be right" in said
     assert "data.max_seq_length: must be at most 128" in said

@@ -24,9 +24,9 @@ from model_hub_rqa.models.encoder_decoder import (
     build_encoder_decoder,
     encoder_decoder_config,
     name_tokens,
-    position_limits,
 )
 from model_hub_rqa.models.fusion import decoder_start_token_id, enable_fusion, fusion_generate
+from model_hub_rqa.models.limits import read_limits
 
 
 def test_the_start_token_has_fallbacks() -> None:
@@ -50,7 +50,8 @@ def test_an_encoder_starts_both_halves(minilm: str, tmp_path: Path) -> None:
     words = {name: weights for name, weights in model.named_parameters() if "word_embeddings" in name}
     assert len(words) == 2
     torch.testing.assert_close(*words.values())
-    assert position_limits(config) == (512, 512)
+    limits = read_limits(config, "seq2seq-lm")
+    assert (limits.encoder, limits.decoder) == (512, 512)
     batch = batch_of()
     assert model(**batch, labels=labels_of()).loss.isfinite()
     written = fusion_generate(model, batch, num_beams=2, max_new_tokens=4)
@@ -80,9 +81,3 @@ def test_what_makes_no_encoder_decoder(config: Any, tokenizer: Any, fault: str) 
     """A model with a decoder, one that cannot decode, and a tokenizer without start are refused in words."""
     with pytest.raises(ConfigError, match=f"hyperparameters.encoder_decoder_from: {fault}"):
         encoder_decoder_config(config, tokenizer)
-
-
-def test_position_limits() -> None:
-    """BART has learned positions, T5 none."""
-    assert position_limits(BartConfig(max_position_embeddings=64)) == (64, 64)
-    assert position_limits(T5Config())[0] > 10**6

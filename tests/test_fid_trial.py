@@ -227,12 +227,37 @@ def test_faulty_settings(section: str, change: dict[str, Any], fault: str, confi
         trial_of(config)
 
 
+def test_a_config_may_name_several_end_tokens(config: dict[str, Any], tmp_path: Path) -> None:
+    """The tokenizer's is one of them; training, generation and the checkpoint take the list as it is."""
+    config["hyperparameters"]["config_overrides"]["eos_token_id"] = [2, 1]
+    config["hyperparameters"]["max_steps"] = 1
+    run(config, tmp_path)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run/checkpoints/checkpoint-1/pretrained")
+    assert model.config.eos_token_id == [2, 1]
+
+
 @pytest.mark.parametrize(
     ("overrides", "faults"),
     [
         (
             {"model_type": "t5", "eos_token_id": 77},
             ["config_overrides: eos_token_id must be 2, the tokenizer's, got 77"],
+        ),
+        (
+            {"model_type": "t5", "eos_token_id": [77, 1]},
+            ["config_overrides: eos_token_id must be 2, the tokenizer's, got [77, 1]"],
+        ),
+        (
+            {
+                "model_type": "led",
+                "eos_token_id": 2,
+                "max_encoder_position_embeddings": 24,
+                "max_decoder_position_embeddings": 12,
+            },
+            [
+                "data.max_encoder_seq_length: must be at most 24, the longest that this model takes, got 32",
+                "data.max_decoder_seq_length: must be at most 12, the longest that this model takes, got 16",
+            ],
         ),
         (
             {"model_type": "bart", "eos_token_id": 2, "max_position_embeddings": 12},

@@ -153,7 +153,9 @@ class TokenizerKwargs(HubKwargs):
     tokenizer_name: str | None = option(None, help="in place of pretrained_model_name_or_path, for the tokenizer")
     do_lower_case: bool | None = option(None, help="lower the text's case; unset: as the tokenizer was saved")
     use_fast: bool = option(True, help="ask for the tokenizer in Rust")
-    padding_side: str | None = option(None, choices=("left", "right"), help="where padding goes")
+    padding_side: str | None = option(
+        None, choices=("left", "right"), help="where the tokenizer pads by itself; readers ignore it"
+    )
     model_max_length: int | None = option(None, ge=1, help="the longest input in tokens")
 
     def problems(self) -> Iterator[Problem]:
@@ -375,6 +377,7 @@ class ExtractiveKwargs(Kwargs):
     max_answer_length: int = option(30, ge=1, help="the longest answer in tokens")
     version_2_with_negative: bool = option(False, help="some questions have no answer, as in SQuAD 2.0")
     null_score_diff_threshold: float = option(0.0, help="say 'no answer' where its score leads by more than this")
+    question_first: bool | None = option(None, help="question before context; unset: true, but for XLNet")
 
     def problems(self) -> Iterator[Problem]:
         if self.doc_stride >= self.max_seq_length:

@@ -19,8 +19,8 @@ class BeamSearchCollator(ExtractiveCollator):
     its tokenizer does not offer them in transformers 5, and XLM would look them up among the words.
     """
 
-    def __init__(self, tokenizer: Any, config: Any, pad_to_multiple_of: int = 1) -> None:
-        super().__init__(tokenizer, pad_to_multiple_of, min_length=max(config.start_n_top, config.end_n_top))
+    def __init__(self, tokenizer: Any, config: Any, pad_to_multiple_of: int = 1, max_length: int | None = None) -> None:
+        super().__init__(tokenizer, pad_to_multiple_of, max(config.start_n_top, config.end_n_top), max_length)
         self.token_types = config.model_type == "xlnet"
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
@@ -29,8 +29,6 @@ class BeamSearchCollator(ExtractiveCollator):
         batch = super().__call__(features)
         width = batch["input_ids"].shape[1]
         first = _column(features, "context_position")
-        if not self.pad_right:
-            first = first + width - _column(features, "length")
         if "context_length" in features[0]:
             length = _column(features, "context_length")
         else:

@@ -112,11 +112,11 @@ class FeatureBuilder:
     """Turns a batch of examples into features; see `build_features`.
 
     Args:
-        tokenizer: a fast tokenizer. Its padding side decides the order of the pair: question first where it pads on
-            the right, context first where it pads on the left.
+        tokenizer: a fast tokenizer. Its padding side is ignored.
         max_seq_length: tokens of a window, special tokens and question included.
         doc_stride: tokens that neighbouring windows of one context share.
         labels: True for training (start_positions, end_positions), False for evaluation (offsets).
+        question_first: whether the question stands before the context (see `models.extractive.reads_question_first`).
 
     Attributes:
         places: set it to have cls_index, context_position and context_length in training as well.
@@ -126,13 +126,19 @@ class FeatureBuilder:
     """
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", *, max_seq_length: int, doc_stride: int, labels: bool
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        max_seq_length: int,
+        doc_stride: int,
+        labels: bool,
+        question_first: bool = True,
     ) -> None:
         check_tokenizer(tokenizer)
         self.backend_json = text_backend_json(tokenizer)  # text, and not the object: its hash is always the same
         cls_token_id = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
         self.template = pair_template(text_backend(self.backend_json), cls_token_id)
-        self.question_first = tokenizer.padding_side == "right"
+        self.question_first = question_first
         self.max_seq_length = max_seq_length
         self.doc_stride = doc_stride
         self.labels = labels
@@ -290,12 +296,16 @@ def build_features(examples: "Dataset", builder: FeatureBuilder, *, overwrite_ca
 
 @COLLATORS.register("ExtractiveCollator")
 class ExtractiveCollator:
-    """Pads features to the longest of the batch and returns plain tensors.
+    """Pads features on the right to the longest of the batch and returns plain tensors.
+
+    The tokenizer's padding side is ignored: models count positions from the left, so that padding there would move the
+    text by as much as a batch's longest is longer.
 
     Args:
-        tokenizer: gives the padding id and side, and whether its model takes token_type_ids.
-        pad_to_multiple_of: the padded length is a multiple of this (8 suits GPUs).
+        tokenizer: gives the padding id, and whether its model takes token_type_ids.
+        pad_to_multiple_of: the padded length is a multiple of this (8 suits GPUs), where max_length leaves room.
         min_length: the padded length is at least this.
+        max_length: the padded length is at most this, the longest input of the model; None where there is no limit.
 
     Returns (of a call with B features, T the padded length):
         input_ids, attention_mask and, where the model takes them, token_type_ids: [B, T] int64; length, example_index,
@@ -303,10 +313,15 @@ class ExtractiveCollator:
         offsets [B, T, 2]: the characters of each context token, -1 elsewhere.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", pad_to_multiple_of: int = 1, min_length: int = 1) -> None:
-        self.min_length = min_length
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        pad_to_multiple_of: int = 1,
+        min_length: int = 1,
+        max_length: int | None = None,
+    ) -> None:
+        self.min_length, self.max_length = min_length, max_length
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self.pad_right = tokenizer.padding_side == "right"
         self.token_types = "token_type_ids" in tokenizer.model_input_names
         self.pad_type_id = int(getattr(tokenizer, "pad_token_type_id", 0))
         self.pad_to_multiple_of = pad_to_multiple_of
@@ -315,30 +330,30 @@ class ExtractiveCollator:
         import torch
 
         lengths = [int(feature["length"]) for feature in features]
-        width = -(-max(*lengths, self.min_length) // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        shift = [0 if self.pad_right else width - length for length in lengths]
+        longest = max(*lengths, self.min_length)
+        width = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        if self.max_length is not None:
+            width = max(longest, min(width, self.max_length))
         size = (len(features), width)
         batch = {"input_ids": np.full(size, self.pad_token_id, np.int64), "attention_mask": np.zeros(size, np.int64)}
         if self.token_types:
             batch["token_type_ids"] = np.full(size, self.pad_type_id, np.int64)
-        for row, (feature, length, left) in enumerate(zip(features, lengths, shift, strict=True)):
-            batch["input_ids"][row, left : left + length] = feature["input_ids"]
-            batch["attention_mask"][row, left : left + length] = 1
+        for row, (feature, length) in enumerate(zip(features, lengths, strict=True)):
+            batch["input_ids"][row, :length] = feature["input_ids"]
+            batch["attention_mask"][row, :length] = 1
             if self.token_types:
-                batch["token_type_ids"][row, left : left + length] = feature["token_type_ids"]
-        moved = {"start_positions", "end_positions", "cls_index"}
-        for name in ("length", "example_index", "feature_index", *sorted(moved)):
+                batch["token_type_ids"][row, :length] = feature["token_type_ids"]
+        for name in ("length", "example_index", "feature_index", "cls_index", "start_positions", "end_positions"):
             if name in features[0]:
-                values = np.array([feature[name] for feature in features], np.int64)
-                batch[name] = values + np.array(shift) if name in moved else values
+                batch[name] = np.array([feature[name] for feature in features], np.int64)
         if "offset_starts" in features[0]:
-            batch["offsets"] = self._offsets(features, shift, size)
+            batch["offsets"] = self._offsets(features, size)
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
-    def _offsets(self, features: list[dict[str, Any]], shift: list[int], size: tuple[int, int]) -> np.ndarray:
+    def _offsets(self, features: list[dict[str, Any]], size: tuple[int, int]) -> np.ndarray:
         offsets = np.full((*size, 2), -1, np.int64)
-        for row, (feature, left) in enumerate(zip(features, shift, strict=True)):
-            first = int(feature["context_position"]) + left
+        for row, feature in enumerate(features):
+            first = int(feature["context_position"])
             offsets[row, first : first + len(feature["offset_starts"]), 0] = feature["offset_starts"]
             offsets[row, first : first + len(feature["offset_ends"]), 1] = feature["offset_ends"]
         return offsets

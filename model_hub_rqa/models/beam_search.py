@@ -60,19 +60,16 @@ def prepare_head(model: Any) -> None:
         model.config.use_mems_eval = False
 
 
-def check_head(config: Any, tokenizer: Any, max_seq_length: int) -> list[str]:
-    """What keeps a config and its tokenizer from a beam search; faults as ConfigError takes them."""
+def check_head(config: Any, max_seq_length: int) -> list[str]:
+    """What keeps a config from a beam search; faults as ConfigError takes them."""
     field = "hyperparameters.pretrained_model_name_or_path"
     if config.model_type not in HEADS:
         return [f"{field}: must name a model with a beam-search head ({', '.join(HEADS)}), got a {config.model_type}"]
-    faults = [
+    return [
         f"hyperparameters.config_overrides: {name} must be <= max_seq_length ({max_seq_length}), got {size}"
         for name in ("start_n_top", "end_n_top")
         if (size := getattr(config, name)) > max_seq_length
     ]
-    if config.model_type == "xlm" and tokenizer.padding_side != "right":
-        faults.append("hyperparameters.padding_side: must be right, since XLM counts positions from the left, got left")
-    return faults
 
 
 def beam_loss(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:

@@ -1,13 +1,11 @@
 """An encoder-decoder out of a pretrained encoder, whose weights start both halves (Rothe et al., arXiv:1907.12461)."""
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.models.extractive import length_limit
 from model_hub_rqa.models.fusion import decoder_start_token_id
 
 _TOKENS = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
@@ -90,10 +88,3 @@ def name_tokens(model: Any, tokenizer: Any) -> None:
     for name, token in known.items():
         if getattr(model.generation_config, name, None) is None:
             setattr(model.generation_config, name, token)
-
-
-def position_limits(config: Any) -> tuple[int, int]:
-    """The most tokens that an encoder-decoder's encoder and decoder take; a large number where there is no limit."""
-    unlimited = SimpleNamespace(model_max_length=10**9)
-    encoder, decoder = (length_limit(getattr(config, half, config), unlimited) for half in ("encoder", "decoder"))
-    return encoder, decoder

@@ -1,8 +1,14 @@
 """The extractive reader's forward pass and loss, shared by training, evaluation and prediction."""
 
+import logging
 from typing import Any
 
 import torch
+
+from model_hub_rqa.data.extractive import PairTemplate
+from model_hub_rqa.models.limits import Limits
+
+logger = logging.getLogger(__name__)
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -63,12 +69,58 @@ def freeze_unread(model: torch.nn.Module, *, token_types: bool = True) -> None:
             parameter.requires_grad_(False)
 
 
-def length_limit(config: Any, tokenizer: Any) -> int:
-    """The most tokens that the model and its tokenizer take; a large number where neither sets a limit."""
-    limit = int(min(tokenizer.model_max_length, 10**9))
-    positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
-        return limit
-    if config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl"}:
-        positions -= config.pad_token_id + 1  # these count positions from after the padding id
-    return min(limit, positions)
+def reads_question_first(config: Any) -> bool:
+    """Whether a model is given the question before the context: every kind but XLNet is.
+
+    A model with causal attention sees of a text what stands before it, so the question has to come first. XLNet was
+    pretrained, and is fine-tuned by its authors' and by transformers' scripts, with the CLS token last and the context
+    first (Yang et al. 2019, arXiv:1906.08237). The tokenizer's padding side, which those scripts go by, is ignored.
+
+    Args:
+        config: of the model, or None.
+    """
+    return getattr(config, "model_type", None) != "xlnet" or config.attn_type == "uni"
+
+
+def is_causal(config: Any) -> bool:
+    """Whether each token of a model sees those before it alone."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    if config is None or config.is_encoder_decoder:
+        return False
+    if config.model_type == "xlnet":
+        return bool(config.attn_type == "uni")
+    decodes = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+    return decodes or bool(getattr(config, "is_decoder", False))
+
+
+def longest_window(limits: Limits, tokenizer: Any) -> int:
+    """The most tokens that a model and its tokenizer take; `limits.UNLIMITED` where neither sets a limit."""
+    return int(min(tokenizer.model_max_length, limits.tokens))
+
+
+def check_token_types(tokenizer: Any, template: PairTemplate, limits: Limits) -> list[str]:
+    """Holds a tokenizer's token types to the model's table of them: errors, as ConfigError takes them.
+
+    A tokenizer without types for a model that knows several is a warning: the model then has no sign which tokens are
+    the question's, but for the separators.
+    """
+    used = [kind for _, kind in (*template.prefix, *template.middle, *template.suffix)]
+    largest = max(*used, *template.types, int(getattr(tokenizer, "pad_token_type_id", 0)))
+    given = "token_type_ids" in tokenizer.model_input_names
+    if limits.token_types is None:
+        return []
+    if given and largest >= limits.token_types:
+        return [
+            f"hyperparameters.tokenizer_name: token types must be below {limits.token_types}, as many as the model has "
+            f"(type_vocab_size), got {largest}: take the model's own tokenizer, or one whose model_input_names lack "
+            "token_type_ids"
+        ]
+    if limits.token_types > 1 and not (given and len({*template.types}) > 1):
+        logger.warning(
+            "hyperparameters.tokenizer_name: the model has %d token types, but the tokenizer gives question and "
+            "context the same one (model_input_names: %s)",
+            limits.token_types,
+            ", ".join(tokenizer.model_input_names),
+        )
+    return []

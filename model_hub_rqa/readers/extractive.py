@@ -1,12 +1,15 @@
 """The extractive reader: an answer is a span of a context, or of one of several passages."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model_hub_rqa.checkpoints import READER
 from model_hub_rqa.config import ExtractiveKwargs
-from model_hub_rqa.errors import DataError
+from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.metrics.decoding import DecodedSpans, decode_many
 from model_hub_rqa.metrics.spans import SpanCandidates, span_candidates
 from model_hub_rqa.readers.base import load_pretrained, trained_settings
@@ -14,6 +17,8 @@ from model_hub_rqa.records import Answer, Question
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 
 class ExtractiveReader:
@@ -51,9 +56,31 @@ class ExtractiveReader:
 
         Raises:
             CheckpointError: no such folder, a damaged one, or not an extractive reader's.
+            ConfigError: a setting breaks a rule, or a window is longer than the model's longest input.
         """
+        from model_hub_rqa.models.extractive import is_causal, longest_window
+        from model_hub_rqa.models.limits import model_limits
+
         folder, model, tokenizer = cls.load_model(path)
-        return cls(model, tokenizer, trained_settings(folder, cls.settings_class, settings), batch_size=batch_size)
+        known = trained_settings(folder, cls.settings_class, settings)
+        if known.question_first is None and (folder / READER).is_file():
+            # Version 0.1 went by the padding side, and kept no word of it. A checkpoint is read as it was trained.
+            known = replace(known, question_first=tokenizer.padding_side == "right")
+            if not known.question_first and is_causal(model.config):
+                logger.warning(
+                    "%s: was trained by version 0.1 with the context before the question, which this %s never sees "
+                    "there: train it again",
+                    folder,
+                    model.config.model_type,
+                )
+        limit = longest_window(model_limits(model), tokenizer)
+        if known.max_seq_length > limit and "max_seq_length" not in settings and not (folder / READER).is_file():
+            known = replace(known, max_seq_length=limit, doc_stride=min(known.doc_stride, limit // 3))
+        if known.max_seq_length > limit:
+            raise ConfigError(
+                f"max_seq_length: must be at most {limit}, the longest input of {folder}, got {known.max_seq_length}"
+            )
+        return cls(model, tokenizer, known, batch_size=batch_size)
 
     @staticmethod
     def load_model(path: str | Path) -> tuple[Path, Any, Any]:
@@ -113,12 +140,15 @@ class ExtractiveReader:
 
         from model_hub_rqa.data.batching import EvalBatchSampler
         from model_hub_rqa.data.extractive import FeatureBuilder, build_features
+        from model_hub_rqa.models.extractive import reads_question_first
 
+        first = self.settings.question_first
         builder = FeatureBuilder(
             self.tokenizer,
             max_seq_length=self.settings.max_seq_length,
             doc_stride=self.settings.doc_stride,
             labels=False,
+            question_first=reads_question_first(self.model.config) if first is None else first,
         )
         features = build_features(examples, builder)
         loader = torch.utils.data.DataLoader(

@@ -129,11 +129,11 @@ class Encoder:
 
 def _longest_input(model: Any) -> int | None:
     """The tokens that an embedding model has positions for; None where it does not say."""
+    from model_hub_rqa.models.limits import UNLIMITED, model_limits
+
     inner = getattr(model[0], "auto_model", None)
-    size = getattr(getattr(inner, "config", None), "max_position_embeddings", None)
-    positions = getattr(getattr(inner, "embeddings", None), "position_embeddings", None)
-    first = getattr(positions, "padding_idx", None)  # RoBERTa's kind counts from behind the padding
-    return size if size is None or first is None else size - first - 1
+    limit = UNLIMITED if inner is None else model_limits(inner).tokens
+    return None if limit == UNLIMITED else limit
 
 
 def _weights_sum(model: Any) -> str:

@@ -38,6 +38,7 @@ from model_hub_rqa.hub import check_model_names
 from model_hub_rqa.models.dropout import use_cpu_dropout
 from model_hub_rqa.models.first import parse_parts, read_first_model
 from model_hub_rqa.models.initial_weights import load_weights, save_weights
+from model_hub_rqa.models.limits import Limits, read_limits
 from model_hub_rqa.models.own import PLACE as MODEL
 from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
 from model_hub_rqa.models.signature import forward_names, taken_by
@@ -250,6 +251,13 @@ class BaseTransformerTrial(SetsTrial):
         return build.build_config_and_tokenizer(
             self.config_kwargs if "config" in parts else None, self.tokenizer_kwargs if "tokenizer" in parts else None
         )
+
+    @functools.cached_property
+    def limits(self) -> Limits:
+        """What the model takes, known before its weights are loaded."""
+        mode = self.trainer.model_mode or self.default_model_mode
+        trust = bool(getattr(self.model_kwargs, "trust_remote_code", False))
+        return read_limits(self.config, mode, trust_remote_code=trust)
 
     def check(self) -> None:
         """Raises ConfigError for settings that do not fit the config or the tokenizer."""

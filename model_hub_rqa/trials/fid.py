@@ -14,7 +14,6 @@ from model_hub_rqa.models.encoder_decoder import (
     build_encoder_decoder,
     encoder_decoder_config,
     name_tokens,
-    position_limits,
 )
 from model_hub_rqa.models.fusion import (
     PASSAGE_INPUTS,
@@ -77,20 +76,19 @@ class FiDTrial(PassageTrial):
                 "hyperparameters.pretrained_model_name_or_path: must name an encoder-decoder, "
                 f"got a {self.config.model_type} (encoder_decoder_from makes one of an encoder)"
             )
-        encoder_limit, decoder_limit = position_limits(self.config)
         faults = [
             f"data.{name}: must be at most {limit:,}, the longest that this model takes, got {value:,}"
             for name, value, limit in (
-                ("max_encoder_seq_length", self.task.max_encoder_seq_length, encoder_limit),
-                ("max_decoder_seq_length", self.task.max_decoder_seq_length, decoder_limit),
-                ("max_new_tokens", self.task.max_new_tokens or 0, decoder_limit),
+                ("max_encoder_seq_length", self.task.max_encoder_seq_length, self.limits.encoder),
+                ("max_decoder_seq_length", self.task.max_decoder_seq_length, self.limits.decoder),
+                ("max_new_tokens", self.task.max_new_tokens or 0, self.limits.decoder),
             )
             if value > limit
         ]
         end, expected = end_token_id(self.tokenizer), self.config.eos_token_id
         if end is None:
             faults.append("hyperparameters.tokenizer_name: the tokenizer must have an eos_token or a sep_token")
-        elif expected is not None and end != expected:
+        elif expected is not None and end not in (expected if isinstance(expected, list) else [expected]):
             faults.append(
                 f"hyperparameters.config_overrides: eos_token_id must be {end}, the tokenizer's, got {expected}"
             )

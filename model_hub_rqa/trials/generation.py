@@ -19,7 +19,7 @@ from model_hub_rqa.data.generation import (
 )
 from model_hub_rqa.errors import ConfigError, Faults
 from model_hub_rqa.models.causal import answer_losses, causal_lm_fault, generate_answers
-from model_hub_rqa.models.extractive import length_limit
+from model_hub_rqa.models.extractive import longest_window
 from model_hub_rqa.trials.passages import PassageTrial
 from model_hub_rqa.trials.reducers import Values
 
@@ -47,7 +47,7 @@ class GenerationTrial(PassageTrial):
         faults = []
         if self.config is not None and (fault := causal_lm_fault(self.config)):
             faults.append(f"hyperparameters.pretrained_model_name_or_path: {fault}")
-        limit = length_limit(self.config, self.tokenizer)
+        limit = longest_window(self.limits, self.tokenizer)
         for key, settings in self.settings_of_sets.items():
             place = self._place(*key) if key in self.set_settings else "data"
             written = settings.max_new_tokens if settings.predict_with_generate else 0

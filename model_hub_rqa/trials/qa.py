@@ -1,5 +1,6 @@
 """QATrial: an extractive reader on SQuAD-form data."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +9,29 @@ import numpy as np
 import torch
 
 from model_hub_rqa.config import ExtractiveKwargs
-from model_hub_rqa.data.extractive import ExtractiveCollator, FeatureBuilder, build_features, check_tokenizer
+from model_hub_rqa.data.extractive import (
+    ExtractiveCollator,
+    FeatureBuilder,
+    build_features,
+    check_tokenizer,
+    pair_template,
+)
+from model_hub_rqa.data.tokens import text_backend, text_backend_json
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.decoding import decode_many, decode_predictions, no_answer_probability
 from model_hub_rqa.metrics.spans import SpanCandidates, span_candidates
 from model_hub_rqa.metrics.squad import references_from_rows, squad_v1, squad_v2
 from model_hub_rqa.metrics.top_spans import TopSpan, decode_top, top_spans
-from model_hub_rqa.models.extractive import freeze_span_bias, freeze_unread, length_limit, position_loss, span_logits
+from model_hub_rqa.models.extractive import (
+    check_token_types,
+    freeze_span_bias,
+    freeze_unread,
+    is_causal,
+    longest_window,
+    position_loss,
+    reads_question_first,
+    span_logits,
+)
 from model_hub_rqa.trials.base import BaseTransformerTrial
 from model_hub_rqa.trials.reducers import Values
 
@@ -35,14 +52,28 @@ class QATrial(BaseTransformerTrial):
     task: ExtractiveKwargs
     decode = staticmethod(decode_many)
 
+    def build_config_and_tokenizer(self) -> tuple[Any, Any]:
+        config, tokenizer = super().build_config_and_tokenizer()
+        if self.task.question_first is None:  # a checkpoint's reader.json says it for good
+            self.task = dataclasses.replace(self.task, question_first=reads_question_first(config))
+        return config, tokenizer
+
     def check(self) -> None:
         check_tokenizer(self.tokenizer)
-        limit = length_limit(self.config, self.tokenizer)
+        faults = []
+        limit = longest_window(self.limits, self.tokenizer)
         if self.task.max_seq_length > limit:
-            raise ConfigError(
+            faults.append(
                 f"data.max_seq_length: must be at most {limit}, the longest input of this model and tokenizer, "
                 f"got {self.task.max_seq_length}"
             )
+        if not self.task.question_first and is_causal(self.config):
+            kind = self.config.model_type
+            faults.append(f"data.question_first: must be true for a {kind}, whose tokens see what is before them alone")
+        template = pair_template(text_backend(text_backend_json(self.tokenizer)), self.tokenizer.cls_token_id)
+        faults += check_token_types(self.tokenizer, template, self.limits)
+        if faults:
+            raise ConfigError(faults)
 
     def build_datasets(self) -> Mapping[str, Any]:
         return {
@@ -60,6 +91,7 @@ class QATrial(BaseTransformerTrial):
             max_seq_length=self.task.max_seq_length,
             doc_stride=self.task.doc_stride,
             labels=labels,
+            question_first=bool(self.task.question_first),
         )
 
     def build_model(self) -> torch.nn.Module:
@@ -69,7 +101,8 @@ class QATrial(BaseTransformerTrial):
         return model
 
     def build_collator(self) -> ExtractiveCollator:
-        return ExtractiveCollator(self.tokenizer, pad_to_multiple_of=8 if self.context.device.type == "cuda" else 1)
+        multiple = 8 if self.context.device.type == "cuda" else 1
+        return ExtractiveCollator(self.tokenizer, multiple, max_length=longest_window(self.limits, self.tokenizer))
 
     def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
         return position_loss(*span_logits(self.model, batch), batch["start_positions"], batch["end_positions"])

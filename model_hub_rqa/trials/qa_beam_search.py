@@ -18,7 +18,7 @@ from model_hub_rqa.models.beam_search import (
     prepare_head,
     search_beams,
 )
-from model_hub_rqa.models.extractive import freeze_unread
+from model_hub_rqa.models.extractive import freeze_unread, longest_window
 from model_hub_rqa.trials.qa import QATrial
 
 
@@ -45,7 +45,7 @@ class QABeamSearchTrial(QATrial):
         return config, tokenizer
 
     def check(self) -> None:
-        faults = check_head(self.config, self.tokenizer, self.task.max_seq_length)
+        faults = check_head(self.config, self.task.max_seq_length)
         if self.trainer.model_mode not in (None, self.default_model_mode):
             mode = self.trainer.model_mode
             faults.append(f"hyperparameters.model_mode: must be {self.default_model_mode} or unset, got {mode}")
@@ -70,7 +70,8 @@ class QABeamSearchTrial(QATrial):
 
     def build_collator(self) -> BeamSearchCollator:
         multiple = 8 if self.context.device.type == "cuda" else 1
-        return BeamSearchCollator(self.tokenizer, self.config, pad_to_multiple_of=multiple)
+        limit = longest_window(self.limits, self.tokenizer)
+        return BeamSearchCollator(self.tokenizer, self.config, multiple, max_length=limit)
 
     def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
         return beam_loss(self.model, batch)
