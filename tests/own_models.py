@@ -41,6 +41,17 @@ def build_number(**_: Any) -> int:
     return 3
 
 
+class Nested(nn.Module):
+    """All of it is in a child that is called as DistributedDataParallel's is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = Classifier()
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, **_: Any) -> Any:
+        return self.module(input_ids, labels)
+
+
 class Classifier(nn.Module):
     """The class of a bag of numbers, with a loss of its own where it gets labels."""
 

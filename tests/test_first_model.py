@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import tiny
 import tiny_fusion
@@ -288,6 +289,28 @@ def test_a_model_with_its_own_loss_needs_nothing_else(parity: Path, tmp_path: Pa
     again = change(parity, init_checkpoint=str(tmp_path / "run"), max_steps=1, learning_rate=0.0)
     assert run(again, tmp_path / "again") == 0
     assert tiny.equal(tiny.weights(tmp_path / "again", 1), tiny.weights(tmp_path / "run", 20))
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_model_with_a_child_called_module_resumes(ranks: int, parity: Path, tmp_path: Path) -> None:
+    """Under DistributedDataParallel and without it; its weights keep their names."""
+    config = change(parity, model={"_target_": "own_models.Nested"}, max_steps=4, save_steps=2)
+
+    def train(path: Path, *more: str) -> None:
+        arguments = [str(path), "--output-dir", str(tmp_path / "run"), *more]
+        if ranks == 1:
+            assert run(path, tmp_path / "run", *more) == 0
+        else:
+            assert forked.run_ranks(ranks, arguments, tmp_path / "logs") == [0] * ranks
+
+    train(config)
+    whole = tiny.weights(tmp_path / "run", 4)
+    assert set(whole) == {"module.embed.weight", "module.tied"}
+    shutil.rmtree(tmp_path / "run/checkpoints/checkpoint-4")
+    train(config, "--resume", "latest")
+    assert tiny.equal(tiny.weights(tmp_path / "run", 4), whole)
+    saved = load_file(tmp_path / "run/checkpoints/checkpoint-4/pretrained/model.safetensors")
+    assert set(saved) <= {"module.embed.weight", "module.tied"}
 
 
 @pytest.mark.parametrize("loss", ["none", "tuple", "vector"])

@@ -20,19 +20,33 @@ class Anything(torch.nn.Module):
         return batch
 
 
-class Wrapper(torch.nn.Module):
+class Wrapper(torch.nn.parallel.DistributedDataParallel):
+    """Without a process group."""
+
     def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
+        torch.nn.Module.__init__(self)
         self.module = module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
 
 
+class HasModule(torch.nn.Module):
+    """A model with a child that is called as DistributedDataParallel's is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = Own()
+
+    def forward(self, ids: torch.Tensor) -> Any:
+        return self.module(ids)
+
+
 def test_the_arguments_of_forward_decide() -> None:
     """Also behind DistributedDataParallel; options after named arguments are no columns; **batch alone takes all."""
     assert forward_names(Own()) == {"x", "labels"}
     assert forward_names(Wrapper(Wrapper(Own()))) == {"x", "labels"}
+    assert forward_names(HasModule()) == forward_names(Wrapper(HasModule())) == {"ids"}
     assert forward_names(Anything()) is None
     tiny = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     names = forward_names(BertForTokenClassification(tiny))

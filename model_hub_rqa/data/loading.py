@@ -256,8 +256,10 @@ def remove_unused_columns(model: "torch.nn.Module", dataset: "Dataset") -> "Data
     Raises:
         DataError: no column would remain.
     """
+    from torch.nn.parallel import DistributedDataParallel
+
     inner: Any = model
-    while hasattr(inner, "module"):  # DistributedDataParallel takes any argument and hands it on
+    while isinstance(inner, DistributedDataParallel):  # it takes any argument and hands it on
         inner = inner.module
     name = f"{type(inner).__name__}.forward"
     kept = {*inspect.signature(inner.forward).parameters, "label", "label_ids", "labels"}

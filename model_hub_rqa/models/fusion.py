@@ -15,6 +15,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.models.signature import unwrapped
 
 PASSAGE_INPUTS = ("passage_ids", "passage_lengths", "passage_counts")
 """What a batch of B questions with P passages of N tokens in all holds: passage_ids [N] (all prompts, one after
@@ -53,7 +54,7 @@ def enable_fusion(model: torch.nn.Module, encoder_chunk_size: int = 32) -> torch
     Returns:
         A handle whose ``remove()`` takes the hook off.
     """
-    pooler = getattr(_inner(model).get_encoder(), "pooler", None)
+    pooler = getattr(unwrapped(model).get_encoder(), "pooler", None)
     if pooler is not None:
         pooler.requires_grad_(False)
 
@@ -77,7 +78,7 @@ def encode_passages(
         batch: PASSAGE_INPUTS; other keys are left.
         encoder_chunk_size: passages encoded at a time, those of like length together.
     """
-    inner = _inner(model)
+    inner = unwrapped(model)
     encoder = inner.get_encoder()
     ids = batch["passage_ids"]
     lengths = batch["passage_lengths"].cpu().numpy()
@@ -221,7 +222,7 @@ def fusion_generate(
     Returns:
         Token ids, [B * num_return_sequences, tokens].
     """
-    inner = _inner(model)
+    inner = unwrapped(model)
     if fused is None:
         fused = encode_passages(inner, batch, encoder_chunk_size=encoder_chunk_size)
     settings = {"use_cache": True, "decoder_start_token_id": decoder_start_token_id(inner.config), **generate_kwargs}
@@ -278,7 +279,7 @@ def passage_scores(
     Returns:
         [P] float32, to be compared among the passages of one question.
     """
-    inner = _inner(model)
+    inner = unwrapped(model)
     if fused is None:
         fused = encode_passages(inner, batch, encoder_chunk_size=encoder_chunk_size)
     decoder = inner.get_decoder()
@@ -294,8 +295,3 @@ def passage_scores(
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=logs.device), lengths)
     sums = logs.new_zeros(len(lengths)).index_add_(0, owner, logs[fused.attention_mask.bool()])
     return sums / lengths
-
-
-def _inner(model: Any) -> Any:
-    """The model of transformers inside DistributedDataParallel."""
-    return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model

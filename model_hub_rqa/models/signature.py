@@ -1,4 +1,4 @@
-"""Which columns of a batch a model takes."""
+"""Which columns of a batch a model takes, and the model inside its wrapper."""
 
 import inspect
 from collections.abc import Mapping
@@ -7,16 +7,20 @@ from typing import Any
 import torch
 
 
+def unwrapped(model: torch.nn.Module) -> Any:
+    """The model inside DistributedDataParallel; any other model itself, whatever its parts are called."""
+    while isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        model = model.module
+    return model
+
+
 def forward_names(model: torch.nn.Module) -> frozenset[str] | None:
     """The names of the arguments of ``model.forward``; None where it takes any (``**kwargs`` and no name beside).
 
-    A wrapper that keeps the model in ``module``, as DistributedDataParallel does, is looked through. A ``**kwargs``
-    after named arguments does not count: transformers' models have one for options, which are no columns.
+    DistributedDataParallel is looked through. A ``**kwargs`` after named arguments does not count: transformers' models
+    have one for options, which are no columns.
     """
-    inner: Any = model
-    while hasattr(inner, "module"):
-        inner = inner.module
-    parameters = inspect.signature(inner.forward).parameters.values()
+    parameters = inspect.signature(unwrapped(model).forward).parameters.values()
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     names = frozenset(parameter.name for parameter in parameters if parameter.kind not in variable)
     any_name = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)

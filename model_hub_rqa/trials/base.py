@@ -41,7 +41,7 @@ from model_hub_rqa.models.initial_weights import load_weights, save_weights
 from model_hub_rqa.models.limits import Limits, read_limits
 from model_hub_rqa.models.own import PLACE as MODEL
 from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
-from model_hub_rqa.models.signature import forward_names, taken_by
+from model_hub_rqa.models.signature import forward_names, taken_by, unwrapped
 from model_hub_rqa.precision import computes_in_bf16
 from model_hub_rqa.trials import cluster_run, determined_fixes
 from model_hub_rqa.trials.by_set import SetsTrial
@@ -391,7 +391,7 @@ class BaseTransformerTrial(SetsTrial):
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """What a default validation keeps of the model's outputs: tensors by name, each with a row an example."""
-        model = getattr(self.model, "module", self.model)  # ranks may have different numbers of batches
+        model = unwrapped(self.model)  # ranks may have different numbers of batches
         return {"logits": model(**self.model_inputs(batch)).logits}
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -456,15 +456,14 @@ class BaseTransformerTrial(SetsTrial):
         """The callbacks of ``data.callbacks`` and those that every run has; an override adds to them."""
         return {
             **{name: callback.bind(self) for name, callback in self.callbacks.items()},
-            "checkpoint": determined_fixes.CheckpointCallback(self.save_pretrained),
+            "checkpoint": determined_fixes.CheckpointCallback(self.save_pretrained, self.context),
             **cluster_run.callbacks(),
         }
 
     def save_pretrained(self, checkpoint: Path) -> None:
         """Adds a folder that transformers loads by itself: weights, config, tokenizer and the task's settings."""
         folder = checkpoint / PRETRAINED
-        model: Any = getattr(self.model, "module", self.model)  # DDP keeps the plain one there
-        save_weights(model, folder)
+        save_weights(unwrapped(self.model), folder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
         settings = {} if self.task is None else vars(self.task)

@@ -83,23 +83,37 @@ class CheckpointCallback(pytorch.PyTorchCallback):
     """Makes checkpoints loadable, whole and verifiable.
 
     - numpy's RNG state holds an array, which torch.load (weights_only since torch 2.6) refuses: plain ints instead.
-    - DDP puts ``module.`` before every key, and load_trial_from_checkpoint_path loads without DDP: taken off.
+    - DDP puts ``module.`` before every key, and load_trial_from_checkpoint_path loads without DDP: taken off, and put
+      back for DDP. Determined itself goes by the keys, which may begin so without DDP: a model may have a child of this
+      name.
     - A flipped bit is not noticed by Determined: a manifest of sums is.
 
     Args:
         save_pretrained: called with the checkpoint's folder before the manifest is written.
+        context: has the models.
     """
 
-    def __init__(self, save_pretrained: Any) -> None:
+    def __init__(self, save_pretrained: Any, context: pytorch.PyTorchTrialContext) -> None:
         self.save_pretrained = save_pretrained
+        self.context = context
 
     def on_checkpoint_save_start(self, checkpoint: dict[str, Any]) -> None:
         name, keys, *rest = checkpoint["rng_state"]["np_rng_state"]
         checkpoint["rng_state"]["np_rng_state"] = (str(name), [int(key) for key in keys], *rest)
         checkpoint["models_state_dict"] = [
-            {key.removeprefix("module."): value for key, value in state.items()}
-            for state in checkpoint["models_state_dict"]
+            {key.removeprefix(prefix): value for key, value in state.items()}
+            for prefix, state in zip(self._prefixes(), checkpoint["models_state_dict"], strict=True)
         ]
+
+    def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["models_state_dict"] = [
+            {prefix + key: value for key, value in state.items()}
+            for prefix, state in zip(self._prefixes(), checkpoint["models_state_dict"], strict=True)
+        ]
+
+    def _prefixes(self) -> list[str]:
+        ddp = torch.nn.parallel.DistributedDataParallel
+        return ["module." if isinstance(model, ddp) else "" for model in self.context.models]
 
     def on_checkpoint_write_end(self, checkpoint_dir: str) -> None:
         self.save_pretrained(Path(checkpoint_dir))

@@ -24,6 +24,7 @@ from model_hub_rqa.models.fusion import (
     fusion_generate,
     shift_right,
 )
+from model_hub_rqa.models.signature import unwrapped
 from model_hub_rqa.trials.passages import PassageTrial
 from model_hub_rqa.trials.reducers import Values
 
@@ -142,7 +143,7 @@ class FiDTrial(PassageTrial):
         return {"decoder_input_ids": shift_right(labels, start, padding), "use_cache": False}
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        model = getattr(self.model, "module", self.model)  # ranks may have different numbers of batches
+        model = unwrapped(self.model)  # ranks may have different numbers of batches
         labels = batch["answer_ids"]
         with self.autocast():
             fused = encode_passages(model, batch, encoder_chunk_size=self.task.encoder_chunk_size)

@@ -20,6 +20,7 @@ from model_hub_rqa.data.generation import (
 from model_hub_rqa.errors import ConfigError, Faults
 from model_hub_rqa.models.causal import answer_losses, causal_lm_fault, generate_answers
 from model_hub_rqa.models.extractive import longest_window
+from model_hub_rqa.models.signature import unwrapped
 from model_hub_rqa.trials.passages import PassageTrial
 from model_hub_rqa.trials.reducers import Values
 
@@ -141,7 +142,7 @@ class GenerationTrial(PassageTrial):
         return -self.answer_losses(model, batch)[0]
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        model = getattr(self.model, "module", self.model)  # ranks may have different numbers of batches
+        model = unwrapped(self.model)  # ranks may have different numbers of batches
         with self.autocast():
             losses, tokens = self.answer_losses(model, batch)
             texts = self.write_answers(model, batch)
