@@ -32,7 +32,7 @@ from model_hub_rqa.config.interpolation import read_sections
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
 from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, KeyedCollator, MixedBatchSampler
-from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler
+from model_hub_rqa.data.token_budget import WEIGHT, TokenBudgetBatchSampler, WeighingCollator
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.hub import check_model_names
 from model_hub_rqa.models.dropout import use_cpu_dropout
@@ -331,10 +331,12 @@ class BaseTransformerTrial(SetsTrial):
         )
 
     def build_training_data_loader(self) -> pytorch.DataLoader:
-        collate = self.collator
+        collate, sampler = self.collator, self._train_sampler()
         if self.data.mixing == "keyed":
             collate = KeyedCollator(collate, list(self.sets["train"]))
-        return self._loader("train", self._train_sampler(), collate)
+        if isinstance(sampler, TokenBudgetBatchSampler):
+            collate = WeighingCollator(collate, sampler.average)
+        return self._loader("train", sampler, collate)
 
     def build_validation_data_loader(self) -> pytorch.DataLoader:
         batch_size = self.trainer.per_device_eval_batch_size or self.context.get_per_slot_batch_size()
@@ -359,12 +361,15 @@ class BaseTransformerTrial(SetsTrial):
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """One micro-batch: loss, backward and, where it completes an effective batch, a step."""
         self._seed_batch(batch_idx)
+        weight = (
+            batch.pop(WEIGHT) if WEIGHT in batch else None
+        )  # of batches by tokens, so that each example weighs the same
         learning_rate = self.lr_scheduler.get_last_lr()[0]
         stepping = determined_fixes.steps_now(self.context)
         with determined_fixes.without_sync(self.context, self.model, stepping):
             with self.autocast():
                 loss = self.training_loss(batch)
-            loss = loss.float()
+            loss = loss.float() if weight is None else loss.float() * weight
             self.context.backward(self.scaler.scale(loss) if self.scaler else self.finite_check.watch(loss, batch))
         self.context.step_optimizer(self.optimizer, clip_grads=self._clip_gradients, scaler=self.scaler)
         if self.scaler and stepping:

@@ -33,7 +33,7 @@ class FiDTrial(PassageTrial):
     """Learns to write answers from passages that are fused in the decoder (Izacard and Grave 2020, arXiv:2007.01282).
 
     The loss is the mean over a batch's answers of the mean over an answer's tokens, so it does not depend on how a
-    batch is divided among ranks that get as many answers each (by ``max_tokens_per_batch`` they need not). A validation
+    batch is divided among ranks. A validation
     generates: exact_match, f1 and rougeL in percent, against all true answers, and loss, the mean over all tokens;
     where it reads retrieved passages, it is end to end and reports `document_metrics` as well.
     """
