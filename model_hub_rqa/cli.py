@@ -83,7 +83,7 @@ def export(args: argparse.Namespace) -> None:
     source, target = pretrained_folder(Path(args.checkpoint)), Path(args.output)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"--output: {target} exists and is not an empty folder")
-    shutil.copytree(source, target, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    shutil.copytree(source, target, dirs_exist_ok=True)
     print(f"{source} copied to {target}", file=sys.stderr)
 
 

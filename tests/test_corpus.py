@@ -131,15 +131,18 @@ RECORDS = [
     ({"_id": "b", "text": None}, "record b (line 2): text must be text, found None"),
     ({"_id": "b", "text": "\n "}, r"record b (line 2): text must not be blank, found '\n '"),
     ({"_id": "b", "text": 5, "title": 6}, "record b (line 2): text must be text, found 5; title must be text, found 6"),
-    ({"_id": "b", "text": "a\ud800"}, "record b (line 2): text must be Unicode text, found a lone surrogate"),
+    (
+        {"_id": "b", "text": "a\ud800"},
+        "record b (line 2): text must be Unicode text, found a lone surrogate at character 1",
+    ),
     ({"_id": "g", "text": "x"}, "record g (line 2): duplicate id, first at line 1"),
     ({"text": "x"}, "line 2: id is missing"),
     ({"_id": " ", "text": "x"}, "line 2: _id must not be blank, found ' '"),
     ({"_id": 1.5, "text": "x"}, "line 2: _id must be text, found 1.5"),
     ({"_id": True, "text": "x"}, "line 2: _id must be text, found True"),
     (["x"], "line 2: must be an object, found ['x']"),
-    ('{"_id": "b", "text": NaN}', "line 2: not JSON at line 2 column 22: NaN is not allowed"),
-    ('{"_id": "b", "te', "line 2: not JSON at line 2 column 14: Unterminated string starting at"),
+    ('{"_id": "b", "text": NaN}', "line 2: not JSON at column 22: NaN is not allowed"),
+    ('{"_id": "b", "te', "line 2: not JSON at column 14: Unterminated string starting at"),
 ]
 
 
@@ -161,8 +164,7 @@ def test_all_faults_are_raised_together(tmp_path: Path) -> None:
     assert faults(path) == [
         "record a (line 1): text must not be blank, found ''",
         "line 2: must be UTF-8, found byte 0xff at byte 22",
-        "line 4: not JSON at line 4 column 21: Unterminated string starting at (the last line: "
-        "the file may be cut short)",
+        "line 4: not JSON at column 21: Unterminated string starting at (the last line: the file may be cut short)",
     ]
 
 
@@ -178,12 +180,12 @@ FILES = [
     ("c.jsonl", '{"text": "x"}'.encode("utf-16"), "must be UTF-8, found UTF-16 or UTF-32"),
     ("c.jsonl.gz", b"plain", "not a gzip file, or a damaged one (Not a gzipped file (b'pl'))"),
     ("c.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 99)[:-9], "the gzip file is cut short"),
-    ("c.csv", b"id,title\n1,x\n", "misses the column \"text\", found ['id', 'title']"),
-    ("c.csv", b"text,text\nx,y\n", "names columns twice: ['text']"),
+    ("c.csv", b"id,title\n1,x\n", "line 1: the header misses the column \"text\" (or contents), found ['id', 'title']"),
+    ("c.csv", b"text,text\nx,y\n", "line 1: the header names columns twice: ['text'], found ['text', 'text']"),
     ("c.csv", b"id,text\n1,x\n2,y,z\n", "line 3: must have 2 fields as the header, found 3"),
-    ("c.csv", b'id,text\n1,"x\n', "line 2: unexpected end of data"),
+    ("c.csv", b'id,text\n1,"x\n', "line 2: not CSV: unexpected end of data"),
     ("c.csv", b"id,text\n1,\xe9\n", "line 2: must be UTF-8, found byte 0xe9 at byte 3"),
-    ("c.csv", b"id,text\n", "empty file"),
+    ("c.csv", b"id,text\n", "holds no record"),
     ("c.parquet", b"", "empty file"),
     ("c.parquet", b"PAR1", "cannot be read as Parquet: "),
     ("c.txt", b"x", "unknown file ending '.txt' (known: .jsonl, .csv, .tsv, .parquet; text files also with .gz)"),
@@ -278,12 +280,12 @@ NESTED = {"data": [{"paragraphs": [{"context": "a b", "qas": [{**QUESTION, "is_i
 QUERIES = [
     ("q.jsonl", [{"_id": "7", "text": "who?"}], Query("7", "who?")),
     ("q.jsonl", [{**QUESTION, "id": 7, "answers": ["a", "b", "a"], "ctxs": []}], Query("7", "who?", ("a", "b"))),
-    ("q.jsonl", [{"question": "who?", "target": "a", "text": "x"}], Query("1", "who?", None, "a")),
-    ("q.jsonl", [{"question": "who?", "gold_answer": "a", "chat_history": []}], Query("1", "who?", None, "a")),
+    ("q.jsonl", [{"question": "who?", "target": "a", "text": "x"}], Query("1", "who?", ("a",), "a")),
+    ("q.jsonl", [{"question": "who?", "gold_answer": "a", "chat_history": []}], Query("1", "who?", ("a",), "a")),
     ("q.jsonl", [{**QUESTION, **TWICE}], Query("7", "who?", ("a",))),
-    ("q.json", [[{**QUESTION, "answers": []}]], Query("7", "who?", ())),
-    ("q.json", [{"data": [{**QUESTION, "target": "a"}]}], Query("7", "who?", None, "a")),
-    ("q.json", [NESTED], Query("7", "who?", ())),
+    ("q.json", [[{**QUESTION, "answers": []}]], Query("7", "who?")),
+    ("q.json", [{"data": [{**QUESTION, "target": "a"}]}], Query("7", "who?", ("a",), "a")),
+    ("q.json", [NESTED], Query("7", "who?", ("",))),
     ("q.json", flat(TWICE), Query("7", "who?", ("a",))),
 ]
 
@@ -307,19 +309,19 @@ QUERY_FAULTS = [
     ({"id": "a", "question": "x"}, "record a (line 2): duplicate id, first at line 1"),
     (
         {"id": "b", "question": "x", "answers": "Paris"},
-        "record b (line 2): answers must be a list of texts, found 'Paris'",
+        "record b (line 2): answers must be a list, found 'Paris': write ['Paris']",
     ),
     (
         {"id": "b", "question": "x", "answers": ["Paris", None]},
-        "record b (line 2): each of answers must be text that is not blank, found None",
+        "record b (line 2): answer 2 must be text, found None",
     ),
     (
         {"id": "b", "question": "x", "answers": {"texts": []}},
-        "record b (line 2): answers must be a list of texts, found {",
+        "record b (line 2): answers has no text",
     ),
     ({"id": "b", "question": "x", "target": 5}, "record b (line 2): target must be text, found 5"),
-    ({"id": "b", "question": "x", "gold_answer": ["y"]}, "record b (line 2): gold_answer must be text, found ['y']"),
-    ("[1", "line 2: not JSON at line 2 column 3: Expecting ',' delimiter"),
+    ({"id": "b", "question": "x", "gold_answer": 5}, "record b (line 2): gold_answer must be text, found 5"),
+    ("[1", "line 2: not JSON at column 3: Expecting ',' delimiter"),
 ]
 
 
@@ -335,8 +337,8 @@ def test_faults_of_a_query(tmp_path: Path, record: Any, fault: str) -> None:
 
 def test_query_files_of_another_structure(tmp_path: Path) -> None:
     """A .json file without questions, and an unknown ending, are refused."""
-    assert faults(lines(tmp_path / "q.json", {"a": 1}), read_queries)[0].startswith("must be a list of questions")
-    assert faults(lines(tmp_path / "q.json", []), read_queries) == ["empty file"]
+    assert faults(lines(tmp_path / "q.json", {"a": 1}), read_queries)[0].startswith("must be a list of records, or an")
+    assert faults(lines(tmp_path / "q.json", []), read_queries) == ["holds no record"]
     assert faults(lines(tmp_path / "q.tsv", "1\twho?"), read_queries)[0].startswith("unknown file ending '.tsv'")
 
 

@@ -101,7 +101,7 @@ def test_help_shows_a_group_for_each_dataclass(capsys: pytest.CaptureFixture[str
             f"{kind.__name__} ({'data' if kind.__name__ in ('DatasetKwargs', 'ExtractiveKwargs') else 'hyper'}" in told
         )
     assert "--doc_stride INT, --doc-stride INT tokens that two neighbouring windows share; >= 0; default: 128" in told
-    assert "--train_file TEXT, --train-file TEXT the file to train on --validation_file" in told
+    assert "--train_file TEXT|JSON, --train-file TEXT|JSON the file to train on, a pattern of several" in told
     assert (
         "group_by_length [BOOL], --group-by-length [BOOL] batch examples of like length together; default: true" in told
     )

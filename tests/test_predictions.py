@@ -29,7 +29,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def write(path: Path, records: Any) -> Path:
-    lines = path.name.endswith(".jsonl")
+    lines = path.name.endswith((".jsonl", "lines.json"))
     path.write_text("".join(json.dumps(one) + "\n" for one in records) if lines else json.dumps(records))
     return path
 
@@ -39,6 +39,7 @@ FORMS = {
     "squad.json": {key: answer for key, _, answer in SHORT},
     "evaluate.json": [{"id": key, "prediction_text": answer} for key, _, answer in SHORT],
     "evaluate.jsonl": [{"id": key, "prediction_text": answer} for key, _, answer in SHORT],
+    "lines.json": [{"id": key, "prediction": answer} for key, _, answer in SHORT],
     "own.jsonl": [{"id": key, "prediction": answer, "references": ["not read"]} for key, _, answer in SHORT],
     "efficientqa.jsonl": [{"question": question, "prediction": answer} for _, question, answer in SHORT],
     "kilt.jsonl": [

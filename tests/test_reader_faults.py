@@ -66,26 +66,28 @@ RECORDS = [
     (changed(title=3), AT + "title must be text, found 3"),
     (changed(answers=MISSING), AT + "answers is missing"),
     (changed(answers="cat"), AT + "answers must be an object or a list, found 'cat'"),
-    (changed(answers={"text": ["cat"]}), AT + "answers has no answer_start"),
-    (changed(answers={"text": "cat", "answer_start": 4}), AT + "answers.text must be a list, found 'cat'; "),
-    (changed(answers=["cat"]), AT + "each of answers must be an object with text and answer_start, found 'cat'"),
-    (changed(answers=[{"text": "cat"}]), AT + "each of answers must be an object with text and answer_start, found {"),
+    (changed(answers={"answer_start": [4]}), AT + "answers has no text"),
+    (changed(answers={"text": "cat", "answer_start": 4}), AT + "answers.text must be a list, found 'cat'"),
+    (changed(answers={"text": ["cat"], "answer_start": 4}), AT + "answers.answer_start must be a list, found 4"),
+    (changed(answers=[{"start": 4}]), AT + "each of answers must be a text, or an object with text and answer_start"),
     (answers(["cat", "sat"], [4]), AT + "answers must have as many texts as starts, found 2 and 1"),
-    (answers(["cat"], [-4]), AT + "answer_start must not be negative, found -4"),
-    (answers(["cat"], [11]), AT + "answer_start 11 is past the end of the context, which has 11 characters"),
+    (answers(["dog"], [-4]), AT + "answer_start is -4, the answer's text is 'dog', which the context does not have"),
+    (answers(["dog"], [-1]), AT + "answer_start is -1, the answer's text is 'dog', which the context does not have"),
+    (answers(["a"], [None]), AT + "answer_start is missing, the answer's text is 'a' (it stands at 5, 9): correct it"),
+    (answers(["dog"], [11]), AT + "answer_start 11 is past the end of the context, which has 11 characters"),
     (answers(["cat"], ["4"]), AT + "answer_start must be a whole number, found '4'"),
     (answers(["cat"], [4.0]), AT + "answer_start must be a whole number, found 4.0"),
     (answers(["he"], [True]), AT + "answer_start must be a whole number, found True"),
-    (answers(["cat"], [None]), AT + "answer_start must be a whole number, found None"),
     (answers([""], [4]), AT + "answer text must not be blank, found ''"),
     (answers([7], [4]), AT + "answer text must be text, found 7"),
     (
-        answers(["cat"], [5]),
-        AT + "the context has 'at ' at answer_start 5, the answer's text is 'cat' (it stands at 4)",
+        answers(["dog"], [4]),
+        AT
+        + "the context has 'cat' at answer_start 4, the answer's text is 'dog': correct it, or leave out such records "
+        "with on_bad_record: skip",
     ),
-    (answers(["dog"], [4]), AT + "the context has 'cat' at answer_start 4, the answer's text is 'dog'"),
     (answers(["sat on"], [8]), AT + "the context has 'sat' at answer_start 8, the answer's text is 'sat on'"),
-    (answers(["cat", "sat"], [4, 9]), AT + "answer 2: the context has 'at' at answer_start 9"),
+    (answers(["cat", "dog"], [4, 9]), AT + "answer 2: the context has 'at' at answer_start 9"),
     (changed(is_impossible=True), AT + "is_impossible is true, yet answers holds 1, the first 'cat'"),
     (changed(is_impossible="no"), AT + "is_impossible must be true or false, found 'no'"),
     ([1], "line 2: must be an object, found [1]"),
@@ -102,6 +104,7 @@ def test_a_faulty_record_is_named_with_its_reason(tmp_path: Path, record: Any, l
 
 
 IN_ARTICLE = "record q1 (article 1 paragraph 1 question 1): "
+LIST = 'must be a list of records, or an object with such a list under "data", '
 NESTED = [
     (article(answers=[]), False, IN_ARTICLE + "answers is empty"),
     (article(answers=MISSING), False, IN_ARTICLE + "answers is missing"),
@@ -110,13 +113,13 @@ NESTED = [
     (article(is_impossible=True), True, IN_ARTICLE + "is_impossible is true, yet answers holds 1"),
     (article(id=None), False, "article 1 paragraph 1 question 1: id must be text, found None"),
     (article(answers=[], is_impossible=True), False, "1 of 1 questions are unanswerable: set version_2_with_negative"),
-    ({}, False, 'no "data" key, found the keys []'),
-    ({"version": "1.1", "articles": []}, False, "no \"data\" key, found the keys ['articles', 'version']"),
-    ({"data": {}}, False, '"data" must be a list, found {}'),
+    ({}, False, LIST + "got the keys []"),
+    ({"version": "1.1", "articles": []}, False, LIST + "got the keys ['articles', 'version']"),
+    ({"data": {}}, False, '"data" must be a list of records, got {}'),
     ({"data": []}, False, "holds no record"),
-    ([GOOD], False, 'must be an object with a "data" key, found a list: put the records into a .jsonl file'),
-    ("text", False, "must be an object with a \"data\" key, found 'text'"),
-    ({"data": [1]}, False, "article 1: must be an object, found 1"),
+    ([changed(question=None)], False, "record q1 (record 1): question must be text, found None"),
+    ("text", False, LIST + "got 'text'"),
+    ({"data": [1]}, False, "record 1: must be an object, found 1"),
     ({"data": [{"title": "t"}]}, False, "article 1: no \"paragraphs\" key, found the keys ['title']"),
     ({"data": [{"title": 1, "paragraphs": []}]}, False, "article 1: title must be text, found 1"),
     ({"data": [{"paragraphs": None}]}, False, 'article 1: "paragraphs" must be a list, found None'),
@@ -158,7 +161,8 @@ FILES: list[tuple[str, bytes, str]] = [
     ("a.jsonl.gz", gzip.compress(b""), "empty file"),
     ("a.json", b'{"data": [{"id": "q1",', "not JSON at line 1 column 23: "),
     ("a.json", b'{"data":\n [}', "not JSON at line 2 column 3: "),
-    ("a.json", f"{FLAT_LINE}\n{FLAT_LINE}".encode(), "not JSON at line 2 column 1: Extra data (one record a line goes"),
+    ("a.json", f"{FLAT_LINE}\n{FLAT_LINE}".encode(), "record q1 (line 2): duplicate id, first at line 1"),
+    ("a.json", b"[1]\n]", "not JSON at line 2 column 1: Extra data"),
     ("a.json", b'{"data": ["NaN",\n NaN]}', "not JSON at line 2 column 2: NaN is not allowed"),
     ("a.json", b'{"data": -Infinity}', "not JSON at line 1 column 10: -Infinity is not allowed"),
     ("a.json", b"[" * 200_000, "not JSON that can be read: nested too deeply"),
@@ -169,8 +173,8 @@ FILES: list[tuple[str, bytes, str]] = [
     ("a.jsonl.gz", FLAT_LINE.encode(), "not a gzip file, or a damaged one"),
     ("a.csv.gz", gzip.compress(bytes(99))[:-8] + bytes(8), "not a gzip file, or a damaged one"),
     ("a.json", b'{"data": "\xe9t\xe9"}', "must be UTF-8, found byte 0xe9 at byte offset 10"),
-    ("a.csv", b"\xef\xbb\xbfid,question\xff", "must be UTF-8, found byte 0xff at byte offset 14"),
-    ("a.jsonl.gz", gzip.compress(b'{"id": "\xfc"}'), "must be UTF-8, found byte 0xfc at byte offset 8"),
+    ("a.csv", b"\xef\xbb\xbfid,question\xff", "line 1: must be UTF-8, found byte 0xff at byte 12"),
+    ("a.jsonl.gz", gzip.compress(b'{"id": "\xfc"}'), "line 1: must be UTF-8, found byte 0xfc at byte 9"),
     ("a.json", UTF8.decode().encode("utf-16"), "must be UTF-8, found UTF-16 (byte order mark at byte offset 0)"),
     (
         "a.json",
@@ -178,7 +182,7 @@ FILES: list[tuple[str, bytes, str]] = [
         "must be UTF-8, found UTF-16 or UTF-32 (a zero byte at byte offset 0)",
     ),
     ("a.json", UTF8.decode().encode("utf-32"), "must be UTF-8, found UTF-32 (byte order mark at byte offset 0)"),
-    ("a.txt", b"x", "unknown file ending '.txt' (known: .json, .json.gz, .jsonl, "),
+    ("a.txt", b"x", "unknown file ending '.txt' (known: .json, .jsonl, .csv, .parquet; or a folder"),
     ("a.parquet.gz", b"x", "unknown file ending '.gz' (known: "),
     ("a.parquet", b"PAR1 but not really", "cannot be read as Parquet: "),
 ]
@@ -195,18 +199,21 @@ def test_a_fault_of_the_whole_file_is_named(tmp_path: Path, name: str, content: 
 HEADER = "id,question,context,answer_text,answer_start"
 ROW = "q1,who?,the cat,cat,4"
 CSV = [
-    ("question,context,answers\n", "line 1: the header misses the column \"id\", found ['question',"),
-    ("id;question;context\n", "line 1: the header misses the column \"id\", found ['id;question;context']"),
-    ("id,question,context\n", 'line 1: the header misses the column "answers" (or answer_text and answer_start)'),
-    ("id,question,context,answer_text\n", "line 1: the header must have both of answer_text and answer_start"),
-    (HEADER + ",answers\n", 'line 1: the header must have either "answers" or answer_text and answer_start'),
-    ("," + HEADER + "\n", "line 1: the header has columns that are not known: [''] (known: id, "),
+    (
+        "question,context,answers\n",
+        "line 1: the header misses the column \"id\" (or _id, qid, question_id), found ['question',",
+    ),
+    ("id;question;context\n", 'line 1: the header misses the column "id" (or _id, qid, question_id), found [\'id;'),
+    ("id,question,context\n", 'line 1: the header misses the column "answers" (or answer_text, answer, '),
+    ("id,question,context,answer_start\n", 'line 1: the header misses the column "answers" (or answer_text, answer, '),
+    (f"{HEADER},answers\n{ROW},[]\n", 'line 2: must have either "answers" or answer_text and answer_start, found both'),
+    (HEADER + ",topic\n", "line 1: the header has columns that are not known: ['topic'] (known: id, "),
     (HEADER + ",id\n", "line 1: the header names columns twice: ['id']"),
     (f'{HEADER}\n"q\n2",who?,the cat,cat,4\n{ROW},more\n', "line 4: must have 5 fields as the header, found 6"),
     (f"{HEADER}\nq1,who?,the cat\n", "line 2: must have 5 fields as the header, found 3"),
     (f'{HEADER}\n{ROW}\nq2,"who?,the cat,cat,4\n\n', "line 3: not CSV: unexpected end of data"),
     (f"{HEADER}\nq1,who?,the cat,cat,4.0\n", "record q1 (line 2): answer_start must be a whole number, found '4.0'"),
-    (f"{HEADER}\nq1,who?,the cat,cat,\n", "record q1 (line 2): answer_start must be a whole number, found ''"),
+    (f"{HEADER}\nq1,who?,the dog,cat,\n", "record q1 (line 2): answer_start is missing, the answer's text is 'cat'"),
     (f"{HEADER}\nq1,who?,the cat,,4\n", "record q1 (line 2): answer text must not be blank, found ''"),
     (f"{HEADER}\nq1,who?,the cat,,\n", "1 of 1 questions are unanswerable: set version_2_with_negative: true"),
     (f"{HEADER}\n{ROW}\n{ROW}\n", "record q1 (line 3): duplicate id, first at line 2"),
@@ -244,9 +251,10 @@ def test_tables_that_miss_a_column_or_are_damaged_are_named(tmp_path: Path) -> N
     table = Dataset.from_list([{"id": "1", "context": "c"}] * 3)
     table.to_parquet(str(tmp_path / "a.parquet"))
     table.save_to_disk(str(tmp_path / "saved"))
-    missing = [f"misses the column \"{name}\", found ['id', 'context']" for name in ("question", "answers")]
-    assert faults(tmp_path / "a.parquet") == missing
-    assert faults(tmp_path / "saved") == missing
+    for path in (tmp_path / "a.parquet", tmp_path / "saved"):
+        question, answers = faults(path)
+        assert question == "misses the column \"question\", found ['id', 'context']"
+        assert answers.startswith('misses the column "answers" (or answer_text, answer, ')
     (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
     assert faults(tmp_path / "a.parquet")[0].startswith("cannot be read as Parquet: ")
     (tmp_path / "saved" / "data-00000-of-00001.arrow").write_bytes(b"")

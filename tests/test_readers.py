@@ -207,14 +207,12 @@ def test_skip_counts_all_questions_of_a_faulty_paragraph(tmp_path: Path) -> None
 
 
 def test_skip_still_raises_faults_of_the_whole_file(tmp_path: Path) -> None:
-    """Broken JSON, another structure, a whole file of faults and undeclared v2.0 data are no faults of a record."""
-    (tmp_path / "broken.jsonl").write_text(json.dumps(V1[0]) + '\n{"id": "x", "que')
-    (tmp_path / "root.json").write_text(json.dumps(V1))
+    """Broken JSON, a whole file of faults and undeclared v2.0 data are no faults of a record."""
+    (tmp_path / "broken.json").write_text('{"data": [')
     (tmp_path / "nothing.jsonl").write_text(json.dumps({**V1[0], "context": ""}))
     (tmp_path / "v2.json").write_text(json.dumps(nested(V2, True)))
     for name, said in (
-        ("broken.jsonl", "line 2: not JSON at column 13"),
-        ("root.json", "found a list"),
+        ("broken.json", "not JSON at line 1"),
         ("nothing.jsonl", "no record remains, all 1 are faulty"),
         ("v2.json", "1 of 3 questions are unanswerable: set version_2_with_negative: true"),
     ):

@@ -49,7 +49,7 @@ def test_faults_are_named_together(tmp_path: Path) -> None:
         read_rows(path, columns=("a",))
     assert caught.value.problems == (
         f"{path}: line 2: must have a, found a, b",
-        f"{path}: line 3: must be an object, found list",
+        f"{path}: line 3: must be an object, found [3]",
     )
     kept = read_rows(path, columns=("a",), on_bad_record="skip")
     assert (kept.rows, kept.n_skipped) == ([{"a": 1}], 2)

@@ -74,7 +74,13 @@ def _score_squad(
     from model_hub_rqa.metrics.squad import references_from_rows, squad_v1, squad_v2
 
     probabilities = faults.attempt(_read_object, args.na_prob_file) if args.na_prob_file else None
-    records = faults.attempt(read_squad, args.data, version_2_with_negative=args.version_2)
+    records = faults.attempt(
+        read_squad,
+        args.data,
+        version_2_with_negative=args.version_2,
+        require_offsets=False,
+        version_option="--version-2",
+    )
     faults.raise_any()
     assert records is not None
     assert predictions is not None
@@ -197,7 +203,7 @@ def _read_data(path: str) -> tuple[bool, Any]:
     part = parse_slice(path)
     if is_squad_form(part.path):
         # a file may be of either version
-        return True, load_file(path, version_2_with_negative=True, require_answers=False)
+        return True, load_file(path, version_2_with_negative=True, require_answers=False, require_offsets=False)
     records = read_fusion(part.path, require_answers=False)
     start, stop = part.bounds(len(records.rows))
     return False, records.rows[start:stop]

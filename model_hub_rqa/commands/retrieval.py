@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,6 +185,11 @@ def _write(output: Path, opened: "Index", queries: Sequence["Query"], top_k: int
 def _fid_record(query: "Query", hits: Sequence["Hit"]) -> dict[str, Any]:
     """A question in the form of FiD's data, with what its file said of the answer."""
     record: dict[str, Any] = {"id": query.id, "question": query.question}
+    if query.chat_history:
+        record["chat_history"] = [{"role": turn.role, "text": turn.text} for turn in query.chat_history]
+    if query.answers == ("",):  # it cannot be answered
+        record["is_impossible"] = True
+        query = replace(query, answers=None)
     if query.target is not None:
         record["target"] = query.target
     if query.answers is not None or query.target is not None:

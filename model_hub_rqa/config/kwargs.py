@@ -235,8 +235,12 @@ class DatasetKwargs(Kwargs):
 
     dataset_name: str | None = option(None, help="a data set on the hub, or a folder of one")
     dataset_config_name: str | None = option(None, help="which configuration of the data set")
-    train_file: str | None = option(None, help="the file to train on")
-    validation_file: str | None = option(None, help="the file to evaluate on")
+    train_file: str | list[Any] | None = option(  # noqa: RUF009 - as below
+        None, help="the file to train on, a pattern of several (shards/*.json) or a list; each may be a slice"
+    )
+    validation_file: str | list[Any] | None = option(  # noqa: RUF009 - as below
+        None, help="the file to evaluate on, or several, as train_file"
+    )
     validation_split_percentage: float | None = option(
         None, gt=0, lt=100, help="percent of the training data held out, where there is no validation data"
     )

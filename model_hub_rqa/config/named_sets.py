@@ -28,8 +28,12 @@ class NamedSetKwargs(Kwargs):
     dataset_config_name: str | None = option(None, help="which configuration of the data set")
     handler: str | None = option(None, help="a registered data set that loads it, in place of a file")
     args: Mapping[str, Any] | None = option(None, help="the handler's arguments, as they are")
-    train_file: str | None = option(None, help="the file to train on; it may be a slice")
-    validation_file: str | None = option(None, help="the file to evaluate on; it may be a slice")
+    train_file: str | list[Any] | None = option(  # noqa: RUF009 - a field like the others, but of a list
+        None, help="the file to train on, or several, as in the data section"
+    )
+    validation_file: str | list[Any] | None = option(  # noqa: RUF009 - as above
+        None, help="the file to evaluate on, or several"
+    )
     max_train_samples: int | None = option(None, ge=1, help="train on no more examples of it than this")
     max_eval_samples: int | None = option(None, ge=1, help="evaluate on no more examples of it than this")
     seed: int | None = option(None, ge=0, lt=2**32, help="of the draw of those examples; unset: the run's")

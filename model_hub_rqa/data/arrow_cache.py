@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import model_hub_rqa
+from model_hub_rqa.data.counts import FileCounts, count_file
 from model_hub_rqa.data.readers import Records
 from model_hub_rqa.errors import DataError
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 Reader = Callable[[str, str], Records]  # (path, on_bad_record) -> Records
 
-FORMAT_VERSION = 1  # raise it whenever the package's readers, or the layout of the cached files, change what they give
+FORMAT_VERSION = 2  # raise it whenever the package's readers, or the layout of the cached files, change what they give
 _FOLDER = "model_hub_rqa"
 _ROWS_PER_BATCH = 1000  # as datasets writes: random access to a row reads one batch
 _SHOWN = 5
@@ -72,6 +73,17 @@ def cached_dataset(
         DataError: what the reader raises.
         OSError: the cache cannot be written; the message names its path.
     """
+    dataset, counts = cached_records(
+        path, reader, on_bad_record=on_bad_record, cache_dir=cache_dir, overwrite_cache=overwrite_cache
+    )
+    count_file(counts)
+    return dataset
+
+
+def cached_records(
+    path: str, reader: Reader, *, on_bad_record: str, cache_dir: str | None, overwrite_cache: bool
+) -> "tuple[datasets.Dataset, FileCounts]":
+    """As :func:`cached_dataset`, with the file's counts, which are not handed on."""
     import datasets
 
     folder = cache_folder(cache_dir)
@@ -85,11 +97,22 @@ def cached_dataset(
         records = reader(path, on_bad_record)
         if not records.rows:
             raise DataError(f"{path}: holds no record")
-        noted = {"file": path, "n_skipped": max(records.n_skipped, len(records.skipped)), "skipped": records.skipped}
+        noted = {
+            "file": path,
+            "skipped": records.skipped,
+            "n_read": len(records.rows),
+            "n_skipped": max(records.n_skipped, len(records.skipped)),
+            **{name: getattr(records, name) for name in ("n_mended", "n_ignored", "numbered")},
+        }
         _write(notes, lambda file: file.write(json.dumps(noted).encode()))
         _write(arrow, lambda file: _write_rows(file, records, key))  # last: its presence says that both are there
-    _warn_of_skipped(path, json.loads(notes.read_text(encoding="utf-8")))
-    return datasets.Dataset.from_file(str(arrow))
+    noted = json.loads(notes.read_text(encoding="utf-8"))
+    _report(path, noted)
+    return datasets.Dataset.from_file(str(arrow)), _counts(path, noted)
+
+
+def _counts(path: str, noted: Mapping[str, Any]) -> FileCounts:
+    return FileCounts(path, *(noted[name] for name in ("n_read", "n_skipped", "n_mended", "n_ignored", "numbered")))
 
 
 def _key(path: str, reader: Reader, on_bad_record: str) -> str:
@@ -307,7 +330,15 @@ def feature_types(plain: Any) -> Any:
     return datasets.List(feature_types(plain[0])) if isinstance(plain, list) else datasets.Value(plain)
 
 
-def _warn_of_skipped(path: str, noted: dict[str, Any]) -> None:
+def _report(path: str, noted: dict[str, Any]) -> None:
+    """Says what was mended and left out."""
+    if noted["n_mended"] or noted["n_ignored"]:
+        logger.info(
+            "%s: answer_start was mended in %d records, %d answers with an answer_start of -1 are ignored",
+            path,
+            noted["n_mended"],
+            noted["n_ignored"],
+        )
     if not noted["n_skipped"]:
         return
     # The same content may have been read under another name before.

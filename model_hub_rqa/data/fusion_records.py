@@ -1,18 +1,16 @@
-"""The validated reader of questions with their passages: FiD's form and LocalRQA's, as json or jsonl, each also .gz."""
+"""The validated reader of questions with their passages, in any format that `formats` has."""
 
 import functools
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.data.arrow_cache import Reader
-from model_hub_rqa.data.ctxs_form import ctxs_row
-from model_hub_rqa.data.dialogue_form import dialogue_row
-from model_hub_rqa.data.readers import Records
-from model_hub_rqa.data.record_fields import text_fault
-from model_hub_rqa.data.text_files import Place, iter_jsonl, read_json, short, where
-from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.data.checks import Checks
+from model_hub_rqa.data.formats.answers import unknown_answers
+from model_hub_rqa.data.formats.questions import PASSAGE_FIELDS, question_row
+from model_hub_rqa.data.readers import Records, iter_questions
+from model_hub_rqa.data.text_files import garbage_later
 
 _PASSAGE = {"id": "string", "title": "string", "text": "string", "score": "float64", "gold": "bool"}
 FUSION_FEATURES: Mapping[str, Any] = {
@@ -27,59 +25,62 @@ FUSION_FEATURES: Mapping[str, Any] = {
 """A row: ``chat_history`` has the turns before the question; ``target`` is the text to learn ("": one of ``answers``,
 which are the true answers, is drawn); ``passages`` come best first; ``negatives`` are known not to answer."""
 
-_DIALOGUE_KEYS = ("gold_docs", "gold_answer", "chat_history", "hard_neg_docs")
 
-
+@garbage_later()
 def read_fusion(
     path: str | PathLike[str],
     *,
     require_answers: bool = True,
     require_passages: bool = True,
     on_bad_record: str = "error",
+    queries: bool = False,
 ) -> Records:
     """Reads and validates a file of questions with passages.
 
-    A .json file holds a list of records (or ``{"data": [...]}``), a .jsonl file one a line; each may end in .gz. The
-    first record that has the keys of either form decides which one is read. A record without id is named by its
-    number, counted from 1.
+    Each record is read in the format that its fields tell: FiD's (ctxs), LocalRQA's (gold_docs), HotpotQA's, MuSiQue's,
+    SQuAD's (its context is the one passage, which is gold), QuAC's or CoQA's, whose turns become chat_history. Where
+    the first record has no id, records are named by their numbers, counted from 1. A question that cannot be answered
+    has the one gold answer "".
 
     Args:
-        path: the file.
+        path: .json (a list of records, by itself or under "data", or one record a line), .jsonl or .csv, each also
+            with .gz; .parquet; or a folder of ``Dataset.save_to_disk``.
         require_answers: False for a file to predict on.
         require_passages: False where passages are retrieved.
-        on_bad_record: "error", or "skip" to leave faulty records out and return their faults.
+        on_bad_record: "error", or "skip" to leave bad records out and return their errors.
+        queries: True for a file to retrieve for: passages are not read, and ``text`` may be the question (BEIR).
 
     Returns:
         Rows as :data:`FUSION_FEATURES` describes them.
 
     Raises:
-        DataError: all faults, each a line ``FILE: record ID (place): rule, value found``. Faults of the file itself
-            (unreadable, broken JSON, no record) are raised with "skip" as well.
+        DataError: all errors, each a line ``FILE: record ID (place): rule, value found``. Errors of the file itself
+            (unreadable, no record, ids or answers under a name that is not known) are raised with "skip" as well.
         ConfigError: on_bad_record is neither "error" nor "skip".
     """
-    if on_bad_record not in ("error", "skip"):
-        raise ConfigError(f'on_bad_record: must be "error" or "skip", found {on_bad_record!r}')
-    file = Path(path)
-    broken: list[str] = []
-    records = raw_records(file, broken)
-    read = dialogue_row if is_dialogue(records) else ctxs_row
-    read = functools.partial(read, answers=require_answers, passages=require_passages)
+    checks = Checks(path, on_bad_record)
     rows: list[dict[str, Any]] = []
-    bad: list[str] = []
-    seen: dict[str, Place] = {}
-    for number, (place, record) in enumerate(records, 1):
+    dropped: list[str] = []
+    for place, record in iter_questions(path, needed=(("question",),)):
+        if not checks.is_object(place, record):
+            continue
         faults: list[str] = []
-        row = _row(record, number, place, seen, read, faults)
-        if faults:
-            bad.append(f"{path}: {_named(record, place)}: {'; '.join(faults)}")
-        else:
-            rows.append(row)
-    if broken or (bad and on_bad_record == "error"):
-        raise DataError([*broken, *bad])
-    if not rows:
-        nothing = "holds no record" if not records else f"no record remains, all {len(records):,} are faulty"
-        raise DataError([f"{path}: {nothing}", *bad])
-    return Records(rows, tuple(bad), len(bad), FUSION_FEATURES)
+        id_ = checks.identify(place, record, faults)
+        question = "question"
+        if queries:  # passages are not read, and BEIR's queries have text in place of question
+            record = {name: value for name, value in record.items() if name not in PASSAGE_FIELDS}
+            question = "text" if "text" in record and "question" not in record else question
+        if not require_answers:
+            dropped += [name for name in unknown_answers(record) if name not in dropped]
+        row = question_row(record, faults, answers=require_answers, passages=require_passages, question=question)
+        if checks.passed(place, id_, faults):
+            rows.append({"id": id_, **row})
+    if queries:
+        checks.fatal += [
+            f"{path}: {name} looks like answers: rename it to answers, a list of texts" for name in dropped
+        ]
+    skipped = checks.finish(len(rows))
+    return Records(rows, skipped, checks.n_bad, FUSION_FEATURES, numbered=checks.numbered)
 
 
 def fusion_reader(*, require_answers: bool = True, require_passages: bool = True) -> Reader:
@@ -91,61 +92,3 @@ def _read(require_answers: bool, require_passages: bool, path: str, on_bad_recor
     return read_fusion(
         path, require_answers=require_answers, require_passages=require_passages, on_bad_record=on_bad_record
     )
-
-
-def raw_records(path: Path, broken: list[str]) -> list[tuple[Place, Any]]:
-    """The records of a json or jsonl file (each also .gz), not validated, with their places.
-
-    Args:
-        path: the file.
-        broken: receives a line for each line of a .jsonl file that is not JSON.
-
-    Raises:
-        DataError: no such file, another ending, not JSON, not a list of records.
-    """
-    name = path.name.lower()
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if name.endswith((".jsonl", ".jsonl.gz")):
-        return list(iter_jsonl(path, broken))
-    if not name.endswith((".json", ".json.gz")):
-        raise DataError(f"{path}: unknown file ending {path.suffix!r} (known: .json, .json.gz, .jsonl, .jsonl.gz)")
-    root = read_json(path)
-    if isinstance(root, dict) and isinstance(root.get("data"), list):
-        root = root["data"]
-    if not isinstance(root, list):
-        raise DataError(f"{path}: must be a list of records, found {short(root)}")
-    return [(("record", number), record) for number, record in enumerate(root, 1)]
-
-
-def is_dialogue(records: list[tuple[Place, Any]]) -> bool:
-    """Whether the first record that has the keys of either form has those of a dialogue."""
-    for _, record in records:
-        if isinstance(record, dict) and ("ctxs" in record or any(key in record for key in _DIALOGUE_KEYS)):
-            return "ctxs" not in record
-    return False
-
-
-def _row(
-    record: Any, number: int, place: Place, seen: dict[str, Place], read: Any, faults: list[str]
-) -> dict[str, Any]:
-    if not isinstance(record, dict):
-        faults.append(f"must be an object, found {short(record)}")
-        return {}
-    id_ = record.get("id")
-    if id_ is None or type(id_) is int:
-        id_ = str(number if id_ is None else id_)
-    elif fault := text_fault("id", id_):
-        faults.append(fault)
-        id_ = None
-    if id_ is not None and seen.setdefault(id_, place) is not place:
-        faults.append(f"duplicate id, first at {where(seen[id_])}")
-    return {"id": id_, **read(record, faults)}
-
-
-def _named(record: Any, place: Place) -> str:
-    id_ = record.get("id") if isinstance(record, dict) else None
-    if not isinstance(id_, str | int) or isinstance(id_, bool):
-        return where(place)
-    text = str(id_)
-    return f"record {text if len(text) <= 60 and text.isprintable() else short(text)} ({where(place)})"

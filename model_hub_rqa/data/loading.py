@@ -4,14 +4,17 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.data.arrow_cache import Reader, cached_dataset
+from model_hub_rqa.data.arrow_cache import Reader, cached_dataset, cached_records
+from model_hub_rqa.data.counts import FileCounts, count_file
 from model_hub_rqa.data.hub import load_hub_split, load_hub_splits
 from model_hub_rqa.data.readers import Records, read_squad
 from model_hub_rqa.data.sampling import split_off, subsample
-from model_hub_rqa.data.slices import FileSlice, parse_slice
+from model_hub_rqa.data.shards import Shard, join, matching_files, number_through
+from model_hub_rqa.data.slices import FileSlice, parse_slice, parse_slices
 from model_hub_rqa.data.squad_version import check_unanswerable
 from model_hub_rqa.errors import ConfigError, DataError
 
@@ -40,18 +43,19 @@ def default_load_dataset(
 
     Either ``train_file``, or ``dataset_name`` (on the hub, or a folder that ``datasets.load_dataset`` takes): files win
     where both are given, so that local files can stand in for what a configuration names. ``train_file`` is with, or
-    without, ``validation_file``. A file may be a part of one: ``train.json[:4000]``, ``[1000:2000]`` or ``[:10%]``,
-    counted after the whole file has been validated. Where there is no validation data,
-    ``validation_split_percentage`` of the training data, drawn at random by ``seed``, becomes it (examples are drawn
-    one by one: questions about one paragraph may fall on both sides); where there is, the percentage plays no part.
-    ``max_train_samples`` and ``max_eval_samples`` then keep as many examples, drawn at random by ``seed``, in their
-    order.
+    without, ``validation_file``. Either may be a list of files, and a file a pattern of several (``shards/*.json``, in
+    the order of their names). A file may be a part of one, and a pattern of its files together:
+    ``train.json[:4000]``, ``[1000:2000]`` or ``[:10%]``, counted after the whole file has been validated. Where there
+    is no validation data, ``validation_split_percentage`` of the training data, drawn at random by ``seed``, becomes it
+    (examples are drawn one by one: questions about one paragraph may fall on both sides); where there is, the
+    percentage is ignored. ``max_train_samples`` and ``max_eval_samples`` then keep as many examples, drawn at random by
+    ``seed``, in their order.
 
     Args:
         data_config: an object with these attributes, or a mapping.
         seed: of the random draws.
         reader: ``reader(path, on_bad_record) -> Records`` for files; None for
-            :func:`~model_hub_rqa.data.readers.read_squad`.
+            :func:`~model_hub_rqa.data.readers.read_squad`, which checks the offsets of training files alone.
         version_2_with_negative: whether questions may be unanswerable, for read_squad; None to take it from
             data_config, where it is False by default. With a reader of your own it plays no part.
 
@@ -70,7 +74,7 @@ def default_load_dataset(
     if not settings["train_file"]:
         splits = load_hub_splits(settings, squad_version_2)
     else:
-        splits = _load_files(settings, reader or squad_reader(version_2_with_negative), squad_version_2)
+        splits = _load_files(settings, reader, squad_version_2)
     return _finish(splits, settings, seed)
 
 
@@ -93,15 +97,9 @@ def load_split(
     settings = _settings(data_config)
     field = _FILE_FIELDS[split]
     if settings[field]:
-        part = parse_slice(os.fspath(settings[field]), f"data.{field}")
-        whole = cached_dataset(
-            part.path,
-            reader or squad_reader(version_2_with_negative),
-            on_bad_record=settings["on_bad_record"] or "error",
-            cache_dir=settings["cache_dir"],
-            overwrite_cache=bool(settings["overwrite_cache"]),
-        )
-        found = _cut(whole, part)
+        parts = parse_slices(settings[field], f"data.{field}")
+        shards = _read_parts(settings, parts, reader or _squad_reader_of(split, version_2_with_negative))
+        found = _join_parts(settings, split, parts, shards)
     elif settings["dataset_name"]:
         found = load_hub_split(settings, split, version_2_with_negative if reader is None else None)
     else:
@@ -114,6 +112,7 @@ def load_file(
     *,
     version_2_with_negative: bool = False,
     require_answers: bool = True,
+    require_offsets: bool = True,
     on_bad_record: str = "error",
     cache_dir: str | None = None,
     overwrite_cache: bool = False,
@@ -124,6 +123,7 @@ def load_file(
         path: as :func:`~model_hub_rqa.data.readers.read_squad` takes it, a slice may follow.
         version_2_with_negative: whether questions may be unanswerable.
         require_answers: False where answers may be missing, for a file to predict on.
+        require_offsets: True for a file to train on, see `read_squad`.
         on_bad_record: "error", or "skip" to leave faulty records out with a warning.
         cache_dir: as :func:`~model_hub_rqa.data.arrow_cache.cached_dataset` takes it.
         overwrite_cache: read the file anew.
@@ -135,7 +135,7 @@ def load_file(
     part = parse_slice(os.fspath(path))
     whole = cached_dataset(
         part.path,
-        squad_reader(version_2_with_negative, require_answers=require_answers),
+        squad_reader(version_2_with_negative, require_answers=require_answers, require_offsets=require_offsets),
         on_bad_record=on_bad_record,
         cache_dir=cache_dir,
         overwrite_cache=overwrite_cache,
@@ -143,18 +143,27 @@ def load_file(
     return _cut(whole, part)
 
 
-def squad_reader(version_2_with_negative: bool, *, require_answers: bool = True) -> Reader:
+def squad_reader(
+    version_2_with_negative: bool, *, require_answers: bool = True, require_offsets: bool = True
+) -> Reader:
     """:func:`~model_hub_rqa.data.readers.read_squad` in the form of a reader: ``reader(path, on_bad_record)``."""
-    return functools.partial(_read_squad, version_2_with_negative, require_answers)
+    return functools.partial(_read_squad, version_2_with_negative, require_answers, require_offsets)
 
 
-def _read_squad(version_2_with_negative: bool, require_answers: bool, path: str, on_bad_record: str) -> Records:
+def _read_squad(
+    version_2_with_negative: bool, require_answers: bool, require_offsets: bool, path: str, on_bad_record: str
+) -> Records:
     return read_squad(
         path,
         version_2_with_negative=version_2_with_negative,
         require_answers=require_answers,
+        require_offsets=require_offsets,
         on_bad_record=on_bad_record,
     )
+
+
+def _squad_reader_of(split: str, version_2_with_negative: bool) -> Reader:
+    return squad_reader(version_2_with_negative, require_offsets=split == "train")
 
 
 def _settings(data_config: Any) -> dict[str, Any]:
@@ -175,36 +184,42 @@ def _check(settings: Mapping[str, Any]) -> None:
         raise ConfigError(problems)
 
 
-def _load_files(settings: Mapping[str, Any], reader: Reader, squad_version_2: bool | None) -> "dict[str, Dataset]":
+def _load_files(
+    settings: Mapping[str, Any], reader: Reader | None, squad_version_2: bool | None
+) -> "dict[str, Dataset]":
     slices = _parse_slices(settings)
-    whole: dict[str, Dataset] = {}
+    whole: dict[str, list[Shard]] = {}
     problems: list[str] = []
-    for split, part in slices.items():
+    for split, parts in slices.items():
         try:
-            whole[split] = cached_dataset(
-                part.path,
-                reader,
-                on_bad_record=settings["on_bad_record"] or "error",
-                cache_dir=settings["cache_dir"],
-                overwrite_cache=bool(settings["overwrite_cache"]),
-            )
+            whole[split] = _read_parts(settings, parts, reader or _squad_reader_of(split, bool(squad_version_2)))
         except DataError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise DataError(problems)
     if squad_version_2 is not None:
-        check_unanswerable(whole, squad_version_2, ", ".join(dict.fromkeys(part.path for part in slices.values())))
-    return _cut_all(whole, slices)
+        every = {f"{split} {i}": shard.examples for split, of in whole.items() for i, shard in enumerate(of)}
+        paths = ", ".join(dict.fromkeys(part.path for parts in slices.values() for part in parts))
+        check_unanswerable(every, squad_version_2, paths)
+    found: dict[str, Dataset] = {}
+    for split, parts in slices.items():
+        try:
+            found[split] = _join_parts(settings, split, parts, whole[split])
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return found
 
 
-def _parse_slices(settings: Mapping[str, Any]) -> dict[str, FileSlice]:
+def _parse_slices(settings: Mapping[str, Any]) -> dict[str, list[FileSlice]]:
     slices = {}
     problems: list[str] = []
     for split, field in _FILE_FIELDS.items():
         if not settings[field]:
             continue
         try:
-            slices[split] = parse_slice(os.fspath(settings[field]), f"data.{field}")
+            slices[split] = parse_slices(settings[field], f"data.{field}")
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -212,17 +227,66 @@ def _parse_slices(settings: Mapping[str, Any]) -> dict[str, FileSlice]:
     return slices
 
 
-def _cut_all(whole: "Mapping[str, Dataset]", slices: Mapping[str, FileSlice]) -> "dict[str, Dataset]":
-    parts = {}
+def _read_parts(settings: Mapping[str, Any], parts: Sequence[FileSlice], reader: Reader) -> list[Shard]:
+    """The files of one split, each once."""
+    shards: dict[str, Shard] = {}
     problems: list[str] = []
-    for split, part in slices.items():
+    for part in parts:
         try:
-            parts[split] = _cut(whole[split], part)
+            paths = matching_files(part.path)
+        except DataError as error:
+            problems += error.problems
+            continue
+        for path in paths:
+            try:
+                if path not in shards:
+                    shards[path] = _read_file(settings, path, reader)
+            except DataError as error:
+                problems += error.problems
+    if problems:
+        raise DataError(problems)
+    number_through(list(shards.values()))
+    return list(shards.values())
+
+
+def _read_file(settings: Mapping[str, Any], path: str, reader: Reader) -> Shard:
+    return Shard(
+        *cached_records(
+            path,
+            reader,
+            on_bad_record=settings["on_bad_record"] or "error",
+            cache_dir=settings["cache_dir"],
+            overwrite_cache=bool(settings["overwrite_cache"]),
+        )
+    )
+
+
+def _join_parts(
+    settings: Mapping[str, Any], split: str, parts: Sequence[FileSlice], shards: Sequence[Shard]
+) -> "Dataset":
+    """The slices of one split, one after another; hands on what became of the records of its files."""
+    by_path = {shard.counts.file: shard for shard in shards}
+    skip = settings["on_bad_record"] == "skip"
+    cut: list[tuple[str, Dataset]] = []
+    problems: list[str] = []
+    n_left_out = 0
+    for part in parts:
+        files = [(path, by_path[path].examples) for path in matching_files(part.path)]
+        try:
+            whole, n_twice = join(files, skip=skip)
+            cut.append((part.path, _cut(whole, part)))
+            n_left_out += n_twice
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
-    return parts
+    joined, n_twice = join(cut, skip=skip)
+    for shard in shards:
+        count_file(replace(shard.counts, split=split))
+    if n_left_out + n_twice:
+        logger.warning("%d records left out whose id an earlier file has", n_left_out + n_twice)
+        count_file(FileCounts(f"data.{_FILE_FIELDS[split]}", 0, n_left_out + n_twice, split=split))
+    return joined
 
 
 def _cut(dataset: "Dataset", part: FileSlice) -> "Dataset":

@@ -10,6 +10,7 @@ import numpy as np
 from model_hub_rqa.components import DATASETS, Component, Loaded
 from model_hub_rqa.config.named_sets import NamedSetKwargs
 from model_hub_rqa.data.arrow_cache import Reader
+from model_hub_rqa.data.counts import counted_as
 from model_hub_rqa.data.loading import load_split
 from model_hub_rqa.data.sampling import subsample
 from model_hub_rqa.data.squad_version import check_unanswerable
@@ -75,7 +76,8 @@ def load_named_set(
     drawn_by = seed if one.seed is None else one.seed
     if one.handler is not None:
         component = Component(DATASETS, one.handler, one.args or {}, one.place)
-        found = component.build(cache_dir=one.cache_dir, on_bad_record=one.on_bad_record or "error")
+        with counted_as(side):
+            found = component.build(cache_dir=one.cache_dir, on_bad_record=one.on_bad_record or "error")
         loaded = found if isinstance(found, Loaded) else Loaded(found)
         limit = one.max_train_samples if side == "train" else one.max_eval_samples
         return replace(loaded, examples=subsample(loaded.examples, limit, drawn_by))

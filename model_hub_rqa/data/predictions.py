@@ -7,13 +7,13 @@
 - KILT's: id and output, a list whose first answer counts (Petroni et al. 2021, arXiv:2009.02252).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.data.text_files import iter_jsonl, read_json, short, where
+from model_hub_rqa.data.text_files import Unreadable, iter_jsonl, read_json_or_lines, short, where
 from model_hub_rqa.errors import DataError
 
 JSONL = (".jsonl", ".jsonl.gz")
@@ -70,9 +70,10 @@ def read_predictions(path: str) -> Predictions:
     file = Path(path)
     faults: list[str] = []
     if path.lower().endswith(JSONL):
-        records: Iterable[Any] = iter_jsonl(file, faults)
+        records: Iterable[Any] = iter_jsonl(file)
+    elif isinstance(content := read_json_or_lines(file), Iterator):
+        records = content
     else:
-        content = read_json(file)
         if isinstance(content, dict) and content:
             return Predictions(path, {key: {"prediction": answer} for key, answer in content.items()})
         if not isinstance(content, dict | list):
@@ -81,6 +82,9 @@ def read_predictions(path: str) -> Predictions:
     lines: dict[str, dict[str, Any]] = {}
     kind = ""
     for place, record in records:
+        if isinstance(record, Unreadable):
+            faults.append(f"{path}: {where(place)}: {record}")
+            continue
         kind = kind or (
             "question" if isinstance(record, dict) and "id" not in record and "question" in record else "id"
         )

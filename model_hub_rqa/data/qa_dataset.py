@@ -11,9 +11,12 @@ from model_hub_rqa.components import DATASETS, Loaded
 from model_hub_rqa.config.fields import did_you_mean, show
 from model_hub_rqa.config.generation import TEMPLATE_ARGS
 from model_hub_rqa.data.arrow_cache import feature_types
-from model_hub_rqa.data.ctxs_form import ctxs_row
+from model_hub_rqa.data.checks import Checks
+from model_hub_rqa.data.counts import FileCounts, count_file
+from model_hub_rqa.data.formats.answers import ANSWERS, TARGETS
+from model_hub_rqa.data.formats.questions import question_row
 from model_hub_rqa.data.fusion_records import FUSION_FEATURES
-from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.errors import ConfigError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,12 +34,14 @@ def qa_dataset(
     predict_with_generate: bool | None = None,
     on_bad_record: str = "error",
 ) -> Loaded:
-    """Questions and answers, with the passages of a column ``ctxs`` where there is one (FiD's form).
+    """Questions and answers, with passages where the records have any in a format of `fusion_records.read_fusion`:
+    ``ctxs`` (FiD's), ``context`` (SQuAD's, HotpotQA's), ``paragraphs`` (MuSiQue's).
 
     Args:
         hf_args: the keyword arguments of ``datasets.load_dataset``, as they are: ``{path: json, data_files: FILE}`` for
             a file of one's own. ``split`` may be left out where there is only one.
-        question_key, answer_key: columns; an answer may be a text, or a list of texts that are all right.
+        question_key, answer_key: columns; an answer may be a text, or a list of texts that are all right. Where no
+            column is called answer, another name of `formats.answers` is taken.
         max_length: of prompt and answer in tokens, in place of ``data.max_length``.
         template_args: apply_chat_template, user_start_tag, user_end_tag, asst_tag, system_prompt, in place of the
             fields of the data section.
@@ -55,6 +60,8 @@ def qa_dataset(
     settings = _settings(max_length, template_args, predict_with_generate)
     rows = _load(hf_args)
     columns = rows.column_names
+    if answer_key not in columns and answer_key in ANSWERS:
+        answer_key = next((name for name in ANSWERS if name in columns), answer_key)
     faults = [
         f"args.{name}: must be one of the columns {', '.join(columns)}, got {show(key)}{did_you_mean(key, columns)}"
         for name, key in (("question_key", question_key), ("answer_key", answer_key))
@@ -62,20 +69,20 @@ def qa_dataset(
     ]
     if faults:
         raise ConfigError(faults)
+    checks = Checks("", on_bad_record)
     read: list[dict[str, Any]] = []
-    bad: list[str] = []
     for number, record in enumerate(rows, 1):
-        row, wrong = _row(record, number, question_key, answer_key)
-        if wrong:
-            bad.append(f"record {record.get('id') or number}: {'; '.join(wrong)}")
-        else:
-            read.append(row)
-    if bad and on_bad_record != "skip":
-        raise DataError(bad)
-    if not read:
-        raise DataError(["holds no record" if not bad else "no record remains", *bad])
-    if bad:
-        logger.warning("%d faulty records left out, the first is %s", len(bad), bad[0])
+        place, wrong = ("record", number), list[str]()
+        if checks.is_object(place, record):
+            named = {**_without_other_answers(record, answer_key), "question": record[question_key]}
+            id_ = checks.identify(place, named, wrong)
+            row = question_row(named, wrong, answers=True, passages=False)
+            if checks.passed(place, id_, wrong):
+                read.append({"id": id_, **row})
+    skipped = checks.finish(len(read))
+    if skipped:
+        logger.warning("%d faulty records left out, the first is %s", checks.n_bad, skipped[0])
+        count_file(FileCounts("QADataset", len(read), checks.n_bad))
     features = datasets.Features(feature_types(FUSION_FEATURES))
     made = datasets.Dataset.from_list(read, features=features)
     # From the content, so that it is the same in every process, and Dataset.map finds its cache.
@@ -120,16 +127,9 @@ def _load(hf_args: Any) -> "Dataset":
     return found
 
 
-def _row(
-    record: Mapping[str, Any], number: int, question_key: str, answer_key: str
-) -> tuple[dict[str, Any], list[str]]:
-    """A row in FiD's form of a record, and its faults."""
+def _without_other_answers(record: Mapping[str, Any], answer_key: str) -> dict[str, Any]:
+    """A record whose only answers are those of its column ``answer_key``, and their aliases."""
+    others = {*ANSWERS, *TARGETS} - ({"aliases", "answer_aliases"} if answer_key in ANSWERS else set())
+    kept = {name: value for name, value in record.items() if value is not None and name not in others}
     answers = record[answer_key]
-    answers = [answers] if isinstance(answers, str) else answers
-    given = {"question": record[question_key], "answers": answers}
-    if record.get("ctxs") is not None:
-        given["ctxs"] = record["ctxs"]
-    faults: list[str] = []
-    row = ctxs_row(given, faults, answers=True, passages=False)
-    id_ = record.get("id")
-    return {"id": str(number if id_ is None else id_), **row}, faults
+    return {**kept, "answer" if isinstance(answers, str) else "answers": answers}

@@ -1,15 +1,19 @@
-"""The validated reader of SQuAD-style files: the form is told by the file's ending, the faults are raised together."""
+"""The validated reader of SQuAD-style files: told by their endings and contents, with all errors at once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.data.squad_form import SquadForm
-from model_hub_rqa.data.tables import iter_csv, iter_parquet, iter_saved, squad_columns
-from model_hub_rqa.data.text_files import iter_jsonl, read_json
-from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.data.checks import QUESTION_IDS, Checks
+from model_hub_rqa.data.files import ending_of, iter_file
+from model_hub_rqa.data.formats.answers import ANSWERS, SINGLE, unknown_answers
+from model_hub_rqa.data.formats.nested import flatten
+from model_hub_rqa.data.formats.questions import PASSAGE_FIELDS
+from model_hub_rqa.data.formats.squad import SquadRows
+from model_hub_rqa.data.tables import Needed
+from model_hub_rqa.data.text_files import Place, Unreadable, garbage_later, loads, short
 
 # Types of a row's values in the words of Arrow; [type] is a list.
 SQUAD_FEATURES: Mapping[str, Any] = {
@@ -19,26 +23,33 @@ SQUAD_FEATURES: Mapping[str, Any] = {
     "question": "string",
     "answers": {"text": ["string"], "answer_start": ["int32"]},
 }
-KNOWN_ENDINGS = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+_ANSWER_PAIR = ("answer_text", "answer_start")
+_LISTS = ("answers", "golden_answers", "ground_truths", "aliases", "answer_aliases", "chat_history", "ctxs")
+_CSV_COLUMNS = (*QUESTION_IDS, "question", "context", "title", *_ANSWER_PAIR, *SINGLE, "target", *_LISTS)
 
 
 @dataclass(frozen=True)
 class Records:
-    """What a reader returns.
+    """What a file loader returns.
 
     Attributes:
         rows: plain dictionaries, all with the same keys. Of :func:`read_squad`: ``{"id": str, "title": str,
             "context": str, "question": str, "answers": {"text": [str], "answer_start": [int]}}``; answer_start counts
             characters.
-        skipped: a line for each fault of the records that were left out (on_bad_record "skip").
+        skipped: a line for each error of the records that were left out (on_bad_record "skip").
         n_skipped: how many records were left out.
         features: types of a row's values, such as :data:`SQUAD_FEATURES`; None to infer them from the rows.
+        n_mended: records of which an answer_start was mended; n_ignored: answers left out for an answer_start of -1.
+        numbered: whether the ids are the numbers of the records, since the file has none.
     """
 
     rows: list[dict[str, Any]]
     skipped: tuple[str, ...] = ()
     n_skipped: int = 0
     features: Mapping[str, Any] | None = None
+    n_mended: int = 0
+    n_ignored: int = 0
+    numbered: bool = False
 
     @property
     def n_unanswerable(self) -> int:
@@ -46,84 +57,157 @@ class Records:
         return sum(not row["answers"]["text"] for row in self.rows)
 
 
+@garbage_later()
 def read_squad(
     path: str | PathLike[str],
     *,
     version_2_with_negative: bool,
     require_answers: bool = True,
     on_bad_record: str = "error",
+    require_offsets: bool = True,
+    version_option: str = "version_2_with_negative: true",
 ) -> Records:
     """Reads and validates a SQuAD-style file.
 
-    By the ending of its name: .json (the official nested form, or flat records under "data"), .jsonl (a flat record a
-    line), .csv, each also with .gz; .parquet; or a folder that ``Dataset.save_to_disk`` wrote. Answers of a flat
-    record are ``{"text": [...], "answer_start": [...]}`` or a list of ``{"text", "answer_start"}``; a CSV file has
-    them as JSON in the column answers, or one of them in answer_text and answer_start. Ids that are whole numbers
-    become text; a title that is missing becomes "". Each answer's text must stand in the context, character by
-    character, at its answer_start.
+    By the ending of its name: .json (the official nested form, or a list of flat records, by itself or under "data"),
+    .jsonl (a flat record a line), .csv, each also with .gz; .parquet; or a folder that ``Dataset.save_to_disk`` wrote.
+    Answers of a flat record are ``{"text": [...], "answer_start": [...]}``, a list of ``{"text", "answer_start"}``, or
+    texts alone, under one of the names of `formats.answers`; a CSV file has lists as JSON, or one answer in
+    answer_text and answer_start. Ids are taken from id, _id, qid or question_id; whole numbers become text. A title
+    that is missing becomes "".
 
     Args:
         path: the file or folder.
         version_2_with_negative: whether questions without an answer are allowed. A nested record says so with
             is_impossible, a flat one with that or with empty answers.
         require_answers: False for a file to predict on: answers may then be missing whatever the version.
-        on_bad_record: "error", or "skip" to leave faulty records out and return their faults.
+        on_bad_record: "error", or "skip" to leave bad records out and return their errors.
+        require_offsets: True for a file to train on. An answer_start that is wrong by white space, or whose text
+            stands once in the context, is mended then, and one of -1 is ignored beside others; what stays in doubt is
+            an error. Otherwise offsets are not looked at, and where one cannot be stored it is -1.
+        version_option: how questions without an answer are allowed, for the message.
 
     Raises:
-        DataError: all faults, each a line ``FILE: record ID (place): rule, value found``; places count from 1. Faults
-            of the file itself (unreadable, broken JSON, another structure, declared unanswerable questions that
-            version_2_with_negative forbids) are raised with "skip" as well, and so is a file of which nothing
-            remains.
+        DataError: all errors, each a line ``FILE: record ID (place): rule, value found``; places count from 1. Errors
+            of the file itself (unreadable, broken JSON, another structure, turns or several passages, declared
+            unanswerable questions that version_2_with_negative forbids) are raised with "skip" as well, and so is a
+            file of which nothing remains.
         ConfigError: on_bad_record is neither "error" nor "skip".
     """
-    if on_bad_record not in ("error", "skip"):
-        raise ConfigError(f'on_bad_record: must be "error" or "skip", found {on_bad_record!r}')
-    form = SquadForm(str(path), version_2_with_negative=version_2_with_negative, require_answers=require_answers)
-    _fill(form, Path(path), require_answers)
-    return _finish(form, skip=on_bad_record == "skip")
+    checks = Checks(path, on_bad_record, ids_required=True)
+    made = SquadRows(
+        require_answers=require_answers,
+        version_2_with_negative=version_2_with_negative,
+        require_offsets=require_offsets,
+    )
+    rows: list[dict[str, Any]] = []
+    negatives: list[tuple[str, bool]] = []  # those left out, with whether the file says so itself
+    unfit: dict[str, list[str]] = {}
+    needed: Needed = (QUESTION_IDS, ("question",), ("context",))
+    for place, record in iter_questions(path, (*needed, _ANSWER_NAMES) if require_answers else needed):
+        if not checks.is_object(place, record):
+            continue
+        faults: list[str] = []
+        id_ = checks.identify(place, record, faults)
+        if what := _unfit(record, nested=len(place) > 2):
+            unfit.setdefault(what, []).append(checks.named(place, id_))
+            continue
+        row, negative = made.row(id_, record, faults, nested=len(place) > 2)
+        if require_answers and faults and "answers is missing" in faults[-1]:
+            faults[-1] += "".join(f" ({name} looks like it: rename it to answers)" for name in unknown_answers(record))
+        if not checks.passed(place, id_, faults):
+            continue
+        if negative and require_answers and not version_2_with_negative:
+            negatives.append((checks.named(place, id_), record.get("is_impossible") is True))
+        else:
+            rows.append(row)
+    checks.fatal += _unfit_lines(checks, unfit)
+    _judge_negatives(checks, negatives, version_option, skip=on_bad_record == "skip")
+    skipped = checks.finish(len(rows))
+    return Records(rows, skipped, checks.n_bad, SQUAD_FEATURES, made.n_mended, made.n_ignored)
 
 
-def _fill(form: SquadForm, path: Path, require_answers: bool) -> None:
-    name = path.name.lower()
-    if not path.exists():
-        raise DataError(f"{path}: no such file")
-    if path.is_dir():
-        records = iter_saved(path, squad_columns(require_answers))
-    elif name.endswith((".json", ".json.gz")):
-        form.add_json(read_json(path))
-        return
-    elif name.endswith((".jsonl", ".jsonl.gz")):
-        records = iter_jsonl(path, form.fatal)
-    elif name.endswith((".csv", ".csv.gz")):
-        records = iter_csv(path, require_answers=require_answers)
-    elif name.endswith(".parquet"):
-        records = iter_parquet(path, squad_columns(require_answers))
-    else:
-        known = ", ".join(KNOWN_ENDINGS)
-        raise DataError(f"{path}: unknown file ending {path.suffix!r} (known: {known}, or a folder of save_to_disk)")
-    for place, record in records:
-        form.add_flat(place, record)
+_ANSWER_NAMES = ("answers", "answer_text", *(name for name in ANSWERS if name != "answers"), "target")
 
 
-def _finish(form: SquadForm, *, skip: bool) -> Records:
-    forbidden = form.unanswerable if not skip or any(declared for _, declared in form.unanswerable) else []
-    fatal = [*form.fatal, *_forbidden_line(form, forbidden)]
-    skippable = list(form.bad)
-    if not forbidden:
-        skippable += [f"{place}: unanswerable, needs version_2_with_negative: true" for place, _ in form.unanswerable]
-    if fatal or (skippable and not skip):
-        raise DataError([*fatal, *skippable])
-    if not form.rows:
-        nothing = "holds no record" if not form.n_records else f"no record remains, all {form.n_records:,} are faulty"
-        raise DataError([f"{form.file}: {nothing}", *skippable])
-    return Records(form.rows, tuple(skippable), form.n_skipped, SQUAD_FEATURES)
+def iter_questions(path: str | PathLike[str], needed: Needed = (("question",),)) -> Iterator[tuple[Place, Any]]:
+    """The flat records of a file of questions in any format, not validated, with their places.
+
+    Args:
+        path: the file, or a folder of ``Dataset.save_to_disk``.
+        needed: the columns that a table must have.
+
+    Raises:
+        DataError: the file is missing, empty, damaged or of another kind.
+    """
+    file = Path(path)
+    records = iter_file(file, needed, known=_CSV_COLUMNS)
+    if ending_of(file) == ".csv" and not file.is_dir():
+        records = ((place, _from_csv(record)) for place, record in records)
+    return flatten(records)
 
 
-def _forbidden_line(form: SquadForm, forbidden: list[tuple[str, bool]]) -> list[str]:
-    if not forbidden:
-        return []
-    first = forbidden[0][0].removeprefix(f"{form.file}: ")
+def _from_csv(record: Any) -> Any:
+    """A record of a CSV file with the types that JSON would give."""
+    if not isinstance(record, dict):
+        return record
+    made: dict[str, Any] = {name: cell for name, cell in record.items() if name not in _ANSWER_PAIR}
+    for name in _LISTS:
+        if name in made:
+            made[name] = _cell(name, made[name])
+    for name in (*SINGLE, "target"):
+        if made.get(name) == "":
+            made[name] = None
+    if "answers" in record and any(name in record for name in _ANSWER_PAIR):
+        return Unreadable('must have either "answers" or answer_text and answer_start, found both')
+    if "answer_text" in record:
+        text, start = record["answer_text"], record.get("answer_start", "")
+        whole = start.lstrip("-").isdecimal() and start.isascii() and len(start) < 19
+        pairs = [] if text == start == "" else [(text, int(start) if whole else start or None)]
+        made["answers"] = {"text": [text for text, _ in pairs], "answer_start": [start for _, start in pairs]}
+    return made
+
+
+def _cell(name: str, cell: str) -> Any:
+    if not cell.strip():
+        return None
+    try:
+        return loads(cell)
+    except ValueError as error:
+        return Unreadable(f"{name}: {error}, found {short(cell)}")
+
+
+def _unfit(record: Mapping[str, Any], *, nested: bool) -> str | None:
+    """What a question has that an extractive reader of one context does not read."""
+    if record.get("chat_history") or (nested and "chat_history" in record):
+        return "turns before them (chat_history, as in QuAC and CoQA)"
+    context = record.get("context")
+    titled = isinstance(context, dict) or (isinstance(context, list) and bool(context) and isinstance(context[0], list))
+    if titled or any(isinstance(record.get(name), list) for name in PASSAGE_FIELDS if name != "context"):
+        return "several passages (as in FiD's, LocalRQA's, HotpotQA's and MuSiQue's files)"
+    return None
+
+
+def _unfit_lines(checks: Checks, unfit: Mapping[str, list[str]]) -> list[str]:
     return [
-        f"{form.file}: {len(forbidden):,} of {form.n_records:,} questions are unanswerable: "
-        f"set version_2_with_negative: true (the first: {first})"
+        f"{checks.file}: {len(named):,} of {checks.n_records:,} questions have {what}, which are not read here: train "
+        "an encoder-decoder with entrypoint: model_hub_rqa.trials.fid:FiDTrial, or a causal language model with "
+        "entrypoint: model_hub_rqa.trials.generation:GenerationTrial "
+        f"(the first: {named[0].removeprefix(f'{checks.file}: ')})"
+        for what, named in unfit.items()
     ]
+
+
+def _judge_negatives(checks: Checks, negatives: list[tuple[str, bool]], option: str, *, skip: bool) -> None:
+    """Questions without an answer where none may be: one line where the file means them, else bad records."""
+    if not negatives:
+        return
+    if skip and not any(declared for _, declared in negatives):
+        checks.bad += [f"{named}: unanswerable, needs {option}" for named, _ in negatives]
+        checks.n_bad += len(negatives)
+        return
+    first = negatives[0][0].removeprefix(f"{checks.file}: ")
+    checks.fatal.append(
+        f"{checks.file}: {len(negatives):,} of {checks.n_records:,} questions are unanswerable: "
+        f"set {option} (the first: {first})"
+    )

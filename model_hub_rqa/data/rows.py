@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.data.arrow_cache import Reader
-from model_hub_rqa.data.fusion_records import raw_records
+from model_hub_rqa.data.checks import Checks
+from model_hub_rqa.data.files import iter_file
 from model_hub_rqa.data.readers import Records
-from model_hub_rqa.data.tables import iter_parquet, iter_saved
-from model_hub_rqa.data.text_files import where
-from model_hub_rqa.errors import ConfigError, DataError
+
+_ENDINGS = (".json", ".jsonl", ".parquet")
 
 
 def read_rows(path: str | PathLike[str], *, columns: Sequence[str] = (), on_bad_record: str = "error") -> Records:
@@ -26,27 +26,17 @@ def read_rows(path: str | PathLike[str], *, columns: Sequence[str] = (), on_bad_
     Raises:
         DataError: all faults, each with its place.
     """
-    if on_bad_record not in ("error", "skip"):
-        raise ConfigError(f'on_bad_record: must be "error" or "skip", found {on_bad_record!r}')
-    file, broken = Path(path), list[str]()
-    if file.is_dir():
-        records = list(iter_saved(file, columns))
-    elif file.name.lower().endswith(".parquet") and file.is_file():
-        records = list(iter_parquet(file, columns))
-    else:
-        records = raw_records(file, broken)
+    checks = Checks(path, on_bad_record)
     rows: list[dict[str, Any]] = []
-    bad: list[str] = []
-    for place, record in records:
-        if not isinstance(record, dict):
-            bad.append(f"{path}: {where(place)}: must be an object, found {type(record).__name__}")
-        elif missing := [name for name in columns if record.get(name) is None]:
-            bad.append(f"{path}: {where(place)}: must have {', '.join(missing)}, found {', '.join(record)}")
-        else:
+    for place, record in iter_file(Path(path), [(name,) for name in columns], endings=_ENDINGS):
+        if not checks.is_object(place, record):
+            continue
+        missing = [name for name in columns if record.get(name) is None]
+        faults = [f"must have {', '.join(missing)}, found {', '.join(record)}"] if missing else []
+        if checks.passed(place, None, faults):
             rows.append(record)
-    if broken or (bad and on_bad_record == "error") or not rows:
-        raise DataError([*broken, *bad] or f"{path}: holds no record")
-    return Records(rows, tuple(bad), len(bad))
+    skipped = checks.finish(len(rows))
+    return Records(rows, skipped, checks.n_bad)
 
 
 def rows_reader(*columns: str) -> Reader:

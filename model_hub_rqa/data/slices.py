@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from model_hub_rqa.errors import ConfigError, DataError
 
@@ -62,6 +63,29 @@ def parse_slice(text: str, field: str = "") -> FileSlice:
             f"{prefix}a slice must be as [:4000], [1000:2000] or [:10%], found [{match['inside']}] in {text!r}"
         )
     return FileSlice(match["path"], *(end.strip() for end in ends))
+
+
+def parse_slices(files: Any, field: str) -> list[FileSlice]:
+    """Takes the value of a field apart that names one file, or a list of them; each may have a slice.
+
+    Raises:
+        ConfigError: an entry is no text, or its brackets do not hold a slice; all of them.
+    """
+    entries = list(files) if isinstance(files, list | tuple) else [files]
+    names = [field] if len(entries) == 1 else [f"{field}[{number}]" for number in range(len(entries))]
+    slices: list[FileSlice] = []
+    problems: list[str] = []
+    for name, entry in zip(names, entries, strict=True):
+        if not isinstance(entry, str | os.PathLike) or not str(entry).strip():
+            problems.append(f"{name}: must be the name of a file, got {entry!r}")
+            continue
+        try:
+            slices.append(parse_slice(os.fspath(entry), name))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return slices
 
 
 def _resolve(end: str, total: int) -> int:

@@ -91,9 +91,14 @@ def precision_score(prediction: str, truth: str, *, rules: AnswerRules = SQUAD_R
 def max_over_ground_truths(score: Callable[[str, str], float], prediction: str, truths: Iterable[str]) -> float:
     """The best ``score(prediction, truth)`` over the true answers: one of them is enough.
 
+    Where the one true answer is "", the question has none: 1.0 for saying nothing, else 0.0, as in SQuAD v2.0.
+
     Raises:
         DataError: there are no true answers.
     """
+    truths = list(truths)
+    if truths == [""]:
+        return float(not normalize_answer(prediction))
     scores = [score(prediction, truth) for truth in truths]
     if not scores:
         raise DataError(f"truths: needs at least one true answer to compare {prediction!r} with, found none")

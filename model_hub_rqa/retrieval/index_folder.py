@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.checkpoints import MANIFEST, file_sum
-from model_hub_rqa.data.corpus import CorpusReader, file_problems
+from model_hub_rqa.data.corpus import CORPUS_ENDINGS, CorpusReader
+from model_hub_rqa.data.files import file_problems
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.retrieval.base import (
@@ -141,7 +142,7 @@ def build_index(
     if batch_size < 1:
         problems.append(f"batch_size: must be at least 1, found {batch_size}")
     if problems:
-        raise ConfigError([*problems, *file_problems(reader.path)])
+        raise ConfigError([*problems, *file_problems(reader.path, CORPUS_ENDINGS)])
     with _partial_folder(target) as partial:
         _clear(partial, (PASSAGES, OFFSETS, EMBEDDINGS, PROGRESS) if isinstance(settings, DenseSettings) else ())
         n_passages = write_passages(_passages(reader, passage_words, passage_stride), partial, report)

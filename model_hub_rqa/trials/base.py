@@ -31,6 +31,7 @@ from model_hub_rqa.config import (
 from model_hub_rqa.config.interpolation import read_sections
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
+from model_hub_rqa.data.counts import counting
 from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, KeyedCollator, MixedBatchSampler
 from model_hub_rqa.data.token_budget import WEIGHT, TokenBudgetBatchSampler, WeighingCollator
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
@@ -78,6 +79,7 @@ class BaseTransformerTrial(SetsTrial):
         trainer, data, task: the parsed settings.
         referred: by section the names that ``${...}`` refers to, which need no field: variables of one's own.
         examples: {"train", "validation"} as loaded; datasets: the same as features.
+        file_counts: what became of the records of each file that was read.
         sets: {"train", "validation"}: of each named set of a side, in their order, the numbers of its examples in
             ``examples``; empty for a side that lists none.
         validation_set: while `compute_metrics` runs, the name of the set whose values it gets; "" where there is one.
@@ -136,7 +138,7 @@ class BaseTransformerTrial(SetsTrial):
         self.collator = self.build_chosen_collator() or self.build_collator()
         self.finite_check = FiniteCheck(context.distributed, self.example_ids)
         self.reducer = context.wrap_reducer(
-            ByIdReducer(self._metrics_by_set, is_chief=context.distributed.rank == 0), for_training=False
+            ByIdReducer(self.validation_metrics, is_chief=context.distributed.rank == 0), for_training=False
         )
         if self.datasets and self.first.builder is not None and not self._overrides("compute_loss"):
             rows = [self.datasets["train"][number] for number in range(min(2, len(self.datasets["train"])))]
@@ -163,7 +165,8 @@ class BaseTransformerTrial(SetsTrial):
         if context is not None and determined_fixes.is_loading_only(context):
             self.config, self.tokenizer = self.build_config_and_tokenizer()
             return
-        loaded = self.take_settings(self._once_per_host(self.load_examples))
+        with counting() as self.file_counts:
+            loaded = self.take_settings(self._once_per_host(self.load_examples))
         self.examples = self._join_sets(loaded)
         self.config, self.tokenizer = self.build_config_and_tokenizer()
         self.check()

@@ -15,6 +15,7 @@ from model_hub_rqa.config import DatasetKwargs
 from model_hub_rqa.config.fields import did_you_mean
 from model_hub_rqa.config.named_sets import NamedSetKwargs, parse_named_sets
 from model_hub_rqa.data.arrow_cache import map_examples, module_file, source_digest
+from model_hub_rqa.data.counts import FileCounts, totals
 from model_hub_rqa.data.named_sets import join_sets, set_numbers
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.languages import choose_rules
@@ -34,6 +35,7 @@ class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
     output_dir: Path | None
     examples: Mapping[str, Any]
     datasets: Mapping[str, Any]
+    file_counts: Sequence[FileCounts] = ()
     sets: dict[str, dict[str, range]]
     data: DatasetKwargs
     named_sets: Mapping[str, tuple[NamedSetKwargs, ...]]
@@ -124,6 +126,16 @@ class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
             return None
         path = self.output_dir / name
         return path.with_stem(f"{path.stem}_{self.validation_set}") if self.validation_set else path
+
+    def validation_metrics(self, values: Values) -> dict[str, float]:
+        """The metrics of a validation; where questions of its files were left out, ``n_skipped`` says how many."""
+        metrics = self._metrics_by_set(values)
+        counts = totals(self.file_counts).get("validation", {})
+        if not counts.get("skipped"):
+            return metrics
+        read, whole = counts["read"], counts["read"] + counts["skipped"]
+        logger.warning("this validation is over %d questions of %d: %d were left out", read, whole, counts["skipped"])
+        return {**metrics, "n_skipped": counts["skipped"]}
 
     def _metrics_by_set(self, values: Values) -> dict[str, float]:
         if not self.sets["validation"]:

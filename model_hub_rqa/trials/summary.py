@@ -9,6 +9,7 @@ from typing import Any
 
 from model_hub_rqa import __version__
 from model_hub_rqa.checkpoints import checkpoints_of
+from model_hub_rqa.data.counts import totals
 from model_hub_rqa.experiment import Experiment
 from model_hub_rqa.trials import determined_fixes
 from model_hub_rqa.trials.local_run import Reports
@@ -66,6 +67,7 @@ def summarise(
         "resumed_at": resumed_at,
         "seconds": round(seconds, 3),
         "examples": {split: len(examples) for split, examples in trial.examples.items()},
+        "records": totals(trial.file_counts),
         "sets": {split: {name: len(of) for name, of in sets.items()} for split, sets in trial.sets.items() if sets},
         "metric": {"name": experiment.metric, "smaller_is_better": experiment.smaller_is_better},
         "best": _metrics(best),
