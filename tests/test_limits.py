@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import tiny_beams
@@ -18,9 +19,13 @@ from tokenizers_for_tests import bert, xlnet
 from model_hub_rqa import train
 from model_hub_rqa.checkpoints import READER, pretrained_folder
 from model_hub_rqa.cli import main
+from model_hub_rqa.data.fusion import pad_labels
+from model_hub_rqa.data.generation import GenerationCollator
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.models.limits import UNLIMITED, Limits, read_limits
 from model_hub_rqa.readers.extractive import ExtractiveReader
+from model_hub_rqa.readers.fusion import FusionReader
+from model_hub_rqa.readers.generation import GenerationReader
 
 QA = "question-answering"
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
@@ -212,3 +217,43 @@ def test_a_reader_keeps_to_its_models_longest_input(tmp_path: Path) -> None:
     assert ExtractiveReader.from_pretrained(folder, max_seq_length=95, doc_stride=8).settings.max_seq_length == 95
     with pytest.raises(ConfigError, match=r"max_seq_length: must be at most 95, the longest input of .*, got 96"):
         ExtractiveReader.from_pretrained(folder, max_seq_length=96, doc_stride=8)
+
+
+@pytest.mark.parametrize(
+    ("reader", "auto", "config", "given", "said"),
+    [
+        (
+            FusionReader,
+            transformers.AutoModelForSeq2SeqLM,
+            tiny_config("led", bert()),
+            {"max_encoder_seq_length": POSITIONS + 1, "max_new_tokens": POSITIONS - 7},
+            ["max_encoder_seq_length: must be at most 96", "max_new_tokens: must be at most 88"],
+        ),
+        (
+            GenerationReader,
+            transformers.AutoModelForCausalLM,
+            tiny_config("gpt2", bert()),
+            {"max_length": POSITIONS + 1},
+            ["max_length: must be at most 96"],
+        ),
+    ],
+)
+def test_readers_that_generate_keep_to_the_longest_input(
+    reader: Any, auto: Any, config: Any, given: dict[str, int], said: list[str], tmp_path: Path
+) -> None:
+    """Of the encoder, of the decoder, of a causal model; one token less is taken."""
+    auto.from_config(config).save_pretrained(tmp_path)
+    bert().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="the longest that") as raised:
+        reader.from_pretrained(tmp_path, **given)
+    for line, expected in zip(raised.value.problems, said, strict=True):
+        assert line.startswith(f"{expected}, the longest that {tmp_path} takes, got ")
+    reader.from_pretrained(tmp_path, **{name: value - 1 for name, value in given.items()})
+
+
+@pytest.mark.parametrize(("limit", "width"), [(None, 16), (12, 12), (9, 10)])
+def test_no_batch_is_padded_beyond_the_longest_input(limit: int | None, width: int) -> None:
+    """A multiple of 8 tokens, for a GPU, may be more than a decoder has positions; a row is never cut."""
+    assert pad_labels([np.arange(10), np.arange(3)], 8, limit).shape == (2, width)
+    feature = {"input_ids": [5] * 6, "answer_ids": [6] * 4, "example_index": 0, "predict_with_generate": True}
+    assert GenerationCollator(bert(), 8, limit)([feature])["input_ids"].shape == (1, width)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from model_hub_rqa.components import COLLATORS
 from model_hub_rqa.data.arrow_cache import map_examples
-from model_hub_rqa.data.tokens import text_backend, text_backend_json
+from model_hub_rqa.data.tokens import padded_width, text_backend, text_backend_json
 from model_hub_rqa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -330,10 +330,7 @@ class ExtractiveCollator:
         import torch
 
         lengths = [int(feature["length"]) for feature in features]
-        longest = max(*lengths, self.min_length)
-        width = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        if self.max_length is not None:
-            width = max(longest, min(width, self.max_length))
+        width = padded_width(max(*lengths, self.min_length), self.pad_to_multiple_of, self.max_length)
         size = (len(features), width)
         batch = {"input_ids": np.full(size, self.pad_token_id, np.int64), "attention_mask": np.zeros(size, np.int64)}
         if self.token_types:

@@ -10,7 +10,7 @@ import torch
 from model_hub_rqa.config.fusion import FusionKwargs
 from model_hub_rqa.data.arrow_cache import map_examples
 from model_hub_rqa.data.prompts import Prompt
-from model_hub_rqa.data.tokens import TextEncoder, single_template, target_template
+from model_hub_rqa.data.tokens import TextEncoder, padded_width, single_template, target_template
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -145,18 +145,21 @@ class FusionCollator:
 
     Args:
         builder: made the features.
-        pad_to_multiple_of: of the answers' padded length (8 suits GPUs).
+        pad_to_multiple_of: of the answers' padded length (8 suits GPUs), where max_length leaves room.
+        max_length: answers are padded to at most this, what the decoder takes; None where there is no limit.
 
     Returns (of a call with B features, P their passages, N the tokens of those, A their answers):
         passage_ids [N], passage_lengths [P] (tokens), passage_counts [B]; answer_ids [A, L], -100 on padding,
         answer_counts [B]; example_index [B]; all int64.
     """
 
-    def __init__(self, builder: FusionFeatureBuilder, pad_to_multiple_of: int = 1) -> None:
+    def __init__(
+        self, builder: FusionFeatureBuilder, pad_to_multiple_of: int = 1, max_length: int | None = None
+    ) -> None:
         self.prefix = np.array(builder.prefix, np.int32)
         self.suffix = np.array(builder.suffix, np.int32)
         self.question_first = builder.prompt.question_first
-        self.pad_to_multiple_of = pad_to_multiple_of
+        self.pad_to_multiple_of, self.max_length = pad_to_multiple_of, max_length
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         prompts: list[np.ndarray] = []
@@ -171,16 +174,17 @@ class FusionCollator:
             "passage_ids": torch.from_numpy(np.concatenate(prompts).astype(np.int64)),
             "passage_lengths": torch.tensor([len(prompt) for prompt in prompts]),
             "passage_counts": torch.tensor([len(feature["passage_lengths"]) for feature in features]),
-            "answer_ids": pad_labels(answers, self.pad_to_multiple_of),
+            "answer_ids": pad_labels(answers, self.pad_to_multiple_of, self.max_length),
             "answer_counts": torch.tensor([len(feature["answer_lengths"]) for feature in features]),
             "example_index": torch.tensor([int(feature["example_index"]) for feature in features]),
         }
 
 
-def pad_labels(answers: Sequence[np.ndarray], pad_to_multiple_of: int = 1) -> torch.Tensor:
+def pad_labels(
+    answers: Sequence[np.ndarray], pad_to_multiple_of: int = 1, max_length: int | None = None
+) -> torch.Tensor:
     """Answers as int64 [A, L], -100 on padding."""
-    width = max((len(answer) for answer in answers), default=0)
-    width = -(-width // pad_to_multiple_of) * pad_to_multiple_of
+    width = padded_width(max((len(answer) for answer in answers), default=0), pad_to_multiple_of, max_length)
     labels = torch.full((len(answers), width), IGNORED)
     for row, answer in zip(labels, answers, strict=True):
         row[: len(answer)] = torch.from_numpy(np.asarray(answer, np.int64))

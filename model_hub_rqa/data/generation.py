@@ -10,7 +10,7 @@ import torch
 from model_hub_rqa.components import COLLATORS
 from model_hub_rqa.config.generation import GenerationKwargs
 from model_hub_rqa.data.arrow_cache import map_examples
-from model_hub_rqa.data.tokens import PromptEncoder, end_token_id, single_template, special_tokens
+from model_hub_rqa.data.tokens import PromptEncoder, end_token_id, padded_width, single_template, special_tokens
 from model_hub_rqa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -266,20 +266,23 @@ class GenerationCollator:
 
     Args:
         tokenizer: names the token of padding; the end token where it names none.
-        pad_to_multiple_of: of the padded length (8 suits GPUs).
+        pad_to_multiple_of: of the padded length (8 suits GPUs), where max_length leaves room.
+        max_length: the padded length is at most this, the longest input of the model; None where there is no limit.
 
     Returns (of a call with B features, T tokens of the longest):
         input_ids [B, T] (prompt and answer), attention_mask [B, T], labels [B, T] (-100 on prompt and padding),
         prompt_lengths [B], example_index [B], predict_with_generate [B], the last a bool, all others int64.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", pad_to_multiple_of: int = 1) -> None:
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", pad_to_multiple_of: int = 1, max_length: int | None = None
+    ) -> None:
         self.padding = padding_id(tokenizer)
-        self.pad_to_multiple_of = pad_to_multiple_of
+        self.pad_to_multiple_of, self.max_length = pad_to_multiple_of, max_length
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         lengths = [len(feature["input_ids"]) + len(feature["answer_ids"]) for feature in features]
-        width = -(-max(lengths) // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        width = padded_width(max(lengths), self.pad_to_multiple_of, self.max_length)
         input_ids = torch.full((len(features), width), self.padding)
         labels = torch.full((len(features), width), IGNORED)
         mask = torch.zeros((len(features), width), dtype=torch.int64)

@@ -172,3 +172,13 @@ def end_token_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
 def _around(plain: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
     begin = next(i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
     return whole[:begin], whole[begin + len(plain) :]
+
+
+def padded_width(longest: int, multiple: int, limit: int | None) -> int:
+    """The width of a batch: a multiple of ``multiple``, but no more than ``limit`` where the longest row leaves room.
+
+    >>> padded_width(26, 8, None), padded_width(26, 8, 30)
+    (32, 30)
+    """
+    width = -(-longest // multiple) * multiple
+    return width if limit is None else max(longest, min(width, limit))

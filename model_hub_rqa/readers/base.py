@@ -86,6 +86,21 @@ def load_pretrained(path: str | Path, auto_class: Any, what: str) -> tuple[Path,
     return folder, model, tokenizer
 
 
+def check_lengths(given: Mapping[str, Any], limits: Mapping[str, int], folder: Path) -> None:
+    """Holds lengths that were given for reading to what the model takes; those of training were held to it then.
+
+    Raises:
+        ConfigError: with every length beyond its limit.
+    """
+    faults = [
+        f"{name}: must be at most {limit:,}, the longest that {folder} takes, got {given[name]:,}"
+        for name, limit in limits.items()
+        if (given.get(name) or 0) > limit
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
 def trained_settings(folder: Path, kind: type[K], overrides: Mapping[str, Any]) -> K:
     """The settings that training left beside the weights (the defaults where another tool wrote them), overridden.
 

@@ -7,7 +7,7 @@ from typing import Any
 from model_hub_rqa.config import FusionKwargs
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.precision import computes_in_bf16
-from model_hub_rqa.readers.base import load_pretrained, question_columns, trained_settings
+from model_hub_rqa.readers.base import check_lengths, load_pretrained, question_columns, trained_settings
 from model_hub_rqa.records import Answer, Question
 
 
@@ -54,8 +54,13 @@ class FusionReader:
         """
         from transformers import AutoModelForSeq2SeqLM
 
+        from model_hub_rqa.models.limits import model_limits
+
         folder, model, tokenizer = load_pretrained(path, AutoModelForSeq2SeqLM, "a Fusion-in-Decoder reader")
         parsed = trained_settings(folder, FusionKwargs, settings)
+        limits = model_limits(model)
+        decoder = dict.fromkeys(("max_decoder_seq_length", "max_new_tokens"), limits.decoder)
+        check_lengths(settings, {"max_encoder_seq_length": limits.encoder, **decoder}, folder)
         return cls(model, tokenizer, parsed, batch_size=batch_size, bf16=bf16)
 
     def read_passages(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:

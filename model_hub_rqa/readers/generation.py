@@ -7,7 +7,7 @@ from typing import Any
 
 from model_hub_rqa.config.generation import GenerationKwargs
 from model_hub_rqa.errors import DataError
-from model_hub_rqa.readers.base import load_pretrained, question_columns, trained_settings
+from model_hub_rqa.readers.base import check_lengths, load_pretrained, question_columns, trained_settings
 from model_hub_rqa.records import Answer, Question
 
 
@@ -53,8 +53,14 @@ class GenerationReader:
         """
         from transformers import AutoModelForCausalLM
 
+        from model_hub_rqa.models.extractive import longest_window
+        from model_hub_rqa.models.limits import model_limits
+
         folder, model, tokenizer = load_pretrained(path, AutoModelForCausalLM, "a causal language model")
-        return cls(model, tokenizer, trained_settings(folder, GenerationKwargs, settings), batch_size=batch_size)
+        parsed = trained_settings(folder, GenerationKwargs, settings)
+        room = longest_window(model_limits(model), tokenizer)
+        check_lengths(settings, dict.fromkeys(("max_length", "max_new_tokens"), room), folder)
+        return cls(model, tokenizer, parsed, batch_size=batch_size)
 
     def read_passages(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
         """As :class:`~model_hub_rqa.readers.base.Reader` says, but passages are not required; at most

@@ -106,7 +106,7 @@ class FiDTrial(PassageTrial):
 
     def build_collator(self) -> FusionCollator:
         multiple = 8 if self.context.device.type == "cuda" else 1
-        return FusionCollator(self.feature_builder(training=True), pad_to_multiple_of=multiple)
+        return FusionCollator(self.feature_builder(training=True), multiple, max_length=self.limits.decoder)
 
     # ---- model ----
 
