@@ -6,8 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model_hub_rqa.config.fields import did_you_mean, near_miss
 from model_hub_rqa.errors import ConfigError
 
+_KEYS = (
+    *("name", "entrypoint", "data", "hyperparameters", "searcher", "resources", "environment", "labels", "description"),
+    *("min_validation_period", "min_checkpoint_period", "checkpoint_policy", "checkpoint_storage", "max_restarts"),
+    *("workspace", "project", "bind_mounts", "profiling", "reproducibility", "optimizations", "log_policies"),
+    *("perform_initial_validation", "records_per_epoch", "scheduling_unit", "slurm", "pbs", "integrations", "internal"),
+    *("debug", "retention_policy", "preemption_timeout", "tensorboard_storage"),
+)
+"""What Determined has at the top of a configuration; other keys there are variables of one's own."""
 _TRIAL_CLASS = re.compile(r"[\w.]+:[\w.]+")
 
 
@@ -39,15 +48,24 @@ def trial_class_of(entrypoint: Any) -> str | None:
     return None
 
 
-def parse_experiment(config: Any) -> Experiment:
+def parse_experiment(config: Any, written: Any = None) -> Experiment:
     """Reads a configuration (the parsed YAML).
+
+    Args:
+        config: with its references resolved.
+        written: the same as it was written; keys that it refers to are variables, and right.
 
     Raises:
         ConfigError: with every fault of its own keys. Hyperparameters and data are the trial's to check.
     """
     if not isinstance(config, Mapping):
         raise ConfigError(f"the configuration must be a mapping of keys to values, got {type(config).__name__}")
-    faults = []
+    text = str(config if written is None else written)
+    faults = [
+        f"{key}: is not a key of a configuration{did_you_mean(key, _KEYS)}"
+        for key in config
+        if key not in _KEYS and near_miss(key, _KEYS) and not re.search(rf"\${{[^}}]*\b{re.escape(str(key))}\b", text)
+    ]
     trial_class = trial_class_of(config.get("entrypoint"))
     if trial_class is None:
         faults.append(

@@ -25,7 +25,7 @@ from model_hub_rqa.config import (
     TokenizerKwargs,
     TrainerKwargs,
 )
-from model_hub_rqa.config.fields import did_you_mean, init_fields, is_required, kinds_of, names_of, show
+from model_hub_rqa.config.fields import hint_for, init_fields, is_required, kinds_of, names_of, show
 from model_hub_rqa.errors import ConfigError
 
 HYPERPARAMETERS = (
@@ -215,6 +215,6 @@ def _refuse(rest: Sequence[str], known: Iterable[str]) -> None:
     names = sorted(known)
     flags = [word.partition("=")[0] for word in rest if word.startswith("--")]
     raise ConfigError(
-        [f"{flag}: is not an option of this trial{did_you_mean(flag, names)}" for flag in flags]
+        [f"{flag}: is not an option of this trial{hint_for(flag, names)}" for flag in flags]
         or f"too many words: {' '.join(rest)}"
     )

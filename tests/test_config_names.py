@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from model_hub_rqa.config import (
     parsing,
 )
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.experiment import parse_experiment
+from model_hub_rqa.trials.experiments import read_config
 
 
 @pytest.fixture(autouse=True)
@@ -95,9 +99,13 @@ def test_a_search_is_resolved_by_the_default_parsers() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("learnig_rate", ": did you mean learning_rate?"),
-        ("num_epochs", ": did you mean num_train_epochs?"),
-        ("warmup_step", ": did you mean warmup_steps?"),
+        ("num_steps", ": did you mean max_steps?"),
+        ("learning_rate2", ": did you mean learning_rate?"),  # numbered, so a name of its own
+        ("total_step", ": here it is max_steps"),
+        ("text_maxlength", ": here it is max_encoder_seq_length"),
+        ("lr", ": here it is learning_rate"),
+        ("per_device_train_batch_size", ": here it is global_batch_size, the batch over all slots"),
+        ("do_train", ": it is not needed here"),
         ("frobnicate", ""),
     ],
 )
@@ -110,8 +118,59 @@ def test_an_unknown_name_is_warned_about_once(name: str, hint: str, caplog: pyte
     assert caplog.records[0].levelno == logging.WARNING
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("learnin_rate", "learning_rate"),
+        ("warmup_step", "warmup_steps"),
+        ("max_seq_lenght", "max_seq_length"),
+        ("num_beam", "num_beams"),
+        ("Learning_rate", "learning_rate"),
+    ],
+)
+def test_a_mistyped_name_is_an_error(name: str, meant: str) -> None:
+    """A run never trains by a default in place of what was meant; a name that is declared is right."""
+    with pytest.raises(ConfigError, match=f"^hyperparameters.{name} is not a known name: did you mean {meant}\\?$"):
+        parse_dict_to_dataclasses((OptimizerKwargs,), {name: 1})
+    assert parse_dict_to_dataclasses((OptimizerKwargs,), {name: 1}, known=(name,)) == [OptimizerKwargs()]
+
+
+def test_other_names_of_the_same() -> None:
+    """transformers' former name of dtype, and run_qa's of the model."""
+    kwargs = default_parse_config_tokenizer_model_kwargs({"model_name_or_path": "m", "torch_dtype": "bfloat16"})
+    assert [part["pretrained_model_name_or_path"] for part in kwargs] == ["m"] * 3
+    assert kwargs[2]["dtype"] == "bfloat16"
+
+
 def test_known_names_are_not_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     """Neither another section's names, nor aliases, nor a subclass's own names are unknown."""
     args = {"doc_stride": 64, "use_auth_token": True, "my_own": 1, "num_labels": 2}
     parse_dict_to_dataclasses((OptimizerKwargs,), args, known=("my_own",))
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("extra", "error"),
+    [
+        ({"dat": {}}, "dat: is not a key of a configuration: did you mean data?"),
+        ({"hyperparameter": {}}, "hyperparameter: is not a key of a configuration: did you mean hyperparameters?"),
+        ({"dat": 1, "description": "${dat}"}, ""),  # a variable, since something refers to it
+        ({"mine": 1, "data2": {}}, ""),
+    ],
+)
+def test_a_mistyped_key_of_the_configuration(extra: dict[str, Any], error: str) -> None:
+    """At its top as in its sections; a variable of one's own stays one."""
+    config = {"entrypoint": "m:C", "searcher": {"metric": "f1"}, **extra}
+    if not error:
+        assert parse_experiment(config).trial_class == "m:C"
+        return
+    with pytest.raises(ConfigError, match=re.escape(error)):
+        parse_experiment(config)
+
+
+def test_null_unsets_a_key(tmp_path: Path) -> None:
+    """--config KEY=null takes the key away, so that its default holds; other values stay."""
+    path = tmp_path / "c.yaml"
+    path.write_text("entrypoint: m:C\nhyperparameters: {max_grad_norm: 2.0, seed: 3}\nname: x\n")
+    config = read_config(str(path), ["hyperparameters.max_grad_norm=null", "name=null", "hyperparameters.seed=4"])
+    assert config == {"entrypoint": "m:C", "hyperparameters": {"seed": 4}}

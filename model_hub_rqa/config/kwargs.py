@@ -97,7 +97,9 @@ class HubKwargs(Kwargs):
 
     OWN_NAME: ClassVar[str] = ""
 
-    pretrained_model_name_or_path: str | None = option(None, help="a folder, or a model's name on the hub")
+    pretrained_model_name_or_path: str | None = option(
+        None, help="a folder, or a model's name on the hub", aliases=("model_name_or_path",)
+    )
     cache_dir: str | None = option(None, help="where files from the hub are kept")
     revision: str = option("main", help="branch, tag or commit on the hub")
     token: str | bool | None = option(
@@ -171,7 +173,9 @@ class ModelKwargs(HubKwargs):
 
     model_name: str | None = option(None, help="in place of pretrained_model_name_or_path, for the weights")
     # transformers 5 keeps a checkpoint's own dtype, so a checkpoint in bfloat16 would be trained in bfloat16 unasked.
-    dtype: str = option("float32", choices=DTYPES, help="of the weights; auto: as they were saved")
+    dtype: str = option(
+        "float32", choices=DTYPES, help="of the weights; auto: as they were saved", aliases=("torch_dtype",)
+    )
     attn_implementation: str | None = option(None, help="eager, sdpa, flash_attention_2 ...; unset: the model's own")
 
 

@@ -6,7 +6,17 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from model_hub_rqa.config.fields import Problem, did_you_mean, init_fields, is_required, kinds_of, names_of, read_value
+from model_hub_rqa.config.fields import (
+    OTHER_TOOLS,
+    Problem,
+    hint_for,
+    init_fields,
+    is_required,
+    kinds_of,
+    names_of,
+    near_miss,
+    read_value,
+)
 from model_hub_rqa.config.fields import show as show_value
 from model_hub_rqa.config.fusion import FusionKwargs
 from model_hub_rqa.config.generation import GenerationKwargs
@@ -42,7 +52,8 @@ def parse_dict_to_dataclasses(
 
     An int field takes 2.0 and a float field takes 2, as a cluster's JSON may turn one into the other; text is never
     taken for a number, nor a bool for anything but a bool. None means unset, where the field can be unset. A name that
-    neither the types given, nor any type of this package, nor ``known`` has is warned about, once, or is an error.
+    neither the types given, nor any type of this package, nor ``known`` has is an error where it is nearly one of
+    theirs, and else warned about, once.
 
     Args:
         dataclass_types: what to fill: the types of this package, subclasses of theirs, or dataclasses of your own.
@@ -51,7 +62,7 @@ def parse_dict_to_dataclasses(
         as_dict: give plain dicts, without what is unset, in place of instances.
         section: where ``args`` stands in the configuration: the messages name ``section.field``.
         known: further names that are right.
-        strict: whether an unknown name is an error.
+        strict: whether every unknown name is an error.
 
     Returns:
         One instance, or dict, for each type, in their order.
@@ -63,8 +74,8 @@ def parse_dict_to_dataclasses(
     if not isinstance(args, Mapping):
         raise ConfigError(f"{section or 'args'}: must be a mapping, got {show_value(args)}")
     unknown = _unknown_names(dataclass_types, args, place, known)
-    lines = unknown if strict else []
-    for line in unknown if not strict else ():
+    lines = [line for line, slip in unknown.items() if slip or strict]
+    for line in unknown.keys() - lines:
         _warn_once(line)
     filled = []
     for kind in dataclass_types:
@@ -170,11 +181,16 @@ def _to_dict(instance: Any) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(instance).items() if value is not None}
 
 
-def _unknown_names(types: Sequence[type], args: Mapping[str, Any], place: str, known: Iterable[str]) -> list[str]:
+def _unknown_names(types: Sequence[type], args: Mapping[str, Any], place: str, known: Iterable[str]) -> dict[str, bool]:
+    """A line for each unknown name, and whether it is a known one that was mistyped."""
     fields = (field for kind in (*types, *ALL_KWARGS, FusionKwargs, GenerationKwargs) for field in init_fields(kind))
     names = {name for field in fields for name in names_of(field)} | set(known)
     unknown = [name for name in args if name not in names]
-    return [f"{place}{name} is not a known name{did_you_mean(name, sorted(names))}" for name in unknown]
+    return {
+        f"{place}{name} is not a known name{hint_for(name, sorted(names))}": name not in OTHER_TOOLS
+        and near_miss(name, names)
+        for name in unknown
+    }
 
 
 @functools.cache

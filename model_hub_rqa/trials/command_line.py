@@ -9,7 +9,7 @@ from typing import Any, cast
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.experiment import trial_class_of
 from model_hub_rqa.flags import merge, parse_flags
-from model_hub_rqa.trials.experiments import import_trial, read_config
+from model_hub_rqa.trials.experiments import import_trial, read_config, without_unset
 
 _SCRIPT = "python3 -m determined.launch.torch_distributed -- python3 -m model_hub_rqa.train"
 _LENGTHS = {
@@ -100,7 +100,7 @@ def config_of_flags(trial: str, given: Given, overrides: Sequence[str]) -> dict[
         "resources": {"slots_per_trial": slots},
     }
     try:
-        config = ntsc.parse_config_overrides(config, overrides)
+        config = without_unset(ntsc.parse_config_overrides(config, overrides), overrides)
     except Exception as error:  # of many kinds, all about the user's text
         raise ConfigError(f"--config: {' '.join(str(error).split())}") from error
     return with_lengths(merge(config, given, task_kwargs))

@@ -1,5 +1,6 @@
 """From an experiment configuration's file to its trial class; Determined is imported when it is first needed."""
 
+import copy
 import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ def load_experiment(path: str, overrides: Sequence[str] = (), trial: str | None 
 
 def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
     """The experiment of a configuration: its parts with references resolved, beside the whole as it is written."""
-    return dataclasses.replace(parse_experiment(resolve_whole(config)), raw=config)
+    return dataclasses.replace(parse_experiment(resolve_whole(config), config), raw=config)
 
 
 def read_config(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             config = util.safe_load_yaml_with_exceptions(file)
         if isinstance(config, dict):
-            return dict(ntsc.parse_config_overrides(config, overrides))
+            return without_unset(ntsc.parse_config_overrides(config, overrides), overrides)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -48,6 +49,19 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     except Exception as error:  # YAML parsers and the overrides raise many kinds, all about the user's text
         raise ConfigError(f"{path}: cannot be parsed: {' '.join(str(error).split())}") from error
     raise ConfigError(f"{path}: must be a mapping of keys to values, got {type(config).__name__}")
+
+
+def without_unset(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A configuration without the keys that ``--config KEY=null`` unsets, so that their defaults hold."""
+    kept = copy.deepcopy(dict(config))
+    for key in (word.partition("=")[0] for word in overrides if word.partition("=")[2].strip() in ("null", "~")):
+        *path, last = key.strip().split(".")
+        inner: Any = kept
+        for name in path:
+            inner = inner.get(name) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            inner.pop(last, None)
+    return kept
 
 
 def import_trial(name: str) -> type:
