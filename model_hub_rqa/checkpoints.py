@@ -118,7 +118,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def steps_completed(folder: Path) -> int:
-    """Batches that had been trained when the checkpoint was written."""
+    """Batches that had been trained when the checkpoint was written, as Determined counts: before accumulation."""
     try:
         return int(json.loads((folder / METADATA).read_text(encoding="utf-8"))["steps_completed"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -126,7 +126,7 @@ def steps_completed(folder: Path) -> int:
 
 
 def steps_in_name(folder: Path) -> int:
-    """The batches that the name of a checkpoint's folder tells; 0 for other names. It needs no file of it."""
+    """The optimizer steps that the name of a checkpoint's folder tells; 0 for other names. It needs no file of it."""
     match = _NAME.fullmatch(folder.name)
     return int(match[1]) if match else 0
 

@@ -39,16 +39,16 @@ class TrainProgress:
     """Shows loss, learning rate, examples a second and the time left at each report; how far a validation is, too.
 
     Args:
-        total: batches of the whole run.
-        done: batches trained before this process began.
-        examples_a_batch: over all ranks.
+        total: optimizer steps of the whole run.
+        done: steps trained before this process began.
+        examples_a_step: over all ranks.
         stream: where lines go; a live bar is drawn only where it is a terminal.
     """
 
-    def __init__(self, total: int, done: int, examples_a_batch: int, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, done: int, examples_a_step: int, stream: TextIO | None = None) -> None:
         self.total = total
         self.done = done
-        self.examples_a_batch = examples_a_batch
+        self.examples_a_step = examples_a_step
         self.stream = stream or sys.stderr
         self.seconds = 0.0  # spent in training alone: validation and checkpoints would spoil the rate
         self.trained = 0
@@ -85,7 +85,7 @@ class TrainProgress:
             self._bar.update(self._task, news=status)
 
     def training(self, steps: int, metrics: Mapping[str, Any]) -> None:
-        """A training report after ``steps`` batches."""
+        """A training report after ``steps`` optimizer steps."""
         now = time.monotonic()
         self.seconds += now - self._since
         self._since = now
@@ -94,7 +94,7 @@ class TrainProgress:
         rate = self.trained / self.seconds if self.seconds else 0.0
         left = format_seconds((self.total - steps) / rate) if rate else "?"
         shown = {name: metrics[name] for name in ("loss", "learning_rate") if name in metrics}
-        news = f"{format_metrics(shown)}  {rate * self.examples_a_batch:.1f} examples/s  {left} left"
+        news = f"{format_metrics(shown)}  {rate * self.examples_a_step:.1f} examples/s  {left} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=steps, news=news)
         else:

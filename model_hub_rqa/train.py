@@ -161,8 +161,13 @@ def _fit_locally(
     began = time.monotonic()
     context = trial.context
     chief = context.distributed.rank == 0
-    done = 0 if resume_from is None else steps_completed(resume_from)
-    done = resuming.batches_of(done, changed_from, trial.accumulation)
+    accumulation = trial.accumulation
+    renamed = context.distributed.broadcast(local_run.count_in_steps(folder, accumulation) if chief else None)
+    if resume_from is not None and resume_from.parent == (folder / "checkpoints").resolve():
+        resume_from = resume_from.with_name(renamed.get(resume_from.name, resume_from.name))
+    batches = 0 if resume_from is None else steps_completed(resume_from)
+    batches = resuming.batches_of(batches, changed_from, accumulation)
+    done = batches // accumulation
     if chief:
         for line in local_run.clear_the_way(folder, done):
             _say(line)
@@ -172,6 +177,7 @@ def _fit_locally(
         metric=experiment.metric,
         smaller_is_better=experiment.smaller_is_better,
         resumed_at=done,
+        accumulation=accumulation,
         is_chief=chief,
     )
     reports.last_validation = context.distributed.broadcast(reports.last_validation)
@@ -180,11 +186,12 @@ def _fit_locally(
         (folder / "checkpoints").resolve(),
         resuming.run_record(trial) if chief else {},
         lambda _: local_run.remove_old_checkpoints(folder, trial.trainer.save_total_limit, reports),
+        accumulation=accumulation,
     )
     determined_fixes.use_local_backends(context, checkpoints, reports)
     controller = determined_fixes.local_controller(
         resume_from=resume_from,
-        done=done,
+        done=batches,
         changed_from=changed_from,
         checkpoint_policy="none" if trial.trainer.validates_only else experiment.checkpoint_policy,
         metric=experiment.metric,
@@ -195,7 +202,8 @@ def _fit_locally(
         on_validation_batch=reports.validating,
     )
     if chief:
-        reports.progress = TrainProgress(trial.num_training_batches(), done, context.get_global_batch_size())
+        whole, examples = trial.num_training_batches() // accumulation, context.get_global_batch_size() * accumulation
+        reports.progress = TrainProgress(whole, done, examples)
     try:
         with controller:
             # the policy is the controller's; Trainer would warn of "best" and take "all"

@@ -78,7 +78,8 @@ class Trial:
             "resources": {"slots_per_trial": self.slots},
             **self.config,
             "hyperparameters": {name: _spec(value) for name, value in self.config["hyperparameters"].items()},
-            "searcher": {"max_length": {"batches": 10}, **self.config["searcher"]},
+            # a script says itself how long it trains
+            "searcher": {**({"max_length": {"batches": 10}} if self.legacy else {}), **self.config["searcher"]},
             "entrypoint": self.entrypoint,
             "checkpoint_storage": {"type": "directory", "container_path": str(self.storage)},
         }

@@ -44,6 +44,7 @@ def test_it_trains_a_few_steps(
     """As written but for its length, and what it leaves answers a question."""
     changes = {
         "hyperparameters.max_steps": 6,
+        "searcher.max_length": 6,
         "hyperparameters.logging_steps": 1,
         "data.max_train_samples": 200,
         "data.max_eval_samples": 20,

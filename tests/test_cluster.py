@@ -106,7 +106,7 @@ def test_accumulation_is_that_of_the_hyperparameters(tmp_path: Path, master: Sta
     assert run_here(trial, master) == 0
     assert [report.steps for report in master.of("training")] == list(range(2, 21, 2))
     assert [report.steps for report in master.of("validation")] == [4, 8, 12, 16, 20]
-    assert tiny.equal(trial.weights(master, 20), tiny.weights(tmp_path / "run", 20))
+    assert tiny.equal(trial.weights(master, 20), tiny.weights(tmp_path / "run", 10))
 
 
 def test_accumulation_of_a_legacy_configuration(tmp_path: Path, master: StandInMaster) -> None:

@@ -137,7 +137,8 @@ def test_sentence_ordering_learns(
     for row in made["train"]:
         ordered = [text for _, text in sorted(zip(row["positions"], row["sentences"], strict=True))]
         assert [text.split()[0] for text in ordered] == FIRST[:4]
-    output = run(ORDERING, tmp_path / "run", {**options, "hyperparameters.num_train_epochs": 12})
+    epochs = {"hyperparameters.num_train_epochs": 12, "searcher.max_length.epochs": 12}
+    output = run(ORDERING, tmp_path / "run", {**options, **epochs})
     assert "is not a known name" not in caplog.text
     first, last = tiny.reports(output, "validation")[0], tiny.reports(output, "validation")[-1]
     assert last["kendall_tau"] > max(0.9, first["kendall_tau"])
@@ -214,6 +215,7 @@ def multi_options(folder: Path) -> dict[str, Any]:
         "hyperparameters.pretrained_model_name_or_path": tiny.model_folder(folder / "model"),
         "hyperparameters.global_batch_size": 4,
         "hyperparameters.max_steps": 2,
+        "searcher.max_length": 2,
     }
 
 

@@ -71,6 +71,7 @@ def overrides(experiment: Experiment, folder: Path) -> list[str]:
     if "gradient_accumulation_steps" in given:
         kept["gradient_accumulation_steps"] = 2
     options |= {f"hyperparameters.{name}": value for name, value in kept.items()}
+    options["searcher.max_length"] = 2 * int(kept.get("gradient_accumulation_steps", 1))  # batches
     return [word for name, value in options.items() for word in ("--config", f"{name}={value}")]
 
 
@@ -111,8 +112,7 @@ def test_a_configuration_trains_two_steps(path: Path, tmp_path: Path, caplog: py
     assert "is not a known name" not in caplog.text
     validation = tiny.reports(tmp_path / "run", "validation")[-1]
     assert experiment.metric in validation
-    accumulation = 2 if "gradient_accumulation_steps" in experiment.hyperparameters else 1
-    assert validation["steps"] == 2 * accumulation
+    assert validation["steps"] == 2
     with (tmp_path / "run/config.yaml").open(encoding="utf-8") as file:
         resolved = util.safe_load_yaml_with_exceptions(file)["hyperparameters"]
     for name, value in resolve_search_specs(experiment.hyperparameters).items():

@@ -263,7 +263,7 @@ def test_flags_override_a_file(by_file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("hparams", "length", "script"),
     [
-        ({}, {"epochs": 3}, False),
+        ({}, {"epochs": 9}, False),  # says nothing of a length
         ({"num_train_epochs": 2.0}, {"epochs": 2}, False),
         ({"num_train_epochs": 0.5}, None, True),
         ({"num_train_epochs": 2, "max_steps": 7, "gradient_accumulation_steps": 3}, {"batches": 21}, False),

@@ -115,6 +115,7 @@ def test_an_objective_of_ones_own(tmp_path: Path) -> None:
         output = tmp_path / str(gamma)
         words = {
             "hyperparameters.max_steps": 1,
+            "searcher.max_length": 1,
             "hyperparameters.logging_steps": 1,
             "hyperparameters.objective.args.gamma": gamma,
             "data.train_file": "'examples/fid_quickstart/train.jsonl[:32]'",

@@ -46,7 +46,7 @@ def test_metrics_are_shown_to_five_digits() -> None:
 def test_a_line_tells_rate_and_time_left(clock: Clock) -> None:
     """10 batches of 8 in 20 seconds are 4 examples a second; the 30 batches left take a minute."""
     stream = io.StringIO()
-    shown = TrainProgress(total=40, done=0, examples_a_batch=8, stream=stream)
+    shown = TrainProgress(total=40, done=0, examples_a_step=8, stream=stream)
     clock.now += 20
     shown.training(10, {"loss": 2.5, "learning_rate": 3e-5, "batches": 10})
     assert stream.getvalue() == "step 10/40  loss 2.5  learning_rate 3e-05  4.0 examples/s  0:01:00 left\n"
@@ -55,7 +55,7 @@ def test_a_line_tells_rate_and_time_left(clock: Clock) -> None:
 def test_validation_does_not_count_towards_the_rate(clock: Clock) -> None:
     """Validation takes no part in the rate, and neither do the batches of an earlier process."""
     stream = io.StringIO()
-    shown = TrainProgress(total=40, done=20, examples_a_batch=8, stream=stream)
+    shown = TrainProgress(total=40, done=20, examples_a_step=8, stream=stream)
     clock.now += 5
     shown.training(25, {})
     shown.status("validating")
@@ -69,7 +69,7 @@ def test_validation_does_not_count_towards_the_rate(clock: Clock) -> None:
 def test_a_validation_has_lines_of_its_own(clock: Clock) -> None:
     """Every ten seconds: 20 of 80 batches in 10 seconds leave 30 seconds; a short one has none."""
     stream = io.StringIO()
-    shown = TrainProgress(total=40, done=0, examples_a_batch=8, stream=stream)
+    shown = TrainProgress(total=40, done=0, examples_a_step=8, stream=stream)
     for done, seconds in ((10, 5), (20, 5), (30, 5), (80, 5)):
         if done == 10:
             shown.status("validating")
@@ -85,7 +85,7 @@ def test_a_validation_has_lines_of_its_own(clock: Clock) -> None:
 def test_a_validation_has_a_bar_of_its_own_on_a_terminal() -> None:
     """Beside that of training, with its own numbers; it goes when training goes on."""
     stream = Terminal()
-    shown = TrainProgress(total=40, done=0, examples_a_batch=8, stream=stream)
+    shown = TrainProgress(total=40, done=0, examples_a_step=8, stream=stream)
     shown.status("validating")
     shown.validating(3, 7)
     assert [task.description for task in shown._bar.tasks] == ["training", "validation"]
@@ -99,7 +99,7 @@ def test_a_validation_has_a_bar_of_its_own_on_a_terminal() -> None:
 def test_a_terminal_gets_a_live_bar() -> None:
     """The bar shows steps and news, lines stand above it, and closing ends it."""
     stream = Terminal()
-    shown = TrainProgress(total=40, done=0, examples_a_batch=8, stream=stream)
+    shown = TrainProgress(total=40, done=0, examples_a_step=8, stream=stream)
     shown.training(10, {"loss": 2.5})
     shown.line("step 10  validation  f1 50")
     shown.status("checkpointing")

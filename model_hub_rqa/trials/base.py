@@ -28,7 +28,7 @@ from model_hub_rqa.config import (
     parse_dict_to_dataclasses,
     resolve_search_specs,
 )
-from model_hub_rqa.config.interpolation import read_sections
+from model_hub_rqa.config.interpolation import interpolate, read_sections
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
 from model_hub_rqa.data.counts import counting
@@ -44,7 +44,7 @@ from model_hub_rqa.models.own import PLACE as MODEL
 from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
 from model_hub_rqa.models.signature import forward_names, taken_by, unwrapped
 from model_hub_rqa.precision import computes_in_bf16
-from model_hub_rqa.trials import cluster_run, determined_fixes
+from model_hub_rqa.trials import cluster_run, determined_fixes, run_length
 from model_hub_rqa.trials.by_set import SetsTrial
 from model_hub_rqa.trials.callbacks import build_named_callbacks
 from model_hub_rqa.trials.finite import FiniteCheck
@@ -77,6 +77,7 @@ class BaseTransformerTrial(SetsTrial):
         default_metric, default_smaller_is_better: the searcher's, for runs without a configuration file.
         output_dir: where files of a validation go; None (the default, as on a cluster) writes none.
         trainer, data, task: the parsed settings.
+        searcher: the configuration's ``searcher`` section, references resolved.
         referred: by section the names that ``${...}`` refers to, which need no field: variables of one's own.
         examples: {"train", "validation"} as loaded; datasets: the same as features.
         file_counts: what became of the records of each file that was read.
@@ -97,6 +98,8 @@ class BaseTransformerTrial(SetsTrial):
     default_metric = "loss"
     default_smaller_is_better = True
     referred: Mapping[str, Collection[str]] = {"hyperparameters": (), "data": ()}
+    searcher: Mapping[str, Any] = {}
+    accumulation = 1
 
     def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
         self.context = context
@@ -106,7 +109,9 @@ class BaseTransformerTrial(SetsTrial):
             self._build(context)
 
     def _build(self, context: pytorch.PyTorchTrialContext) -> None:
-        hparams, data, self.referred = read_sections(context.get_hparams(), context.get_experiment_config())
+        config = context.get_experiment_config()
+        hparams, data, self.referred = read_sections(context.get_hparams(), config)
+        self.searcher = interpolate({**config, "hyperparameters": hparams}, ["searcher"]).get("searcher") or {}
         self.prepare(hparams, data)
         given = "gradient_accumulation_steps" in self.hparams
         self.accumulation = determined_fixes.set_accumulation(
@@ -114,6 +119,7 @@ class BaseTransformerTrial(SetsTrial):
         )
         if self.trainer.validates_only:
             determined_fixes.refuse_length_of_cluster(context)
+        self.num_training_batches()  # raises where two settings give a run two lengths
         torch.manual_seed(self.seed)
         model: Any = self.build_model()
         build.check_vocabulary(self.tokenizer, model)
@@ -202,6 +208,7 @@ class BaseTransformerTrial(SetsTrial):
             lambda: parse_dict_to_dataclasses(types, task_settings, section="data", known=variables, strict=keyed)
         )
         attempt(lambda: self.parse_components(given, data))
+        attempt(lambda: run_length.read_max_length(self.searcher))
         if training is not None and training[2].fp16 and not torch.cuda.is_available():
             faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
         if auto is not None and first is not None:
@@ -287,7 +294,14 @@ class BaseTransformerTrial(SetsTrial):
         return build.build_default_optimizer(model, self.optimizer_kwargs)
 
     def build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        return build.build_default_lr_scheduler(optimizer, self.lr_scheduler_kwargs, self.num_training_steps())
+        given, whole = self.lr_scheduler_kwargs.num_training_steps, self.num_training_steps()
+        if given is not None and given != whole:
+            logger.warning(
+                "hyperparameters.num_training_steps: the learning rate's schedule takes %d steps, the run %d",
+                given,
+                whole,
+            )
+        return build.build_default_lr_scheduler(optimizer, self.lr_scheduler_kwargs, given or whole)
 
     def build_collator(self) -> Callable[[list[Any]], dict[str, Any]]:
         """Makes a plain dict of tensors of a list of examples."""
@@ -295,7 +309,7 @@ class BaseTransformerTrial(SetsTrial):
 
     def batches_per_epoch(self) -> int:
         """Micro-batches of an epoch on one rank."""
-        return len(self._train_sampler()) // self.context.distributed.size
+        return len(self._train_sampler()) // self._slots[0]
 
     def num_training_steps(self) -> int:
         """Optimizer steps of the whole run, at least one: the learning rate's schedule divides by them."""
@@ -304,21 +318,46 @@ class BaseTransformerTrial(SetsTrial):
         return max(1, self.num_training_batches() // self.accumulation)
 
     def num_training_batches(self) -> int:
-        """Micro-batches of the whole run on one rank: whole optimizer steps, rounded up."""
+        """Micro-batches of the whole run on one rank: whole optimizer steps.
+
+        ``max_steps`` or ``num_train_epochs`` says how many, else ``searcher.max_length``, else the default of epochs.
+
+        Raises:
+            ConfigError: the hyperparameters and ``searcher.max_length`` are given and disagree.
+        """
+        epoch, trainer = self.batches_per_epoch(), self.trainer
         steps = build.compute_num_training_steps(
-            batches_per_epoch=self.batches_per_epoch(),
-            num_train_epochs=self.trainer.num_train_epochs,
-            max_steps=self.trainer.max_steps,
+            batches_per_epoch=epoch,
+            num_train_epochs=trainer.num_train_epochs,
+            max_steps=trainer.max_steps,
             gradient_accumulation_steps=self.accumulation,
         )
-        return steps * self.accumulation
+        length = run_length.read_max_length(self.searcher)
+        if length is None or trainer.validates_only:
+            return steps * self.accumulation
+        batches = length.batches(batches_per_epoch=epoch, global_batch_size=trainer.global_batch_size)
+        length_steps = run_length.steps_in(length, batches, self.accumulation)
+        name = "max_steps" if trainer.max_steps > 0 else "num_train_epochs"
+        if name in self.hparams:
+            value = getattr(trainer, name)
+            run_length.check_agreement(name, value, steps=steps, length=length, length_steps=length_steps)
+        return length_steps * self.accumulation
+
+    @property
+    def _slots(self) -> tuple[int, int]:
+        """The ranks, and the examples of a batch on each; one rank where nothing but the settings is known."""
+        context = getattr(self, "context", None)
+        if context is None:
+            return 1, self.trainer.global_batch_size
+        return context.distributed.size, context.get_per_slot_batch_size()
 
     def _train_sampler(self) -> TrainBatchSampler | TokenBudgetBatchSampler | KeyedBatchSampler:
         lengths = self.datasets["train"]["length"][:]
-        group = self.context.distributed.size * self.accumulation
+        ranks, batch_size = self._slots
+        group = ranks * self.accumulation
         if self.data.mixing != "by_size":
             settings = {"group": group, "seed": self.seed, "group_by_length": self.trainer.group_by_length}
-            places = (lengths, self.set_numbers("train"), self.context.get_per_slot_batch_size())
+            places = (lengths, self.set_numbers("train"), batch_size)
             if self.data.mixing == "keyed":
                 return KeyedBatchSampler(*places, anchor=self.anchor(), **settings)
             temperature = self.data.mixing_temperature or DEFAULT_TEMPERATURE
@@ -327,7 +366,7 @@ class BaseTransformerTrial(SetsTrial):
             return TokenBudgetBatchSampler(lengths, self.trainer.max_tokens_per_batch, group=group, seed=self.seed)
         return TrainBatchSampler(
             lengths,
-            self.context.get_per_slot_batch_size(),
+            batch_size,
             group=group,
             seed=self.seed,
             group_by_length=self.trainer.group_by_length,

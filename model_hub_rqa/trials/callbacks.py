@@ -165,7 +165,7 @@ class EarlyStopping(TrialCallback):
 
 @register_callback("loss_logger")
 class LossLogger(TrialCallback):
-    """Writes the mean training loss of each reporting period: steps (batches so far), loss and learning_rate.
+    """Writes the mean training loss of each reporting period: steps (of the optimizer), loss and learning_rate.
 
     Args:
         filename: a file of JSON lines in the run's folder. null, or a cluster, where there is no such folder: the
@@ -177,12 +177,16 @@ class LossLogger(TrialCallback):
             raise ValueError(f"filename must be a name without a folder, got {filename!r}")
         self.filename = filename
         self.steps = 0
+        self._divisor = 1  # of the steps in the file
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
+        return {"optimizer_steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.steps = state_dict["steps"]
+        if "optimizer_steps" not in state_dict:  # of 0.1, which counted batches as steps
+            self._divisor = self.trial.accumulation
+            state_dict = {"optimizer_steps": state_dict["steps"] // self._divisor}
+        self.steps = state_dict["optimizer_steps"]
 
     @property
     def path(self) -> Path | None:
@@ -193,12 +197,13 @@ class LossLogger(TrialCallback):
     def on_training_start(self) -> None:
         """Drops the lines of what is trained again: later than the checkpoint that the run goes on from."""
         if self._is_chief and self.path is not None and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _steps(line) <= self.steps]
+            found = [_read(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+            lines = [{**line, "steps": line["steps"] // self._divisor} for line in found if line is not None]
+            kept = [json.dumps(line) for line in lines if line["steps"] <= self.steps]
             self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
-        self.steps = determined_fixes.batches_trained(self.trial.context)
+        self.steps = determined_fixes.batches_trained(self.trial.context) // self.trial.accumulation
         if not self._is_chief:
             return
         values = {name: float(avg_metrics[name]) for name in ("loss", "learning_rate") if name in avg_metrics}
@@ -214,8 +219,9 @@ class LossLogger(TrialCallback):
         return bool(self.trial.context.distributed.rank == 0)
 
 
-def _steps(line: str) -> float:
+def _read(line: str) -> dict[str, Any] | None:
     try:
-        return int(json.loads(line)["steps"])
+        found: dict[str, Any] = json.loads(line)
+        return {**found, "steps": int(found["steps"])}
     except (ValueError, KeyError, TypeError):  # half a line, of a killed process
-        return math.inf
+        return None

@@ -110,7 +110,8 @@ def with_lengths(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration whose keys outside of ``hyperparameters`` say the same of a run's length and periods as these.
 
     A cluster trains a ``module:Class`` entrypoint by those keys, and knows no part of an epoch, and no run without
-    training: such a run gets the script as its entrypoint, which takes the hyperparameters.
+    training: such a run gets the script as its entrypoint, which takes the hyperparameters. A ``searcher.max_length``
+    stays where the hyperparameters say nothing of a length.
     """
     entrypoint, searcher = config.get("entrypoint"), config.get("searcher")
     settings = {**_LENGTHS, **(config.get("hyperparameters") or {})}
@@ -118,17 +119,21 @@ def with_lengths(config: Mapping[str, Any]) -> dict[str, Any]:
     numbers = [epochs, steps, accumulation, *(settings[name] or 1 for name in _PERIODS.values())]
     if not all(isinstance(number, int | float) for number in numbers) or not isinstance(searcher, Mapping):
         return {**config}  # a reference, a search specification or a fault, which is told elsewhere
-    if entrypoint is None or entrypoint != trial_class_of(entrypoint):
-        return {**config}
-    periods = {key: {"batches": settings[name] * accumulation} for key, name in _PERIODS.items() if settings[name]}
-    config = {**config, **periods, "searcher": {**searcher}}
+    config = {**config, "searcher": {**searcher}}
+    legacy = entrypoint is not None and entrypoint == trial_class_of(entrypoint)
+    if legacy:
+        config |= {key: {"batches": settings[name] * accumulation} for key, name in _PERIODS.items() if settings[name]}
+    given = {"num_train_epochs", "max_steps"} & set(config.get("hyperparameters") or {})
+    if ("max_length" in searcher and not given) or (not legacy and "max_length" not in searcher):
+        return config
     if steps > 0:
         config["searcher"]["max_length"] = {"batches": steps * accumulation}
     elif steps and epochs > 0 and float(epochs).is_integer():
         config["searcher"]["max_length"] = {"epochs": int(epochs)}
     else:
         config["searcher"].pop("max_length", None)
-        config["entrypoint"] = f"{_SCRIPT} --trial {entrypoint}"
+        if legacy:
+            config["entrypoint"] = f"{_SCRIPT} --trial {entrypoint}"
     return config
 
 

@@ -129,11 +129,15 @@ def guard_cluster(context: pytorch.PyTorchTrialContext) -> None:
 
     - Determined unpickles trial_state.pkl unseen: here a checkpoint is verified as soon as it is on the disk, before
       any of its files is opened. One without a manifest needs the environment variable `ALLOW_UNVERIFIED`.
+    - A plain number as ``searcher.max_length`` counts batches, and Determined fails on it: the unit is written out.
     - InvalidHP is raised on every rank, or the others would wait for ever, and each of them would report it; the
       first report already counts, and Determined's handling of a refused second one does not work.
     """
     if is_loading_only(context):
         return
+    searcher = context.get_experiment_config().get("searcher") or {}
+    if isinstance(searcher.get("max_length"), int):
+        searcher["max_length"] = {"batches": searcher["max_length"]}
     distributed, checkpoints = context.distributed, context._core.checkpoint
     restore_path = checkpoints.restore_path
 
@@ -257,7 +261,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 class LocalCheckpoints(core.DummyCheckpointContext):
-    """Checkpoints of a local run, as ``checkpoint-STEPS`` folders under one root.
+    """Checkpoints of a local run, as ``checkpoint-STEPS`` folders under one root; the steps are the optimizer's.
 
     A checkpoint is written under another name, flushed to disk, and renamed when it is whole, so that a killed
     process or a full disk never leaves a folder that looks like a checkpoint.
@@ -267,21 +271,29 @@ class LocalCheckpoints(core.DummyCheckpointContext):
         root: where the folders go.
         record: of the run, for the metadata of each checkpoint.
         on_stored: called with the folder of each new checkpoint.
+        accumulation: the batches of an optimizer step.
     """
 
     def __init__(
-        self, distributed: core.DistributedContext, root: Path, record: Mapping[str, Any], on_stored: Any
+        self,
+        distributed: core.DistributedContext,
+        root: Path,
+        record: Mapping[str, Any],
+        on_stored: Any,
+        *,
+        accumulation: int,
     ) -> None:
         super().__init__(distributed, storage_manager=None)  # type: ignore[arg-type]  # both users of it are below
         self.root = root
         self.record = record
         self.on_stored = on_stored
+        self.accumulation = accumulation
 
     @contextlib.contextmanager
     def store_path(self, metadata: dict[str, Any] | None = None, *, shard: bool = False) -> Iterator[tuple[Path, str]]:
         assert metadata is not None, "a trial's controller gives metadata"
         assert not shard, "a trial's controller stores whole checkpoints"
-        final = self.root / f"checkpoint-{metadata['steps_completed']}"
+        final = self.root / f"checkpoint-{metadata['steps_completed'] // self.accumulation}"
         partial = self.root / f".{final.name}.partial"
         try:
             shutil.rmtree(partial, ignore_errors=True)

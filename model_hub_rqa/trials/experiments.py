@@ -90,5 +90,10 @@ def validate(experiment: Experiment) -> Any:
     trial_class = import_trial(experiment.trial_class)
     trial: Any = object.__new__(trial_class)  # __init__ would go on to build the model
     trial.referred = referred_names(experiment.raw)
+    trial.searcher = resolve_whole(experiment.raw).get("searcher") or {}
     trial.prepare(experiment.hyperparameters, experiment.data)
+    by_determined = (experiment.raw.get("optimizations") or {}).get("aggregation_frequency", 1)
+    given = "gradient_accumulation_steps" in trial.hparams
+    trial.accumulation = trial.trainer.gradient_accumulation_steps if given else by_determined
+    trial.num_training_batches()  # raises where two settings give a run two lengths
     return trial

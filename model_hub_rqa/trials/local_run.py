@@ -2,9 +2,11 @@
 
 The folder: checkpoints/, metrics.jsonl (an object a report: steps, kind, the metrics by name), config.yaml as
 resolved, run.log, tensorboard/, what the trial writes at a validation (predictions.json ...), and summary.json once
-the run has ended or was stopped.
+the run has ended or was stopped. Steps are optimizer steps everywhere; ``batches`` in a report are Determined's, before
+accumulation.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -14,12 +16,15 @@ from typing import Any
 
 from determined import core, util
 
-from model_hub_rqa.checkpoints import checkpoints_of, steps_in_name
-from model_hub_rqa.errors import RqaError
+from model_hub_rqa.checkpoints import checkpoints_of, read_metadata, steps_completed, steps_in_name
+from model_hub_rqa.errors import CheckpointError, RqaError
 from model_hub_rqa.progress import TrainProgress, format_metrics
 from model_hub_rqa.trials import determined_fixes
+from model_hub_rqa.trials.resuming import RECORD
 
 logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
 
 
 class Reports(core.DummyTrainContext):
@@ -29,41 +34,40 @@ class Reports(core.DummyTrainContext):
         folder: the run's.
         metric: the searcher's metric, by which a validation is the best so far.
         smaller_is_better: whether a lower value of it is better.
-        resumed_at: batches trained before; later reports of an interrupted run are dropped from metrics.jsonl, since
-            they are made again.
+        resumed_at: optimizer steps trained before; later reports of an interrupted run are dropped from metrics.jsonl,
+            since they are made again.
+        accumulation: the batches of an optimizer step.
         is_chief: only the chief writes; other ranks read the same reports, and so agree with it.
     """
 
     def __init__(
-        self, folder: Path, *, metric: str, smaller_is_better: bool, resumed_at: int, is_chief: bool = True
+        self,
+        folder: Path,
+        *,
+        metric: str,
+        smaller_is_better: bool,
+        resumed_at: int,
+        accumulation: int = 1,
+        is_chief: bool = True,
     ) -> None:
         super().__init__(folder / "tensorboard")
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         self.metric = metric
         self.smaller_is_better = smaller_is_better
+        self.accumulation = accumulation
         self.progress: TrainProgress | None = None
         self.best: float | None = None
         self.best_steps: int | None = None
         self.last_validation: int | None = None
         kept = [report for report in self.read() if report["steps"] <= resumed_at]
         if is_chief:
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(report) + "\n" for report in kept), encoding="utf-8")
-            partial.replace(self.path)
+            _write(self.path, kept)
         for report in kept:
             self._note(report)
 
     def read(self) -> list[dict[str, Any]]:
         """All reports that metrics.jsonl holds, in their order."""
-        if not self.path.exists():
-            return []
-        reports = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                reports.append(json.loads(line))
-            except ValueError:  # a killed process may have left half a line, and it is the last one
-                break
-        return reports
+        return _read(self.path) if self.path.exists() else []
 
     def _note(self, report: dict[str, Any]) -> None:
         if report["kind"] != "validation":
@@ -85,7 +89,8 @@ class Reports(core.DummyTrainContext):
             self.progress.validating(done, total)
 
     def _get_last_validation(self) -> int | None:
-        return self.last_validation
+        """In batches."""
+        return None if self.last_validation is None else self.last_validation * self.accumulation
 
     def get_experiment_best_validation(self) -> float | None:
         return self.best
@@ -97,23 +102,24 @@ class Reports(core.DummyTrainContext):
         metrics: dict[str, Any],
         batch_metrics: list[dict[str, Any]] | None = None,
     ) -> None:
-        report = json.loads(util.json_encode({"steps": steps_completed, "kind": group, **metrics}))
+        steps = steps_completed // self.accumulation
+        report = json.loads(util.json_encode({"steps": steps, "kind": group, **metrics}))
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(report) + "\n")
         except OSError as error:  # whose own words do not name the file
             raise RqaError(f"{self.path}: cannot be written: {error.strerror}") from error
         self._note(report)
-        logger.info("%s after %d batches: %s", group, steps_completed, json.dumps(report))
+        logger.info("%s after %d steps: %s", group, steps, json.dumps(report))
         if self.progress is None:
             return
         if group == "training":
-            self.progress.training(steps_completed, metrics)
+            self.progress.training(steps, metrics)
         else:
             shown = {
                 name: value for name, value in report.items() if name not in {"steps", "kind", "batches", "epochs"}
             }
-            self.progress.line(f"step {steps_completed}  {group}  {format_metrics(shown)}")
+            self.progress.line(f"step {steps}  {group}  {format_metrics(shown)}")
 
     def upload_tensorboard_files(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to upload: the events are written to the run's folder."""
@@ -132,10 +138,49 @@ def remove_old_checkpoints(folder: Path, limit: int | None, reports: Reports) ->
             logger.info("removed %s (save_total_limit %d)", path.name, limit)
 
 
-def clear_the_way(folder: Path, done: int) -> list[str]:
-    """Makes the run's checkpoints those of its first ``done`` batches.
+def count_in_steps(folder: Path, accumulation: int) -> dict[str, str]:
+    """Makes a run of 0.1, whose checkpoints and reports count batches, one that counts optimizer steps.
 
-    What a killed process left half-written or half-removed goes. Checkpoints of later batches are set aside until they
+    Returns:
+        The new name of each checkpoint that was renamed.
+    """
+    renamed: dict[str, str] = {}
+    for path in reversed(checkpoints_of(folder)):  # the earliest first, whose new name is free
+        with contextlib.suppress(CheckpointError):  # a damaged one does not tell
+            batches = steps_completed(path)
+            if accumulation > 1 and batches == steps_in_name(path) and RECORD not in read_metadata(path):
+                renamed[path.name] = f"checkpoint-{batches // accumulation}"
+    if renamed and (folder / METRICS).exists():
+        reports = _read(folder / METRICS)
+        for report in reports:
+            if report["steps"] == report.get("batches"):
+                report["steps"] //= accumulation
+        _write(folder / METRICS, reports)
+    for old, new in renamed.items():
+        (folder / "checkpoints" / old).rename(folder / "checkpoints" / new)
+    return renamed
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    reports = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            reports.append(json.loads(line))
+        except ValueError:  # a killed process may have left half a line, and it is the last one
+            break
+    return reports
+
+
+def _write(path: Path, reports: list[dict[str, Any]]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(report) + "\n" for report in reports), encoding="utf-8")
+    partial.replace(path)
+
+
+def clear_the_way(folder: Path, done: int) -> list[str]:
+    """Makes the run's checkpoints those of its first ``done`` optimizer steps.
+
+    What a killed process left half-written or half-removed goes. Checkpoints of later steps are set aside until they
     are made again: they are damaged, or belong to what the user goes back from, and none of them may be taken for the
     newest of this run, nor count as one to keep.
 
@@ -148,7 +193,7 @@ def clear_the_way(folder: Path, done: int) -> list[str]:
     later = [path for path in checkpoints_of(folder) if steps_in_name(path) > done]
     for path in later:
         determined_fixes.set_aside(path)
-    return [f"set aside: {path} (later than the {done} batches that the run goes on from)" for path in later]
+    return [f"set aside: {path} (later than the {done} steps that the run goes on from)" for path in later]
 
 
 def _remove(checkpoint: Path) -> None:

@@ -35,7 +35,7 @@ def write(
         trial: with its settings as they were resolved.
         experiment: its configuration.
         reports: what was measured.
-        resumed_at: batches trained before this process.
+        resumed_at: optimizer steps trained before this process.
         seconds: that training and validation took in this process.
     """
     partial = folder / f".{NAME}.partial"
@@ -50,20 +50,21 @@ def write(
 def summarise(
     folder: Path, trial: Any, experiment: Experiment, reports: Reports, *, resumed_at: int, seconds: float
 ) -> dict[str, Any]:
-    """The content of the summary: plain values. Steps are batches, as in metrics.jsonl."""
+    """The content of the summary: plain values. Steps are optimizer steps, as in metrics.jsonl."""
     every = reports.read()
     validations = [report for report in every if report["kind"] == "validation"]
     training = [report for report in every if report["kind"] == "training"]
     best = [report for report in validations if report["steps"] == reports.best_steps]
-    trained = determined_fixes.batches_trained(trial.context)
-    stopped = trained < trial.num_training_batches() or reports.last_validation != trained
+    steps = determined_fixes.batches_trained(trial.context) // trial.accumulation
+    whole = trial.num_training_batches() // trial.accumulation
+    stopped = steps < whole or reports.last_validation != steps
     return {
         "name": experiment.name,
         "trial": experiment.trial_class,
         "status": "stopped" if stopped else "finished",
         "stop_reason": trial.stop_reason,
-        "steps": trained,
-        "max_steps": trial.num_training_batches(),
+        "steps": steps,
+        "max_steps": whole,
         "resumed_at": resumed_at,
         "seconds": round(seconds, 3),
         "examples": {split: len(examples) for split, examples in trial.examples.items()},
