@@ -49,10 +49,11 @@ def evaluate(
         report: is told of the progress.
 
     Returns:
-        n_questions; with a retriever, n_judged (questions with gold passages), those of `document_metrics` (0 to 1)
-        and retrieval_latency; those of `answer_metrics` (percent); f1_passages and precision_passages, the best over
-        the passages read, which tell how far answers keep to them (percent); answer_words_* and reference_words_mean
-        of `word_statistics`; generation_latency and latency, as seconds a question, within batches. All are finite.
+        n_questions; n_unanswerable, where there are such questions, whose one right answer is ""; with a
+        retriever, n_judged (questions with gold passages), those of `document_metrics` (0 to 1) and
+        retrieval_latency; those of `answer_metrics` (percent); f1_passages and precision_passages, the best over the
+        passages read, which tell how far answers keep to them (percent); answer_words_* and reference_words_mean of
+        `word_statistics`; generation_latency and latency, as seconds a question, within batches. All are finite.
 
     Raises:
         ValueError: there is no question.
@@ -79,6 +80,7 @@ def evaluate(
     latency = (pipeline.reading_seconds - before[1]) / len(rows)
     return {
         "n_questions": len(rows),
+        **_count_unanswerable(references),
         **retrieval,
         **answer_metrics(predictions, references, rules=rules),
         "f1_passages": 100 * sum(kept) / len(kept),
@@ -88,6 +90,11 @@ def evaluate(
         "generation_latency": latency,
         "latency": latency + retrieval.get("retrieval_latency", 0.0),
     }
+
+
+def _count_unanswerable(references: Sequence[Sequence[str]]) -> dict[str, int]:
+    count = sum(list(texts) == [""] for texts in references)
+    return {"n_unanswerable": count} if count else {}
 
 
 def _retrieval_scores(

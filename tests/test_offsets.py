@@ -127,6 +127,10 @@ def test_scores_and_predictions_over_every_question(tmp_path: Path, capsys: pyte
     command = ["predict", "--checkpoint", str(model), "--data", str(path), "--output", str(tmp_path / "o.json")]
     assert main(command) == 0
     assert list(json.loads((tmp_path / "o.json").read_text())) == ["q1", "q2", "q3"]
+    squad(path, [*QUESTIONS, {"id": "q4", "question": " "}])
+    assert main(command) == 2
+    assert main([*command, "--on-bad-record", "skip"]) == 0
+    assert list(json.loads((tmp_path / "o.json").read_text())) == ["q1", "q2", "q3"]
 
 
 def test_a_run_says_what_was_mended_and_left_out(tmp_path: Path) -> None:

@@ -247,10 +247,36 @@ def test_squad_v2_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str
     command = ["evaluate", "--checkpoint", str(model), "--data", str(data), "--output-dir", str(tmp_path / "out")]
     assert main(command) == 0
     scores = json.loads(capsys.readouterr().out)
-    assert (scores["exact_match"], scores["f1"], scores["n_questions"]) == (100.0, 100.0, 4)
+    assert (scores["exact_match"], scores["f1"], scores["n_questions"], scores["n_unanswerable"]) == (100, 100, 4, 4)
     (model / "reader.json").write_text(json.dumps({**settings, "version_2_with_negative": False}))
     assert main([*command[:-1], str(tmp_path / "other")]) == 0
     assert json.loads(capsys.readouterr().out)["f1"] == 0.0
+
+
+def test_quac_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its word for "no answer" is right where there is none, and wrong elsewhere."""
+    data = write(tmp_path / "quac.json", QUAC)
+    predictions = {"C_1_q#0": "CANNOTANSWER", "C_1_q#1": "CANNOTANSWER", "C_1_q#2": "The dancers liked it best."}
+    (tmp_path / "p.json").write_text(json.dumps(predictions))
+    assert main(["score", str(tmp_path / "p.json"), "--data", str(data)]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert (scores["exact_match"], scores["f1"]) == (pytest.approx(200 / 3), pytest.approx(200 / 3))
+
+
+def test_retrieval_keeps_what_the_questions_bring(tmp_path: Path) -> None:
+    """The file that `rqa retrieve` writes reads back with ids, turns and answers, and without those of a blank one."""
+    corpus = write(tmp_path / "c.jsonl", {"id": "d1", "contents": "oil rose"}, {"id": "d2", "contents": "a band"})
+    fid = {**FID, "id": "tc_33", "chat_history": ["Hi?", "Hello."], "ctxs": "never read"}
+    unanswerable, blank = {**MUSIQUE, "id": "x", "answerable": False}, {**FID, "id": "b", "question": " "}
+    queries = write(tmp_path / "q.jsonl", fid, HOTPOT, unanswerable, blank)
+    index, out = str(tmp_path / "index"), str(tmp_path / "out")
+    assert main(["index", "--corpus", str(corpus), "--retriever", "bm25", "--output", index]) == 0
+    command = ["retrieve", "--index", index, "--queries", str(queries), "--output", out, "--top-k", "2"]
+    assert main([*command, "--on-bad-record", "skip"]) == 0
+    first, second, third = read_fusion(tmp_path / "out/ctxs.jsonl", require_passages=False).rows
+    assert (first["id"], first["answers"]) == ("tc_33", ["oil"])
+    assert question_of(first).chat_history == (Turn("user", "Hi?"), Turn("assistant", "Hello."))
+    assert (second["id"], second["answers"], third["answers"]) == ("5a7f", ["Rush"], [""])
 
 
 # ---- several files ----

@@ -36,6 +36,9 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--output", metavar="FILE", help="where predictions go (JSON); nbest_... is written beside")
     command.add_argument("--question")
     command.add_argument("--context")
+    command.add_argument(
+        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves faulty questions out"
+    )
     command.add_argument("--batch-size", type=int, metavar="N", help="windows (default 32) or questions (8) at a time")
     command.set_defaults(command=predict)
 
@@ -98,6 +101,8 @@ def _score_squad(
 def _score_generated(
     args: argparse.Namespace, predictions: "Predictions | None", faults: Faults
 ) -> tuple[dict[str, Any], list[str]]:
+    from model_hub_rqa.data.formats.answers import NO_ANSWER
+    from model_hub_rqa.data.formats.nested import NO_ANSWER_WORDS
     from model_hub_rqa.data.fusion_records import read_fusion
     from model_hub_rqa.metrics.generation import generation_metrics
 
@@ -119,6 +124,9 @@ def _score_generated(
     if wrong:
         raise DataError(f"{args.predictions}: record {key}: must be text, got {text!r}" for key, text in wrong.items())
     answers = [lines[key]["prediction"] if key in lines else "" for key in truths]
+    # QuAC's and CoQA's predictions have a word for "no answer"
+    pairs = zip(answers, truths.values(), strict=True)
+    answers = ["" if gold == [NO_ANSWER] and answer in NO_ANSWER_WORDS else answer for answer, gold in pairs]
     rules, which = _rules(args.language, truths.values())
     return {**generation_metrics(answers, list(truths.values()), rules=rules), "total": len(truths), **which}, warnings
 
@@ -168,7 +176,7 @@ def predict(args: argparse.Namespace) -> None:
     from model_hub_rqa.readers.extractive import ExtractiveReader
     from model_hub_rqa.train import quiet_libraries
 
-    squad, records = _read_data(args.data) if args.data is not None else (True, None)
+    squad, records = _read_data(args.data, args.on_bad_record) if args.data is not None else (True, None)
     quiet_libraries()
     reader = load_reader(args.checkpoint, batch_size=args.batch_size)
     if args.data is None:
@@ -193,7 +201,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
             raise ConfigError([f"--{name}: must not be empty" for name in blank])
 
 
-def _read_data(path: str) -> tuple[bool, Any]:
+def _read_data(path: str, on_bad_record: str) -> tuple[bool, Any]:
     """Whether the file is in SQuAD's form, and its questions; answers are not needed."""
     from model_hub_rqa.data.fusion_records import read_fusion
     from model_hub_rqa.data.loading import load_file
@@ -203,8 +211,16 @@ def _read_data(path: str) -> tuple[bool, Any]:
     part = parse_slice(path)
     if is_squad_form(part.path):
         # a file may be of either version
-        return True, load_file(path, version_2_with_negative=True, require_answers=False, require_offsets=False)
-    records = read_fusion(part.path, require_answers=False)
+        return True, load_file(
+            path,
+            version_2_with_negative=True,
+            require_answers=False,
+            require_offsets=False,
+            on_bad_record=on_bad_record,
+        )
+    records = read_fusion(part.path, require_answers=False, on_bad_record=on_bad_record)
+    for line in records.skipped:
+        say(f"left out: {line}")
     start, stop = part.bounds(len(records.rows))
     return False, records.rows[start:stop]
 

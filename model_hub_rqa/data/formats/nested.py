@@ -12,7 +12,9 @@ from model_hub_rqa.data.text_files import Place, Unreadable, short
 
 CANNOT_ANSWER = "CANNOTANSWER"
 _QUAC_KEYS = ("followup", "yesno", "orig_answer")
-_UNKNOWN = "unknown"  # CoQA's word for an unanswerable question
+_UNKNOWN = "unknown"
+NO_ANSWER_WORDS = (CANNOT_ANSWER, _UNKNOWN)
+"""QuAC's and CoQA's words for the answer to a question that cannot be answered."""
 
 
 def is_article(record: Any) -> bool:
