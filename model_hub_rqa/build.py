@@ -331,17 +331,20 @@ def build_default_optimizer(
 
 
 def no_decay_names(model: nn.Module) -> set[str]:
-    """The parameters without weight decay, by their names in ``model.named_parameters()``: all biases and all norms.
+    """The parameters without weight decay, by their names in ``model.named_parameters()``: biases, norms and vectors.
 
-    A norm is known by its module's class (and the classes that it inherits from), so that T5's ``layer_norm`` is one
-    whatever it is called; an embedding that is named a bias (T5's ``relative_attention_bias``) counts as a bias.
+    Vectors are all parameters of one dimension or none. A norm is known by its module's class (and the classes that it
+    inherits from), so that T5's ``layer_norm`` is one whatever it is called; an embedding that is named a bias (T5's
+    ``relative_attention_bias``) counts as a bias.
     """
     found: set[int] = set()
     for path, module in model.named_modules():
         is_norm = any(_NORM_CLASS.search(kind.__name__) for kind in type(module).__mro__)
         in_bias = path.rpartition(".")[2].endswith("bias")
         own = module.named_parameters(recurse=False)
-        found.update(id(parameter) for name, parameter in own if is_norm or in_bias or "bias" in name)
+        found.update(
+            id(parameter) for name, parameter in own if is_norm or in_bias or "bias" in name or parameter.ndim < 2
+        )
     return {name for name, parameter in model.named_parameters() if id(parameter) in found}
 
 

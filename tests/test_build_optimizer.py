@@ -94,6 +94,36 @@ def test_the_groups_are_those_of_transformers_trainer(model_type: str, sizes: di
     assert no_decay_names(model) == {name for name, _ in model.named_parameters()} - set(decayed)
 
 
+SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+VECTORS: dict[str, tuple[dict[str, Any], str]] = {
+    "mamba2": (
+        {"hidden_size": 8, "num_hidden_layers": 1, "num_heads": 4, "head_dim": 4, "n_groups": 1, "state_size": 4},
+        "layers.0.mixer.A_log",
+    ),
+    "mamba": ({"hidden_size": 8, "num_hidden_layers": 1, "state_size": 4}, "layers.0.mixer.D"),
+    "beit": ({**SIZES, "image_size": 4, "patch_size": 2}, "layers.0.lambda_1"),
+    "wav2vec2": ({**SIZES, "num_conv_pos_embedding_groups": 2}, "masked_spec_embed"),
+}
+
+
+@pytest.mark.parametrize("model_type", VECTORS)
+def test_vectors_have_no_decay(model_type: str) -> None:
+    """Whatever they are called; matrices of the same models do have it."""
+    settings, vector = VECTORS[model_type]
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(model_type, **settings))
+    shapes = {name: parameter.ndim for name, parameter in model.named_parameters()}
+    assert shapes[vector] == 1
+    decayed = shapes.keys() - no_decay_names(model)
+    assert {shapes[name] for name in decayed} <= {2, 3, 4}
+    assert any(name.endswith("weight") for name in decayed)
+
+
+def test_a_number_has_no_decay() -> None:
+    model = nn.Linear(2, 2)
+    model.register_parameter("scale", nn.Parameter(torch.tensor(1.0)))
+    assert no_decay_names(model) == {"bias", "scale"}
+
+
 def test_a_model_named_after_its_norms_still_decays() -> None:
     """RobertaPreLayerNorm's modules bear the word in their names, and are no norms for it."""
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}

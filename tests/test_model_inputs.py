@@ -70,6 +70,9 @@ def test_the_default_steps_see_every_column() -> None:
     class Trial(BaseTransformerTrial):
         include_inputs = ("weight",)
 
+        def compute_metrics(self, values: Any) -> dict[str, float]:
+            return {}
+
         def autocast(self) -> Any:
             return torch.autocast("cpu", torch.bfloat16)
 
@@ -91,3 +94,62 @@ def test_the_default_steps_see_every_column() -> None:
         "labels": 1,
         "weight": 0.5,
     }
+
+
+class Peeking(torch.nn.Module):
+    """Its logits are other ones where it sees the labels."""
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        return SimpleNamespace(logits=x if labels is None else x * 0 + labels[:, None])
+
+
+class Popping(BaseTransformerTrial):
+    """Computes its loss as transformers' documentation shows it: the labels are taken out of the batch."""
+
+    def autocast(self) -> Any:
+        return torch.autocast("cpu", enabled=False)
+
+    def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        labels = batch.pop("labels")
+        return (self.model(**self.model_inputs(batch)).logits.mean(1) - labels).square().mean()
+
+
+def popping(kind: type[BaseTransformerTrial] = Popping) -> tuple[Any, dict[str, torch.Tensor]]:
+    trial: Any = object.__new__(kind)
+    trial.model, trial.reducer = Wrapper(Peeking()), Kept()
+    x, labels = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), torch.tensor([1.5, 2.5, 9.5])
+    return trial, {"x": x, "labels": labels, "example_index": torch.tensor([5, 3, 4])}
+
+
+def test_the_default_predict_does_not_show_the_labels() -> None:
+    trial, batch = popping()
+    assert trial.predict(batch)["logits"].tolist() == batch["x"].tolist()
+
+
+def test_the_default_validation_reports_the_loss() -> None:
+    """Through compute_loss, and each example counts once: ((0 + 1) / 2 * 2 + 16) / 3 in batches of two and one."""
+    trial, batch = popping()
+    wrapped = trial.model
+    for rows in (slice(0, 2), slice(2, 3)):
+        assert trial.evaluate_batch({name: column[rows] for name, column in batch.items()}, 0) == {}
+    assert trial.model is wrapped
+    assert trial.reducer.values == {5: 0.5, 3: 0.5, 4: 16.0}
+    metrics = trial.compute_metrics(trial.reducer.values)
+    assert metrics == {"eval_loss": 17 / 3, "loss": 17 / 3}
+
+
+def test_a_loss_that_pops_the_labels_leaves_the_batch_whole() -> None:
+    """With and without an objective, which may ask for the same loss twice."""
+
+    class WithMetrics(Popping):
+        def compute_metrics(self, values: Any) -> dict[str, float]:
+            return {}
+
+    trial, batch = popping(WithMetrics)
+    once = trial.training_loss(batch).item()
+    trial.objective = lambda task, batch: task.loss(batch) + task.loss(batch)
+    assert trial.training_loss(batch).item() == 2 * once
+    assert list(batch) == ["x", "labels", "example_index"]
+    trial.evaluate_batch(batch, 0)
+    assert trial.reducer.values[4]["labels"] == 9.5
+    assert trial.reducer.values[4]["logits"].tolist() == [5, 6]

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import tiny
 
+from model_hub_rqa import precision, train
 from model_hub_rqa.precision import computes_in_bf16
 
 
@@ -28,3 +30,15 @@ def test_other_machines(tmp_path: Path) -> None:
     """Without the list of flags, or on an unknown device, float32 is the safe choice."""
     assert not computes_in_bf16("cpu", tmp_path / "none")
     assert not computes_in_bf16("mps")
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bf16_without_arithmetic_for_it_is_told(
+    has: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a user asks for it; what is taken by default is taken where it pays."""
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda device_type: has)
+    config = tiny.experiment(tmp_path, train=8, validation=1, max_steps=1, bf16=True)
+    assert train.main([str(config), "--output-dir", str(tmp_path / "run")]) == 0
+    told = "hyperparameters.bf16: this processor has no arithmetic for bfloat16: expect a step to take up to 20 times"
+    assert (told in caplog.text) is not has

@@ -184,7 +184,7 @@ class OptimizerKwargs(Kwargs):
     """AdamW, or Adafactor where ``optim`` or ``adafactor`` asks for it."""
 
     learning_rate: float = option(5e-5, ge=0, help="the peak of the schedule; unused by Adafactor with relative_step")
-    weight_decay: float = option(0.0, ge=0, help="of all weights but biases and norms")
+    weight_decay: float = option(0.0, ge=0, help="of all weights but biases, norms and other vectors")
     adam_beta1: float = option(0.9, ge=0, lt=1, help="AdamW's beta1")
     adam_beta2: float = option(0.999, ge=0, lt=1, help="AdamW's beta2")
     adam_epsilon: float = option(1e-8, ge=0, help="AdamW's epsilon")

@@ -6,7 +6,7 @@ from typing import Any
 
 from model_hub_rqa.config import FusionKwargs
 from model_hub_rqa.errors import DataError
-from model_hub_rqa.precision import computes_in_bf16
+from model_hub_rqa.precision import computes_in_bf16, warn_of_slow_bf16
 from model_hub_rqa.readers.base import check_lengths, load_pretrained, question_columns, trained_settings
 from model_hub_rqa.records import Answer, Question
 
@@ -33,6 +33,8 @@ class FusionReader:
         self.settings = settings
         self.batch_size = batch_size
         self.bf16 = computes_in_bf16(self.device.type) if bf16 is None else bf16
+        if bf16:
+            warn_of_slow_bf16(self.device.type, "bf16")
 
     @property
     def n_context(self) -> int | None:

@@ -43,7 +43,7 @@ from model_hub_rqa.models.limits import Limits, read_limits
 from model_hub_rqa.models.own import PLACE as MODEL
 from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
 from model_hub_rqa.models.signature import forward_names, taken_by, unwrapped
-from model_hub_rqa.precision import computes_in_bf16
+from model_hub_rqa.precision import computes_in_bf16, warn_of_slow_bf16
 from model_hub_rqa.trials import cluster_run, determined_fixes, run_length
 from model_hub_rqa.trials.by_set import SetsTrial
 from model_hub_rqa.trials.callbacks import build_named_callbacks
@@ -95,7 +95,7 @@ class BaseTransformerTrial(SetsTrial):
     stop_reason: str | None = None
     default_parts: Collection[str] = ("config", "tokenizer", "model")
     task_kwargs: type | None = None
-    default_metric = "loss"
+    default_metric = "eval_loss"
     default_smaller_is_better = True
     referred: Mapping[str, Collection[str]] = {"hyperparameters": (), "data": ()}
     searcher: Mapping[str, Any] = {}
@@ -128,6 +128,8 @@ class BaseTransformerTrial(SetsTrial):
         if self.trainer.gradient_checkpointing:
             build.enable_gradient_checkpointing(model)
         self.bf16 = self.trainer.bf16
+        if self.bf16:
+            warn_of_slow_bf16(context.device.type, "hyperparameters.bf16")
         if self.bf16 is None:
             self.bf16 = self.default_bf16 and not self.trainer.fp16 and computes_in_bf16(context.device.type)
         self.scaler = None
@@ -437,14 +439,25 @@ class BaseTransformerTrial(SetsTrial):
         return forward_names(self.model)
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """What a default validation keeps of the model's outputs: tensors by name, each with a row an example."""
+        """What a validation keeps of the model's outputs: tensors by name, each with a row an example.
+
+        The model does not see the labels; an override may show them to it.
+        """
         model = unwrapped(self.model)  # ranks may have different numbers of batches
-        return {"logits": model(**self.model_inputs(batch)).logits}
+        inputs = {name: column for name, column in batch.items() if name not in self.label_names}
+        return {"logits": model(**self.model_inputs(inputs)).logits}
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Hands on, by ``example_index``, what `predict` gives, the labels and the columns of ``include_inputs``."""
+        """Hands on, by ``example_index``, what `predict` gives, the labels and the columns of ``include_inputs``.
+
+        For a trial without metrics of its own it hands on the loss of the batch, from `compute_loss`.
+        """
+        if not self._overrides("compute_metrics"):
+            loss = self._validation_loss(batch)
+            self.reducer.update(dict.fromkeys(batch["example_index"].tolist(), loss))
+            return {}
         with self.autocast():
-            predicted = self.predict(batch)
+            predicted = self.predict({**batch})
         names = [name for name in (*self.label_names, *self.include_inputs) if name in batch]
         columns = {**predicted, **{name: batch[name] for name in names}}
         plain = {name: _to_numpy(column) for name, column in columns.items()}
@@ -453,13 +466,23 @@ class BaseTransformerTrial(SetsTrial):
         self.reducer.update(dict(zip(numbers, rows, strict=True)))
         return {}
 
+    def _validation_loss(self, batch: Mapping[str, Any]) -> float:
+        wrapped, self.model = self.model, unwrapped(self.model)  # ranks may have different numbers of batches
+        try:
+            with self.autocast():
+                return self.compute_loss({**batch}).item()
+        finally:
+            self.model = wrapped
+
     def compute_metrics(self, values: Values) -> dict[str, float]:
         """Metrics of a validation from the values that `evaluate_batch` gave the reducer, sorted by id.
 
         Where ``data.validation`` lists several sets, it is called for each with that set's values alone.
-        By default a value is {name: array}: an example's rows of what `predict` gave and of the columns handed on.
+        For an override a value is {name: array}: an example's rows of what `predict` gave and of the columns handed
+        on. By default it is eval_loss (and loss, another name of it): the mean over the examples of their batch's loss.
         """
-        raise NotImplementedError("a task's trial computes its own metrics")
+        loss = sum(values.values()) / len(values)
+        return {"eval_loss": loss, "loss": loss}
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 or fp16 for the forward pass, as the hyperparameters say."""

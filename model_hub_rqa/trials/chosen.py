@@ -86,9 +86,13 @@ class ChosenComponents:
     def training_loss(self: Any, batch: Batch) -> torch.Tensor:
         """What training makes small: the objective that was chosen, or `compute_loss`."""
         if self.objective is None:
-            loss: torch.Tensor = self.compute_loss(batch)
-            return loss
-        return self.objective(Task(self.compute_loss, self._log_probs, self._reference_log_probs), batch)
+            return self._loss_of_copy(batch)
+        return self.objective(Task(self._loss_of_copy, self._log_probs, self._reference_log_probs), batch)
+
+    def _loss_of_copy(self: Any, batch: Batch) -> torch.Tensor:
+        """`compute_loss`, which may take columns out of its batch, as is usual with transformers' Trainer."""
+        loss: torch.Tensor = self.compute_loss(copy.copy(batch))
+        return loss
 
     def _log_probs(self: Any, batch: Batch) -> torch.Tensor:
         found: torch.Tensor = self.answer_log_probs(self.model, batch)
