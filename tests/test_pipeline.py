@@ -1,9 +1,11 @@
 """Readers of several passages, and a retriever before them."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -11,9 +13,12 @@ from readers_for_tests import CORPUS, InOrder, Repeater, fusion_folder
 from transformers import BertConfig, BertModel
 
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
-from model_hub_rqa.metrics.decoding import DecodedSpans
+from model_hub_rqa.metrics.beam_spans import decode_beams
+from model_hub_rqa.metrics.decoding import DecodedSpans, decode_many
+from model_hub_rqa.metrics.spans import SpanCandidates
 from model_hub_rqa.models.fusion import end_of_answers
 from model_hub_rqa.pipeline import RQAPipeline, load_reader
+from model_hub_rqa.readers.beam_search import BeamSearchReader
 from model_hub_rqa.readers.extractive import ExtractiveReader, choose_passage
 from model_hub_rqa.readers.fusion import FusionReader
 from model_hub_rqa.records import Question
@@ -76,15 +81,55 @@ def decoded(*entries: tuple[str, float], null: float | None = None, threshold: f
     [
         ([decoded(("a", 1.0)), decoded(("b", 2.0), ("c", 1.0))], "b", 1),
         ([decoded(("a", 2.0)), decoded(("b", 2.0))], "a", 0),  # of equals, the better ranked
-        ([decoded(("a", 9.0), null=8.0), decoded(("b", 2.0), null=0.0)], "b", 1),  # by what exceeds "no answer"
+        ([decoded(("a", 9.0), null=8.0), decoded(("b", 2.0), null=0.0)], "a", 0),  # margins are not compared
+        ([decoded(("a", -10.0), null=-18.0), decoded(("b", 12.0), null=6.0)], "b", 1),
+        ([decoded(("b", 12.0), null=6.0), decoded(("a", -10.0), null=-18.0)], "b", 0),
+        ([decoded(("a", -10.0), null=-18.0), decoded(("b", 12.0), null=14.0)], "a", 0),  # b says "no answer"
         ([decoded(("a", 9.0), null=10.0), decoded(("b", 2.0), null=1.5)], "b", 1),
-        ([decoded(("a", 1.0), null=2.0), decoded(("b", 2.0), null=3.0)], "", -1),
+        ([decoded(("a", 1.0), null=2.0), decoded(("b", 2.0), null=3.0)], "", -1),  # though b exceeds a's null
+        ([decoded(("a", 1.0), null=2.0, threshold=1.0), decoded(("b", 2.0), null=3.5, threshold=1.0)], "a", 0),
+        ([decoded(("a", 2.0), null=1.0, threshold=-2.0), decoded(("b", 1.0), null=-2.0, threshold=-2.0)], "b", 1),
+        ([decoded(("a", 2.0), null=0.0), decoded(("b", 2.0), null=-9.0)], "a", 0),  # of equals, the better ranked
     ],
 )
 def test_choosing_a_passage(passages: list[DecodedSpans], answer: str, passage: int) -> None:
-    """The highest logits in v1; in v2.0 the largest margin over the passage's own "no answer"."""
+    """The span of the highest logits; in v2.0 among the passages whose own "no answer" does not win."""
     found = choose_passage(passages)
     assert (found.text, found.passage) == (answer, passage)
+
+
+@pytest.mark.parametrize(
+    ("passages", "answer", "passage"),
+    [
+        # log P(span), log-odds of "no answer": P(span) (1 - P(no answer)) is 0.5 * 0.50 and 0.45 * 0.99, 0.25 < 0.44
+        ([(0.5, 0.0), (0.45, -4.6)], "b", 1),
+        ([(0.5, -4.6), (0.45, -4.6)], "a", 0),
+        ([(0.1, -9.0), (0.9, -0.1)], "b", 1),  # 0.1 and 0.9 * 0.52: the surer passage has the weaker span
+        ([(0.9, 0.1), (0.2, -0.1)], "b", 1),  # a says "no answer"
+        ([(0.9, 0.1), (0.2, 0.1)], "", -1),
+    ],
+)
+def test_choosing_a_passage_from_beams(passages: list[tuple[float, float]], answer: str, passage: int) -> None:
+    """A beam-search head's logits are probabilities within the passage, and its null score says whether it answers."""
+    found = [
+        decode_beams(["ab"], [[beam(math.log(span), number, null)]], version_2_with_negative=True)[0]
+        for number, (span, null) in enumerate(passages)
+    ]
+    chosen = choose_passage(found, BeamSearchReader.passage_rank)
+    assert (chosen.text, chosen.passage) == (answer, passage)
+
+
+def beam(log_prob: float, place: int, null: float) -> SpanCandidates:
+    logits, start = np.array([log_prob], np.float32), np.array([place], np.int32)
+    return SpanCandidates(logits, np.zeros_like(logits), start, start + 1, null, 0.0)
+
+
+def test_a_passage_whose_best_span_is_white_space_does_not_answer() -> None:
+    """In v1 too the answer comes from a passage with text, where there is one."""
+    (blank,) = decode_many([" oil"], [[beam(9.0, 0, 0.0), beam(8.0, 2, 0.0)]])
+    (word,) = decode_many(["oil"], [[beam(1.0, 0, 0.0)]])
+    assert (choose_passage([blank, word]).text, choose_passage([blank, word]).passage) == ("o", 1)
+    assert (choose_passage([blank]).text, choose_passage([blank]).passage) == ("", -1)
 
 
 def test_probabilities_are_over_all_passages() -> None:

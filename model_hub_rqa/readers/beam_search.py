@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from model_hub_rqa.config.beam_search import BeamSearchKwargs
 from model_hub_rqa.metrics.beam_spans import beam_candidates, decode_beams
+from model_hub_rqa.metrics.decoding import DecodedSpans
 from model_hub_rqa.metrics.spans import SpanCandidates
 from model_hub_rqa.readers.base import load_pretrained
 from model_hub_rqa.readers.extractive import ExtractiveReader
@@ -36,6 +39,12 @@ class BeamSearchReader(ExtractiveReader):
         from model_hub_rqa.models.beam_search import BeamSearchHead
 
         return load_pretrained(path, BeamSearchHead, "an extractive reader with a beam-search head")
+
+    @staticmethod
+    def passage_rank(found: DecodedSpans) -> float:
+        """The logarithm of P(span) (1 - P(no answer)): both are probabilities within one passage."""
+        unanswered = 0.0 if found.score_diff is None else np.logaddexp(0.0, found.score_diff)
+        return float(ExtractiveReader.passage_rank(found) - unanswered)
 
     def build_collator(self) -> Any:
         from model_hub_rqa.data.beam_search import BeamSearchCollator

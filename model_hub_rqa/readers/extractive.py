@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class ExtractiveReader:
     """Answers questions with a span of their context.
 
-    A reader with another head overrides `load_model`, `build_collator`, `find_spans` and `decode`.
+    A reader with another head overrides `load_model`, `build_collator`, `find_spans`, `decode` and `passage_rank`.
 
     Args:
         model: a question-answering model of transformers.
@@ -92,7 +92,7 @@ class ExtractiveReader:
     def answer(self, question: str, context: str) -> Answer:
         """The answer to one question; its score is a probability among the n best, 0 to 1."""
         decoded = self.read([{"id": "0", "question": question, "context": context}])["0"]
-        start, end = decoded.spans[decoded.best]
+        start, end = decoded.spans[decoded.best] if decoded.prediction else (-1, -1)
         probability = decoded.n_best[decoded.best]["probability"]
         return Answer(decoded.prediction, probability, -1 if start < 0 else 0, start, end)
 
@@ -112,9 +112,16 @@ class ExtractiveReader:
             ]
         )
         return [
-            choose_passage([decoded[f"{number} {place}"] for place in range(len(question.passages))])
+            choose_passage([decoded[f"{number} {place}"] for place in range(len(question.passages))], self.passage_rank)
             for number, question in enumerate(questions)
         ]
+
+    @staticmethod
+    def passage_rank(found: DecodedSpans) -> float:
+        """What passages that answer are compared by: the sum of the start and the end logit of their answer."""
+        entry = found.n_best[found.best]
+        total: float = entry["start_logit"] + entry["end_logit"]
+        return total
 
     def read(self, examples: "Sequence[Mapping[str, str]] | Dataset") -> dict[str, DecodedSpans]:
         """Reads examples with id, question and context; returns what is decoded, by id, in their order."""
@@ -183,13 +190,22 @@ class ExtractiveReader:
         )
 
 
-def choose_passage(decoded: Sequence[DecodedSpans]) -> Answer:
+def choose_passage(
+    decoded: Sequence[DecodedSpans], rank: Callable[[DecodedSpans], float] = ExtractiveReader.passage_rank
+) -> Answer:
     """The answer of a question that was read in several passages.
 
-    Logits are compared across passages as they are. A v1 reader answers from the passage with the highest sum of start
-    and end logit. A v2.0 reader answers from the one whose span exceeds the passage's own "no answer" by most, among
-    those where that is beyond its threshold; "" where there is none. Probabilities are over the n best of all passages
-    together, and the score of a passage is what its own sum up to.
+    Each passage answers or not by itself, as a context does: in v2.0 by the lowest null score of its windows, the score
+    of its best span and the threshold (Devlin et al. 2018, arXiv:1810.04805, section 4.3; `decode_spans`). The answer
+    is "" where no passage answers. Of the passages that do, the highest-ranking span wins, and the better ranked
+    passage of equals: logits are compared across passages as they are, as those of a question's windows (and as in
+    Wang et al. 2019, arXiv:1908.08167, section 2). Null scores of different passages are not compared: a passage far
+    from the question may have low logits of both kinds. Probabilities are over the n best of all passages together,
+    and the score of a passage is what its own sum up to.
+
+    Args:
+        decoded: what was decoded of each passage, the best ranked first.
+        rank: the number by which passages that answer are compared.
     """
     entries = [
         (place, number, entry["start_logit"] + entry["end_logit"])
@@ -203,19 +219,14 @@ def choose_passage(decoded: Sequence[DecodedSpans]) -> Answer:
     scores = [0.0] * len(decoded)
     for (place, number), weight in weights.items():
         scores[place] += weight / mass if decoded[place].n_best[number]["text"] else 0.0
-    answering = [place for place, found in enumerate(decoded) if found.spans[found.best] != (-1, -1)]
+    answering = [place for place, found in enumerate(decoded) if found.prediction and found.spans[found.best][0] >= 0]
     if not answering:
         nothing = math.fsum(weight for (place, number), weight in weights.items() if not _text(decoded, place, number))
         return Answer("", nothing / mass, passage_scores=tuple(scores))
-    best = max(answering, key=lambda place: _strength(decoded[place]))
+    best = max(answering, key=lambda place: rank(decoded[place]))
     found = decoded[best]
     start, end = found.spans[found.best]
     return Answer(found.prediction, weights[best, found.best] / mass, best, start, end, tuple(scores))
-
-
-def _strength(found: DecodedSpans) -> float:
-    entry = found.n_best[found.best]
-    return entry["start_logit"] + entry["end_logit"] if found.score_diff is None else -found.score_diff
 
 
 def _text(decoded: Sequence[DecodedSpans], place: int, number: int) -> str:
