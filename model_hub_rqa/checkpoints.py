@@ -7,8 +7,10 @@ a ``pretrained`` folder that transformers loads by itself, and ``manifest.json``
 import hashlib
 import json
 import logging
+import math
 import pickle
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,11 +19,20 @@ from model_hub_rqa.errors import CheckpointError
 MANIFEST = "manifest.json"
 METADATA = "metadata.json"
 PRETRAINED = "pretrained"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_SUM = "tokenizer_sha256"  # in reader.json
+RECORD = "run"  # in a local checkpoint's metadata, what is known of the run; in it:
+METRIC, SMALLER_IS_BETTER = "searcher.metric", "searcher.smaller_is_better"
 READER = "reader.json"  # inside PRETRAINED: the data settings that the model was trained with
 STATE = "trial_state.pkl"
 _NEEDED = ("state_dict.pth", STATE)
 _PICKLES = (STATE, "workload_sequencer.pkl")  # what Determined opens with pickle itself; the second in older formats
 _NAME = re.compile(r"checkpoint-(\d+)")
+_CHOICE = re.compile(r"(.+)@(last|best|\d+)")
+_VOCABULARIES = (
+    *("vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("source.spm", "target.spm", "spm.model", "bpe.codes", "prophetnet.tokenizer", "entity_vocab.json"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -148,29 +159,29 @@ def newest_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
     return None, passed_over
 
 
-def pretrained_folder(path: Path) -> Path:
+def pretrained_folder(path: Path, tell: Callable[[str], None] = logger.info) -> Path:
     """The ``save_pretrained`` folder that a user means by ``path``.
 
     Args:
-        path: such a folder itself, a checkpoint, or a run's folder (its newest whole checkpoint, with a warning of
-            each newer one). What lies in a checkpoint is verified first; elsewhere there is nothing to verify it by.
+        path: such a folder itself, a checkpoint, or a run's folder: its best whole checkpoint by the searcher's metric,
+            or the newest where no checkpoint was validated. ``RUN@best``, ``RUN@last`` and ``RUN@STEP`` choose. What
+            lies in a checkpoint is verified first; elsewhere there is nothing to verify it by.
+        tell: is told which checkpoint of a run was taken, and why.
 
     Raises:
-        CheckpointError: none of the three, or a damaged checkpoint.
+        CheckpointError: none of the three, no such checkpoint, or a damaged one.
     """
+    path, choice = _split_choice(path)
     parent = path.resolve().parent
+    if choice is not None or (path / "checkpoints").is_dir():
+        checkpoint, reason = choose_checkpoint(path, choice)
+        tell(f"{path}: takes {checkpoint.name}, {reason}")
+        return checkpoint / PRETRAINED
     if path.resolve().name == PRETRAINED and any((parent / name).exists() for name in (MANIFEST, METADATA, STATE)):
         verify_checkpoint(parent)
         return path
     if (path / "config.json").is_file() or (path / "model.safetensors").is_file():  # the second: a model of one's own
         return path
-    if (path / "checkpoints").is_dir():
-        newest, passed_over = newest_checkpoint(path)
-        if newest is None:
-            raise CheckpointError([f"{path}: holds no whole checkpoint", *passed_over])
-        for line in passed_over:
-            logger.warning("passed over: %s", line)
-        return newest / PRETRAINED
     if (path / PRETRAINED).is_dir():
         verify_checkpoint(path)
         return path / PRETRAINED
@@ -178,3 +189,150 @@ def pretrained_folder(path: Path) -> Path:
         f"{path}: is neither a run's folder (checkpoints/), nor a checkpoint ({PRETRAINED}/), "
         "nor a folder that save_pretrained wrote (config.json)"
     )
+
+
+def _split_choice(path: Path) -> tuple[Path, str | None]:
+    match = _CHOICE.fullmatch(str(path))
+    return (path, None) if match is None or path.exists() else (Path(match[1]), match[2])
+
+
+def choose_checkpoint(run: Path, choice: str | None = None) -> tuple[Path, str]:
+    """A whole checkpoint of a run, and in words why it is this one. Damaged ones are passed over, with a warning.
+
+    Args:
+        run: its folder.
+        choice: "best" by the searcher's metric (of equal ones the first), "last" for the newest, a number of steps, or
+            None for the best and, where no checkpoint was validated, the newest.
+
+    Raises:
+        CheckpointError: there is none, or the step asked for has none that is whole.
+    """
+    found = checkpoints_of(run)
+    if not found:
+        raise CheckpointError(f"{run}: holds no checkpoint")
+    if choice is not None and choice.isdigit():
+        named = [path for path in found if steps_in_name(path) == int(choice)]
+        if not named:
+            there = ", ".join(str(steps_in_name(path)) for path in reversed(found))
+            raise CheckpointError(f"{run}@{choice}: holds no checkpoint of that step, only of {there}")
+        verify_checkpoint(named[0])
+        return named[0], "as asked"
+    metric, smaller_is_better = _searcher_of(run, found)
+    values = {} if choice == "last" else _validations(run, metric)
+    measured = [path for path in found if steps_in_name(path) in values]
+    if choice == "best" and not measured:
+        raise CheckpointError(f"{run}@best: no checkpoint was validated by {metric or 'a metric that was recorded'}")
+    sign = 1 if smaller_is_better else -1
+    measured.sort(key=lambda path: (sign * values[steps_in_name(path)], steps_in_name(path)))
+    passed_over: list[str] = []
+    for path in measured if choice == "best" else [*measured, *(path for path in found if path not in measured)]:
+        problems = checkpoint_problems(path)
+        if problems:
+            passed_over += problems
+            continue
+        for line in passed_over:
+            logger.warning("passed over: %s", line)
+        value = values.get(steps_in_name(path))
+        return path, "the newest" if value is None else f"the best of {len(measured)} by {metric} ({value:.6g})"
+    raise CheckpointError([f"{run}: holds no whole checkpoint", *passed_over])
+
+
+def _searcher_of(run: Path, checkpoints: Iterable[Path]) -> tuple[str | None, bool]:
+    """The searcher's metric and direction, as the newest checkpoint (in version 0.1 the run's summary) has them."""
+    for path in checkpoints:
+        record = read_metadata(path).get(RECORD)
+        if isinstance(record, dict) and isinstance(record.get(METRIC), str):
+            return record[METRIC], bool(record.get(SMALLER_IS_BETTER, True))
+    try:
+        found = json.loads((run / "summary.json").read_text(encoding="utf-8"))["metric"]
+        return str(found["name"]), bool(found["smaller_is_better"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, True
+
+
+def _validations(run: Path, metric: str | None) -> dict[int, float]:
+    """By step the finite values of a metric in a run's metrics.jsonl."""
+    values: dict[int, float] = {}
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return values
+    for line in lines:
+        try:
+            report = json.loads(line)
+        except ValueError:  # half a line, of a killed process
+            break
+        value = report.get(metric) if report["kind"] == "validation" else None
+        if isinstance(value, int | float) and math.isfinite(value):
+            values[report["steps"]] = value
+    return values
+
+
+# ---- the tokenizer beside the weights ----
+
+
+def tokenizer_sum(folder: Path) -> str | None:
+    """SHA-256, in hexadecimal, of the tokenizer in a ``save_pretrained`` folder; None where there is none.
+
+    It is of tokenizer.json without the settings of the last call (truncation, padding), or else of the vocabulary's
+    files.
+    """
+    content = _read_object(folder / TOKENIZER)
+    if content is not None:
+        kept = {name: value for name, value in content.items() if name not in ("truncation", "padding")}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    files = sorted(path for path in folder.glob("*") if path.name in _VOCABULARIES)
+    listed = [f"{path.name} {file_sum(path)}" for path in files]
+    return hashlib.sha256("\n".join(listed).encode()).hexdigest() if files else None
+
+
+def check_tokenizer(folder: Path, *, needed: bool = True) -> None:
+    """Holds the tokenizer in a ``save_pretrained`` folder to the model that it was trained with.
+
+    Args:
+        folder: reader.json in it has the sum of the tokenizer, unless version 0.1 or another tool wrote it: then only
+            the sizes are compared.
+        needed: a tokenizer has to be there even if none is on record.
+
+    Raises:
+        CheckpointError: it is missing, another one, or has more tokens than the model has embeddings.
+    """
+    found, settings = tokenizer_sum(folder), _read_object(folder / READER) or {}
+    expected = settings.get(TOKENIZER_SUM)
+    if found is None:
+        if needed or expected is not None:
+            raise CheckpointError(f"{folder}: its tokenizer is missing ({TOKENIZER})")
+        return
+    if expected is not None and found != expected:
+        raise CheckpointError(
+            f"{folder}: its tokenizer is not the one that the model was trained with (its SHA-256 is not {READER}'s)"
+        )
+    tokens, config = _count_tokens(folder), _read_object(folder / "config.json") or {}
+    text = config.get("text_config")
+    rows = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
+    if tokens is not None and isinstance(rows, int) and tokens > rows:
+        raise CheckpointError(
+            f"{folder}: its tokenizer does not fit the model: it has {tokens} tokens, the model embeddings for {rows}"
+        )
+
+
+def _count_tokens(folder: Path) -> int | None:
+    """Tokens of a tokenizer.json, added ones included; None where it is not there, or of a form without a list."""
+    content = _read_object(folder / TOKENIZER)
+    try:
+        vocabulary = (content or {})["model"]["vocab"]
+        added = {token["content"] for token in (content or {}).get("added_tokens", ())}
+        names = vocabulary if isinstance(vocabulary, dict) else [entry[0] for entry in vocabulary]
+        return len(added.union(names))
+    except (KeyError, TypeError, IndexError):
+        return None
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    return found if isinstance(found, dict) else None

@@ -78,9 +78,11 @@ def export(args: argparse.Namespace) -> None:
     """Copies the model folder of a verified checkpoint."""
     import shutil
 
-    from model_hub_rqa.checkpoints import pretrained_folder
+    from model_hub_rqa.checkpoints import check_tokenizer, pretrained_folder
+    from model_hub_rqa.commands.common import say
 
-    source, target = pretrained_folder(Path(args.checkpoint)), Path(args.output)
+    source, target = pretrained_folder(Path(args.checkpoint), say), Path(args.output)
+    check_tokenizer(source, needed=False)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"--output: {target} exists and is not an empty folder")
     shutil.copytree(source, target, dirs_exist_ok=True)

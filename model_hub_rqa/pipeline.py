@@ -1,7 +1,8 @@
 """A retriever and a reader together: from a question to an answer."""
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from model_hub_rqa.records import Answer, Hit, Question
 from model_hub_rqa.retrieval.base import Retriever
 
 DEFAULT_TOP_K = 10
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +86,18 @@ class RQAPipeline:
 
 
 def load_reader(
-    path: str | Path, *, batch_size: int | None = None, **settings: Any
+    path: str | Path,
+    *,
+    batch_size: int | None = None,
+    tell: Callable[[str], None] = logger.info,
+    **settings: Any,
 ) -> ExtractiveReader | FusionReader | GenerationReader:
     """The reader of a run's folder, a checkpoint, or a ``save_pretrained`` folder, of the kind that it holds.
 
     Args:
-        path: the folder; a checkpoint is verified against its manifest first.
+        path: the folder, as `pretrained_folder` takes it: ``RUN@best``, ``RUN@last`` and ``RUN@STEP`` choose; a
+            checkpoint is verified against its manifest first.
+        tell: is told which checkpoint of a run was taken.
         batch_size: as the kind of reader has it; None for its default.
         settings: fields of ExtractiveKwargs, BeamSearchKwargs, FusionKwargs or GenerationKwargs to use in place of
             those of training.
@@ -103,7 +112,7 @@ def load_reader(
     from model_hub_rqa.models.causal import causal_lm_fault
     from model_hub_rqa.readers.beam_search import BeamSearchReader
 
-    folder = pretrained_folder(Path(path))
+    folder = pretrained_folder(Path(path), tell)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # json and transformers raise several kinds

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.checkpoints import checkpoints_of, steps_completed
+from model_hub_rqa.checkpoints import METRIC, SMALLER_IS_BETTER, checkpoints_of, steps_completed
 from model_hub_rqa.errors import ConfigError, RqaError
 from model_hub_rqa.experiment import Experiment, parse_experiment
 from model_hub_rqa.trials.command_line import configuration, parse_arguments
@@ -181,10 +181,11 @@ def _fit_locally(
         is_chief=chief,
     )
     reports.last_validation = context.distributed.broadcast(reports.last_validation)
+    searcher = {METRIC: experiment.metric, SMALLER_IS_BETTER: experiment.smaller_is_better}
     checkpoints = determined_fixes.LocalCheckpoints(
         context.distributed,
         (folder / "checkpoints").resolve(),
-        resuming.run_record(trial) if chief else {},
+        resuming.run_record(trial) | searcher if chief else {},
         lambda _: local_run.remove_old_checkpoints(folder, trial.trainer.save_total_limit, reports),
         accumulation=accumulation,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.commands.common import Faults, add_language, check_language, say, say_rules
+from model_hub_rqa.commands.common import CHECKPOINT_HELP, Faults, add_language, check_language, say, say_rules
 from model_hub_rqa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def add_commands(commands: Any) -> None:
     command.set_defaults(command=score)
 
     command = commands.add_parser("predict", help="answer questions with a trained reader, from the passages given")
-    command.add_argument("--checkpoint", required=True, metavar="DIR", help="a run, a checkpoint or a model folder")
+    command.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT_HELP)
     command.add_argument("--data", metavar="FILE", help="questions: SQuAD's form, JSONL, CSV, Parquet; FiD's for FiD")
     command.add_argument("--output", metavar="FILE", help="where predictions go (JSON); nbest_... is written beside")
     command.add_argument("--question")
@@ -178,7 +178,7 @@ def predict(args: argparse.Namespace) -> None:
 
     squad, records = _read_data(args.data, args.on_bad_record) if args.data is not None else (True, None)
     quiet_libraries()
-    reader = load_reader(args.checkpoint, batch_size=args.batch_size)
+    reader = load_reader(args.checkpoint, batch_size=args.batch_size, tell=say)
     if args.data is None:
         _predict_one(reader, args.question, args.context)
     elif isinstance(reader, ExtractiveReader) and squad:

@@ -14,6 +14,8 @@ from model_hub_rqa.errors import Faults as Faults  # for the commands
 from model_hub_rqa.metrics.languages import Choice, language_fault
 from model_hub_rqa.progress import format_seconds, peak_memory_mib
 
+CHECKPOINT_HELP = "a run (its best checkpoint; RUN@best, RUN@last, RUN@STEP), a checkpoint or a model folder"
+
 
 def check_new_folder(path: Path, option: str = "--output") -> None:
     """Raises ConfigError where ``path`` exists and is not an empty folder, or is the working directory."""

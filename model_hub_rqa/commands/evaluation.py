@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.commands.common import (
+    CHECKPOINT_HELP,
     Faults,
     Progress,
     add_language,
@@ -34,7 +35,7 @@ _READER_OPTIONS = ("n_context", "num_beams", "max_new_tokens", "max_answer_lengt
 def add_commands(commands: Any) -> None:
     """Registers ``evaluate`` and ``ask`` with what ``ArgumentParser.add_subparsers`` returned."""
     command = commands.add_parser("evaluate", help="evaluate retriever and reader together, from question to answer")
-    command.add_argument("--checkpoint", required=True, metavar="DIR", help="a run, a checkpoint or a model folder")
+    command.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT_HELP)
     command.add_argument("--data", required=True, metavar="FILE", help="FiD's, LocalRQA's or SQuAD's form, or FILE[:N]")
     _add_retrieval(command, required=False)
     command.add_argument("--output-dir", required=True, metavar="DIR", help="for score.json, predictions.jsonl ...")
@@ -48,7 +49,7 @@ def add_commands(commands: Any) -> None:
 
     command = commands.add_parser("ask", help="answer a question from an index")
     command.add_argument("question")
-    command.add_argument("--checkpoint", required=True, metavar="DIR", help="a run, a checkpoint or a model folder")
+    command.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT_HELP)
     _add_retrieval(command, required=True)
     command.add_argument(
         "--turn",
@@ -207,7 +208,7 @@ def _pipeline(args: argparse.Namespace) -> "RQAPipeline":
 
     quiet_libraries()
     given = {name: getattr(args, name) for name in _READER_OPTIONS if getattr(args, name) is not None}
-    reader = load_reader(args.checkpoint, **given)
+    reader = load_reader(args.checkpoint, tell=say, **given)
     if args.index is None:
         return RQAPipeline(reader)
     opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified before

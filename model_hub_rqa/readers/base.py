@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from model_hub_rqa.checkpoints import READER, pretrained_folder
+from model_hub_rqa.checkpoints import READER, check_tokenizer, pretrained_folder
 from model_hub_rqa.config import Kwargs, parse_dict_to_dataclasses
 from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
 from model_hub_rqa.records import Answer, Question
@@ -71,6 +71,7 @@ def load_pretrained(path: str | Path, auto_class: Any, what: str) -> tuple[Path,
     from transformers import AutoTokenizer
 
     folder = pretrained_folder(Path(path))
+    check_tokenizer(folder)
     try:
         model, loading = auto_class.from_pretrained(
             folder, dtype="auto", local_files_only=True, output_loading_info=True

@@ -18,7 +18,7 @@ import torch
 from determined import pytorch
 
 from model_hub_rqa import build
-from model_hub_rqa.checkpoints import PRETRAINED, READER
+from model_hub_rqa.checkpoints import PRETRAINED, READER, TOKENIZER_SUM, tokenizer_sum
 from model_hub_rqa.config import (
     CallbackKwargs,
     DatasetKwargs,
@@ -536,7 +536,8 @@ class BaseTransformerTrial(SetsTrial):
         save_weights(unwrapped(self.model), folder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
-        settings = {} if self.task is None else vars(self.task)
+        found = None if self.tokenizer is None else tokenizer_sum(folder)
+        settings = {**({} if self.task is None else vars(self.task)), TOKENIZER_SUM: found}
         (folder / READER).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
     # ---- helpers ----

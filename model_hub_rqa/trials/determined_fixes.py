@@ -20,7 +20,7 @@ import torch
 from determined import core, pytorch, util
 from determined.common.api import bindings, errors
 
-from model_hub_rqa.checkpoints import METADATA, STATE, verify_checkpoint, write_manifest
+from model_hub_rqa.checkpoints import METADATA, RECORD, STATE, verify_checkpoint, write_manifest
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.trials import resuming
 
@@ -299,7 +299,7 @@ class LocalCheckpoints(core.DummyCheckpointContext):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             yield partial, final.name
-            content = {**metadata, resuming.RECORD: self.record}
+            content = {**metadata, RECORD: self.record}
             (partial / METADATA).write_text(json.dumps(content, indent=1), encoding="utf-8")
             write_manifest(partial)
             _flush(partial)

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from model_hub_rqa.checkpoints import (
     MANIFEST,
     METADATA,
+    RECORD,
     checkpoints_of,
     file_sum,
     newest_checkpoint,
@@ -23,7 +24,6 @@ from model_hub_rqa.checkpoints import (
 from model_hub_rqa.config.fields import show
 from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
 
-RECORD = "run"  # in a local checkpoint's metadata
 ALLOW = "--allow-changed-run"
 ACCUMULATION = "hyperparameters.gradient_accumulation_steps"
 _OPTIMIZER = "hyperparameters.optim"  # whose state another kind of optimizer cannot take
