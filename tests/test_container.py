@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 IMAGE, BASE = "localhost/model-hub-rqa-test", "localhost/model-hub-rqa-test-base"
-EXTRAS = "retrieval,stemmer"
+EXTRAS = "retrieval,stemmer,cluster"
 ANYONE = "4242:4242"  # no user of the image: an agent runs a task as the user that it was started for
 
 PYTHON = """#!/bin/sh
@@ -171,6 +171,22 @@ def test_the_commands_work_in_the_image(user: str | None, inside: Callable[..., 
     found, model = inside(script, *(["--user", user] if user else [])).split()
     assert found == "b"
     assert model.endswith("/reader/model.safetensors")
+
+
+@pytest.mark.slow
+def test_the_image_checks_itself(inside: Callable[..., str]) -> None:
+    """The documented command, for a user that the image does not know."""
+    lines = inside("HOME=$PWD sh /opt/model_hub_rqa/check_image.sh", "--user", ANYONE).splitlines()
+    assert {line.split()[0] for line in lines[:3]} == {"model-hub-rqa", "determined", "torch"}
+    assert lines[-1] == "trained a batch of the quickstart and answered a question: the image works"
+
+
+@pytest.mark.slow
+def test_determined_can_start_tensorboard(inside: Callable[..., str]) -> None:
+    """``det tensorboard start`` first has pip install its plugin: it is there, so that no network is asked for."""
+    said = inside("HOME=$PWD python3 -m pip install --user tensorboard-plugin-profile", "--user", ANYONE)
+    assert "Requirement already satisfied: tensorboard-plugin-profile" in said
+    inside("python3 -c 'import tensorboard_plugin_profile'")
 
 
 @pytest.mark.slow
