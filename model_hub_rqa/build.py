@@ -133,7 +133,11 @@ def build_model(
             return auto.from_config(config, **passed)
     name = _check_name(field, name, kwargs, WEIGHT_FILES)
     with _as_config_error(f"{field}: {name!r} as {model_mode}"):
-        return auto.from_pretrained(name, config=config, **kwargs)
+        model, loading = auto.from_pretrained(name, config=config, output_loading_info=True, **kwargs)
+    if missing := sorted(loading["missing_keys"]):
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        logger.info("%s has no weights for %s%s: they start at random", name, ", ".join(missing[:5]), more)
+    return model
 
 
 @MODELS.register("AutoModel")

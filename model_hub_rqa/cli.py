@@ -61,10 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def validate(args: argparse.Namespace) -> None:
     """Says what a run of the configuration would train, or lists every fault."""
-    from model_hub_rqa import train
+    from model_hub_rqa.progress import quiet_libraries
     from model_hub_rqa.trials import experiments
 
-    train.quiet_libraries()
+    quiet_libraries()
     experiment = experiments.load_experiment(args.config, args.overrides)
     trial = experiments.validate(experiment)
     sizes = {split: len(examples) for split, examples in trial.examples.items()}

@@ -1,12 +1,48 @@
 """Progress of a run: a live bar on a terminal, plain lines elsewhere. It writes to stderr; stdout is for results."""
 
 import contextlib
+import logging
+import os
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
+
+
+def is_chief() -> bool:
+    """Whether this process speaks for all ranks; known before they have met."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def quiet_libraries() -> None:
+    """No progress bars and loading tables of libraries where stderr is no terminal, no commentary of Determined.
+
+    Ranks other than 0 say nothing: what there is to say, the first one says.
+    """
+    logging.getLogger("determined").setLevel(logging.WARNING)
+    hide_bars()
+
+
+def hide_bars() -> None:
+    """No progress bars and loading tables of libraries where stderr is no terminal: each refresh is a line there."""
+    import datasets
+    import transformers
+
+    if not is_chief():
+        warnings.simplefilter("ignore")
+        datasets.utils.logging.set_verbosity_error()
+        transformers.utils.logging.set_verbosity_error()
+    if not is_chief() or not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+        logging.getLogger("transformers.modeling_utils").addFilter(_is_no_table)
+
+
+def _is_no_table(record: logging.LogRecord) -> bool:
+    return " LOAD REPORT" not in str(record.msg)
 
 
 def format_seconds(seconds: float) -> str:
@@ -33,6 +69,25 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 _SECONDS_BETWEEN = 10.0  # of two lines of a validation
+_MAIN = ("f1", "exact_match", "exact", "rougeL", "accuracy", "eval_loss", "loss")
+
+
+class ShownMetrics(dict[str, Any]):
+    """Metrics that print rounded to five digits, the main ones first; their values stay as they are.
+
+    Args:
+        metrics: any values; those that are no floats print as they are.
+        searched: the searcher's metric, which comes first of all.
+    """
+
+    def __init__(self, metrics: Mapping[str, Any], searched: str | None = None) -> None:
+        main = [searched, *_MAIN]
+        names = [name for name in main if name in metrics]
+        super().__init__({name: metrics[name] for name in (*dict.fromkeys(names), *metrics) if name is not None})
+
+    def __repr__(self) -> str:
+        shown = (f"{value:.5g}" if isinstance(value, float) else repr(value) for value in self.values())
+        return "{" + ", ".join(f"{name}: {value}" for name, value in zip(self, shown, strict=True)) + "}"
 
 
 class TrainProgress:

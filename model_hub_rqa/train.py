@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from model_hub_rqa.checkpoints import METRIC, SMALLER_IS_BETTER, checkpoints_of, steps_completed
 from model_hub_rqa.errors import ConfigError, RqaError
 from model_hub_rqa.experiment import Experiment, parse_experiment
+from model_hub_rqa.progress import is_chief, quiet_libraries
 from model_hub_rqa.trials.command_line import configuration, parse_arguments
 from model_hub_rqa.trials.experiments import import_trial, resolve_experiment
 
@@ -65,15 +65,27 @@ def main(argv: Sequence[str] | None = None, prog: str = "model_hub_rqa.train") -
     try:
         return _run(*parse_arguments(sys.argv[1:] if argv is None else argv, add_arguments, prog=prog))
     except RqaError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other ranks of a host end with the same words
-            print(error, file=sys.stderr)
+        _report(error)
         return error.exit_code
+
+
+def _report(error: RqaError) -> None:
+    """Prints an error, and tells torchrun; on a cluster under its full name, which ``log_policies`` look for."""
+    import determined
+
+    from model_hub_rqa.trials import cluster_run
+
+    cluster_run.report_to_torchrun(error)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # the other ranks of a host end with the same words
+        kind = type(error)
+        name = "" if determined.get_cluster_info() is None else f"{kind.__module__}.{kind.__qualname__}: "
+        print(f"{name}{error}", file=sys.stderr, flush=True)
 
 
 def log_to_stderr() -> None:
     """Warnings and errors go to stderr, errors alone from ranks other than 0; what run.log takes stays out of it."""
     handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING if _is_chief() else logging.ERROR)
+    handler.setLevel(logging.WARNING if is_chief() else logging.ERROR)
     logging.basicConfig(handlers=[handler], format="%(levelname)s: %(message)s")
 
 
@@ -256,7 +268,7 @@ def fit(trainer: Any, trial: Any, **settings: Any) -> bool:
 def _train_on_cluster(trial: str | None, allow_unverified: bool) -> int:
     import determined
 
-    from model_hub_rqa.trials import determined_fixes
+    from model_hub_rqa.trials import determined_cluster
 
     info = determined.get_cluster_info()
     assert info is not None
@@ -268,12 +280,12 @@ def _train_on_cluster(trial: str | None, allow_unverified: bool) -> int:
         config["entrypoint"] = trial
     experiment = parse_experiment(config)
     if allow_unverified:
-        os.environ[determined_fixes.ALLOW_UNVERIFIED] = "1"
+        os.environ[determined_cluster.ALLOW_UNVERIFIED] = "1"
     try:
         _fit_on_cluster(experiment, info)
-    except determined_fixes.MASTER_ERRORS as error:
+    except determined_cluster.MASTER_ERRORS as error:
         logger.debug("the whole error:", exc_info=error)
-        request = determined_fixes.refused_request(error)
+        request = determined_cluster.refused_request(error)
         print(f"the master at {info.master_url} failed {request}: {error.message or repr(error)}", file=sys.stderr)
         return 1
     return 0
@@ -283,7 +295,7 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
     from determined import pytorch
 
     from model_hub_rqa.config.interpolation import read_sections
-    from model_hub_rqa.trials import cluster_run, determined_fixes
+    from model_hub_rqa.trials import cluster_run, determined_cluster
 
     hparams, fault = info.trial.hparams, None
     try:
@@ -311,7 +323,7 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
         if not trial.trainer.validates_only:
             fit(trainer, trial, **settings)
             return
-        with tempfile.TemporaryDirectory() as files, determined_fixes.validation_on_cluster(Path(files)):
+        with tempfile.TemporaryDirectory() as files, determined_cluster.validation_on_cluster(Path(files)):
             trial.output_dir = Path(files)
             fit(trainer, trial, **{**settings, "checkpoint_policy": "none"})
 
@@ -350,34 +362,11 @@ def _stopping_on_signals(context: Any) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _is_chief() -> bool:
-    """Whether this process speaks for all ranks; known before they have met."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _say(line: str) -> None:
     """A line for the user, on stderr and in run.log."""
-    if _is_chief():
+    if is_chief():
         print(line, file=sys.stderr)
         logger.info(line)
-
-
-def quiet_libraries() -> None:
-    """No progress bars of libraries where stderr is no terminal, and no running commentary of Determined.
-
-    Ranks other than 0 say nothing: what there is to say, the first one says.
-    """
-    import datasets
-    import transformers
-
-    logging.getLogger("determined").setLevel(logging.WARNING)
-    if not _is_chief():
-        warnings.simplefilter("ignore")
-        datasets.utils.logging.set_verbosity_error()
-        transformers.utils.logging.set_verbosity_error()
-    if not _is_chief() or not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-        transformers.utils.logging.disable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import functools
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -30,7 +31,7 @@ from stand_in_master import StandInMaster
 
 from model_hub_rqa import train
 from model_hub_rqa.checkpoints import verify_checkpoint
-from model_hub_rqa.trials import determined_fixes
+from model_hub_rqa.trials import determined_cluster
 
 ROOT = Path(__file__).parent.parent
 QA = "model_hub_rqa.trials.qa:QATrial"
@@ -50,6 +51,8 @@ class Trial:
         slots: of the trial.
         hparams: those that the searcher chose; the configuration's own where it chose nothing.
         seed: that the experiment gave the trial. 42 is the package's own default.
+        number: of the trial.
+        source: the checkpoint of another trial that this one starts from.
     """
 
     folder: Path
@@ -59,6 +62,8 @@ class Trial:
     slots: int = 1
     hparams: dict[str, Any] | None = None
     seed: int = 42
+    number: int = 5
+    source: str | None = None
     log: str = field(default="", init=False)
 
     def full_config(self) -> dict[str, Any]:
@@ -97,7 +102,8 @@ class Trial:
         self.storage.mkdir(exist_ok=True)
 
     def latest(self, master: StandInMaster) -> dict[str, Any]:
-        return master.checkpoints[-1] if master.checkpoints else {"uuid": None, "metadata": {"steps_completed": 0}}
+        first = {"uuid": self.source, "metadata": {"steps_completed": 0}}
+        return master.checkpoints[-1] if master.checkpoints else first
 
     def environment(self, master: StandInMaster) -> dict[str, str]:
         """The variables that an agent gives the trial's container, and ports that no other run uses."""
@@ -116,7 +122,7 @@ class Trial:
             "DET_RESOURCES_ID": "resources",
             "DET_RESOURCES_TYPE": "docker-container",
             "DET_CONTAINER_ID": "container",
-            "DET_TRIAL_ID": "5",
+            "DET_TRIAL_ID": str(self.number),
             "DET_EXPERIMENT_ID": "3",
             "DET_TRIAL_SEED": str(self.seed),
             "DET_EXPERIMENT_CONFIG": json.dumps(self.full_config()),
@@ -147,7 +153,7 @@ class Trial:
                 "latest_checkpoint": environment.get("DET_LATEST_CHECKPOINT"),
             },
             "trial": {
-                "trial_id": 5,
+                "trial_id": self.number,
                 "experiment_id": 3,
                 "trial_seed": self.seed,
                 "hparams": json.loads(environment["DET_HPARAMS"]),
@@ -307,6 +313,24 @@ def start(trial: Trial, master: StandInMaster) -> int:
     return run_ranks(trial, master) if namespace() is None else launch(trial, master)
 
 
+def run_as_agent(trial: Trial, master: StandInMaster) -> int:
+    """Starts the trial until it ends well, or may not be started again; returns how often it was started.
+
+    As Determined's master decides it: after a failure a line of the log that a policy's pattern matches, with the
+    action cancel_retries, ends the trial; otherwise it is started again ``max_restarts`` times.
+    """
+    policies = trial.config.get("log_policies", [])
+    patterns = [policy["pattern"] for policy in policies if policy["action"] == "cancel_retries"]
+    limit, started = trial.config.get("max_restarts", 5) + 1, 0
+    while started < limit:
+        started += 1
+        if start(trial, master) == 0:
+            break
+        if any(re.search(pattern, line) for pattern in patterns for line in trial.log.splitlines()):
+            break
+    return started
+
+
 # ---- in this process ----
 
 
@@ -316,12 +340,12 @@ def run_here(trial: Trial, master: StandInMaster, *options: str) -> int:
     environment = trial.environment(master)
     info = injected(trial.cluster_info(master, environment))
     module = importlib.import_module(trial.trial_class.partition(":")[0])
-    allowed = os.environ.get(determined_fixes.ALLOW_UNVERIFIED, "")
+    allowed = os.environ.get(determined_cluster.ALLOW_UNVERIFIED, "")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(determined._info, "_info", info)
         patch.setattr(determined.constants, "MANAGED_TRAINING_MODEL_COPY", str(_model_copy(trial)))
         patch.setattr(determined.common, "set_logger", lambda debug: None)  # it would take pytest's handlers off
-        patch.setenv(determined_fixes.ALLOW_UNVERIFIED, allowed)  # as it was, once the script has set it
+        patch.setenv(determined_cluster.ALLOW_UNVERIFIED, allowed)  # as it was, once the script has set it
         patch.setitem(sys.modules, module.__name__, module)  # Determined imports another copy
         for name in ("DET_SESSION_TOKEN", "DET_USER", "DET_ALLOCATION_ID"):
             patch.setenv(name, environment[name])

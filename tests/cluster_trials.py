@@ -1,5 +1,7 @@
 """Trials whose validation goes wrong, for runs on the stand-in's cluster."""
 
+import os
+import signal
 from typing import Any
 
 from model_hub_rqa.trials.qa import QATrial
@@ -29,3 +31,18 @@ class Diverging(QATrial):
 
     def compute_loss(self, batch: dict[str, Any]) -> Any:
         return super().compute_loss(batch) * float("inf")
+
+
+class Rated(QATrial):
+    """Its f1 is a hyperparameter, so that a test knows what the searcher decides."""
+
+    def compute_metrics(self, values: Any) -> dict[str, float]:
+        rating: Any = self.context.get_hparam("adam_epsilon")  # one that does no harm
+        return {**super().compute_metrics(values), "f1": float(rating) * 1e8}
+
+
+class Killed(QATrial):
+    """The machine ends it in the first batch."""
+
+    def compute_loss(self, batch: dict[str, Any]) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)

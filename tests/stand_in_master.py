@@ -12,7 +12,7 @@ import re
 import tarfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -77,6 +77,7 @@ class StandInMaster:
     slots: int = 1
     faults: list[Fault] = field(default_factory=list)
     preempt_at: tuple[str, int] | None = None  # when this state was announced for the n-th time in a run
+    stops: Callable[[int, float], bool] | None = None  # the searcher's word on a validation: (batches, metric) -> stop
 
     def __post_init__(self) -> None:
         self.requests: list[Request] = []
@@ -85,6 +86,7 @@ class StandInMaster:
         self.early_exits: list[str] = []
         self.acknowledged: list[int] = []  # runs that acknowledged their preemption
         self.run = 0
+        self.stopping = False
         self.preempting = threading.Event()
         self._heard = threading.Event()
         self._announced: dict[str, int] = {}
@@ -155,7 +157,9 @@ class StandInMaster:
 
     def trial(self, body: Any, query: Any) -> Any:
         validations = self.of("validation")
-        return {"trial": {"latestValidation": {"totalBatches": validations[-1].steps} if validations else None}}
+        latest = {"totalBatches": validations[-1].steps} if validations else None
+        state = "STATE_STOPPING_COMPLETED" if self.stopping else "STATE_RUNNING"
+        return {"trial": {"latestValidation": latest, "state": state}}
 
     def preemption(self, body: Any, query: Mapping[str, str], allocation: str) -> Any:
         signal, heard = self.preempting, self._heard
@@ -194,6 +198,8 @@ class StandInMaster:
             shown = told["metrics"]
             steps, batches = told["stepsCompleted"], shown.get("batchMetrics")
             self.reports.append(Report(self.run, group, steps, shown["avgMetrics"], batches))
+            if group == "validation" and self.stops is not None:  # as the real one: no preemption follows
+                self.stopping |= self.stops(steps, shown["avgMetrics"][self.metric])
         return {}
 
     def best(self, body: Any, query: Any) -> Any:
@@ -219,20 +225,45 @@ class StandInMaster:
         return {}
 
 
+class Asha:
+    """The decisions of adaptive_asha's one bracket (mode: aggressive) in Determined 0.38.1, shared by its trials.
+
+    A trial that has come to a rung is inserted by its metric, in front of its equals, and goes on where its place is
+    below a ``divisor``-th of the rung's trials, or is the first. At the top rung every trial is told to stop.
+
+    Args:
+        rungs: the batches at which it decides, the last one the end.
+        divisor: of the searcher.
+    """
+
+    def __init__(self, rungs: list[int], divisor: int) -> None:
+        self.rungs = rungs
+        self.divisor = divisor
+        self.values: list[list[float]] = [[] for _ in rungs]
+
+    def __call__(self, batches: int, metric: float) -> bool:
+        if batches not in self.rungs:
+            return False
+        rung = self.values[self.rungs.index(batches)]
+        place = sum(value > metric for value in rung)
+        rung.append(metric)
+        return batches == self.rungs[-1] or place >= max(1, len(rung) // self.divisor)
+
+
 _ROUTES: list[tuple[str, str, Any]] = [
     ("GET", r"/api/v1/tasks/[^/]+/context_directory", StandInMaster.context_directory),
     ("POST", r"/api/v1/allocations/[^/]+/acceleratorData", StandInMaster.noted),
     ("GET", r"/api/v1/allocations/[^/]+/resources/[^/]+/rendezvous", StandInMaster.rendezvous),
     ("POST", r"/api/v1/runs/start", StandInMaster.run_start),
-    ("GET", r"/api/v1/trials/5", StandInMaster.trial),
+    ("GET", r"/api/v1/trials/\d+", StandInMaster.trial),
     ("GET", r"/api/v1/allocations/([^/]+)/signals/preemption", StandInMaster.preemption),
     ("POST", r"/api/v1/allocations/[^/]+/signals/ack_preemption", StandInMaster.acknowledge),
-    ("POST", r"/api/v1/trials/5/runner/metadata", StandInMaster.state),
-    ("POST", r"/api/v1/trials/5/metrics", StandInMaster.metrics),
-    ("POST", r"/api/v1/trials/5/progress", StandInMaster.noted),
+    ("POST", r"/api/v1/trials/\d+/runner/metadata", StandInMaster.state),
+    ("POST", r"/api/v1/trials/\d+/metrics", StandInMaster.metrics),
+    ("POST", r"/api/v1/trials/\d+/progress", StandInMaster.noted),
     ("GET", r"/api/v1/experiments/3/searcher/best_searcher_validation_metric", StandInMaster.best),
     ("POST", r"/api/v1/checkpoints", StandInMaster.checkpoint),
-    ("POST", r"/api/v1/trials/5/early_exit", StandInMaster.early_exit),
+    ("POST", r"/api/v1/trials/\d+/early_exit", StandInMaster.early_exit),
 ]
 
 

@@ -17,7 +17,7 @@ from stand_in_master import Report, StandInMaster
 
 from model_hub_rqa import train
 from model_hub_rqa.errors import CheckpointError, ConfigError
-from model_hub_rqa.trials import determined_fixes
+from model_hub_rqa.trials import determined_cluster
 
 BOTH = pytest.mark.parametrize("legacy", [False, True], ids=["script", "legacy"])
 
@@ -266,7 +266,7 @@ def test_a_checkpoint_without_a_manifest_can_be_allowed(
     master.preempt_at = None
     (trial.storage / trial.latest(master)["uuid"] / "manifest.json").unlink()
     if by == "variable":
-        monkeypatch.setenv(determined_fixes.ALLOW_UNVERIFIED, "1")
+        monkeypatch.setenv(determined_cluster.ALLOW_UNVERIFIED, "1")
         trial.legacy = True
     assert run_here(trial, master, *(["--allow-unverified"] if by == "option" else [])) == 0
     assert tiny.equal(trial.weights(master), tiny.weights(local, 10))

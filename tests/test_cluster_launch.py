@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import tiny
-from cluster_runs import Trial, launch, namespace, run_ranks, start, tiny_trial
+from cluster_runs import ROOT, Trial, launch, namespace, run_as_agent, run_ranks, start, tiny_trial
 from stand_in_master import Fault, StandInMaster
 from tokenizers_for_tests import t5
+
+from model_hub_rqa.trials import experiments
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +80,7 @@ def test_a_container_trains_from_its_first_command_to_its_last(legacy: bool, slo
         "POST .*/acceleratorData": 1,
         "GET .*/rendezvous": 1,
         "POST /api/v1/runs/start": slots,
-        "GET /api/v1/trials/5$": slots,
+        "GET /api/v1/trials/5$": slots + 2,  # and by the chief after each validation
         "POST .*/early_exit": 0,
         "POST .*/ack_preemption": 0,
         "POST /api/v1/checkpoints": 2,
@@ -164,6 +166,48 @@ def test_ranks_end_a_searchs_trial_together(kind: str, legacy: bool, folder: Pat
         assert len(master.asked("early_exit")) == 1
         assert master.of("validation") == []
         assert "must be" in trial.log
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["script", "legacy"])
+def test_ranks_are_stopped_by_the_searcher_together(legacy: bool, folder: Path) -> None:
+    """The chief alone asks the master, and tells the other rank; a resume is not expected of either."""
+    trial = trial_of(folder, legacy=legacy)
+    with StandInMaster(slots=2, context=FILES, stops=lambda batches, metric: True) as master:
+        assert start(trial, master) == 0, trial.log
+        assert [report.steps for report in master.of("validation")] == [5]
+        assert trial.latest(master)["metadata"]["steps_completed"] == 5
+        assert len(master.asked("GET /api/v1/trials/5$")) == 2 + 1
+        assert master.acknowledged == []
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["script", "legacy"])
+@pytest.mark.parametrize("kind", ["a wrong file name", "a loss that is not finite", "a killed process"])
+def test_what_only_the_user_can_mend_is_started_once(kind: str, legacy: bool, folder: Path) -> None:
+    """An agent that keeps max_restarts and log_policies of a shipped configuration, two ranks under torchrun.
+
+    The error's own line is the last one before torchrun's report, which repeats it; what is no error of the user's is
+    started again.
+    """
+    trial = trial_of(folder, legacy=legacy)
+    shipped = experiments.load_experiment(str(ROOT / "experiment_configs/quickstart.yaml")).raw
+    trial.config |= {key: shipped[key] for key in ("max_restarts", "log_policies")}
+    if kind == "a wrong file name":
+        trial.config["data"]["train_file"] = "/no/such/file.json"
+        starts, error = 1, "model_hub_rqa.errors.DataError: /no/such/file.json: no such file"
+    elif kind == "a loss that is not finite":
+        trial.trial_class = "cluster_trials:Diverging"
+        starts, error = 1, "model_hub_rqa.errors.NonFiniteLoss: loss: must be a finite number, got inf"
+    else:
+        trial.trial_class = "cluster_trials:Killed"
+        starts, error = 3, ""
+    context = {"cluster_trials.py": (Path(__file__).with_name("cluster_trials.py")).read_text()}
+    with StandInMaster(slots=2, context=context) as master:
+        assert run_as_agent(trial, master) == starts, trial.log
+    if error:
+        own, report = trial.log.split("ChildFailedError", 1)
+        lines = [line for line in own.splitlines() if "model_hub_rqa.errors." in line]
+        assert error in lines[-1]
+        assert error.removeprefix("model_hub_rqa.errors.") in report
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["script", "legacy"])

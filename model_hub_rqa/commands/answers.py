@@ -173,8 +173,8 @@ def predict(args: argparse.Namespace) -> None:
     """Answers one question (JSON on stdout) or all of a file (written to --output)."""
     _check_arguments(args)
     from model_hub_rqa.pipeline import load_reader
+    from model_hub_rqa.progress import quiet_libraries
     from model_hub_rqa.readers.extractive import ExtractiveReader
-    from model_hub_rqa.train import quiet_libraries
 
     squad, records = _read_data(args.data, args.on_bad_record) if args.data is not None else (True, None)
     quiet_libraries()

@@ -203,8 +203,8 @@ def _check_libraries(*, with_retrieval: bool) -> None:
 
 def _pipeline(args: argparse.Namespace) -> "RQAPipeline":
     from model_hub_rqa.pipeline import DEFAULT_TOP_K, RQAPipeline, load_reader
+    from model_hub_rqa.progress import quiet_libraries
     from model_hub_rqa.retrieval.index_folder import open_index
-    from model_hub_rqa.train import quiet_libraries
 
     quiet_libraries()
     given = {name: getattr(args, name) for name in _READER_OPTIONS if getattr(args, name) is not None}

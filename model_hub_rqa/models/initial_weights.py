@@ -24,8 +24,13 @@ def save_weights(model: torch.nn.Module, folder: Path) -> None:
     save_model(model, str(folder / WEIGHTS))
 
 
-def load_weights(model: torch.nn.Module, folder: Path) -> None:
+def load_weights(model: torch.nn.Module, folder: Path, field: str = PLACE) -> None:
     """Puts the weights of a folder of `save_weights` into a model, which has to have the same, by name and shape.
+
+    Args:
+        model: receives them.
+        folder: where they are.
+        field: of the configuration that named the folder, for the errors.
 
     Raises:
         ConfigError: which weights are missing in the folder, unknown to the model, or of another shape.
@@ -41,7 +46,7 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
         state = loaded.state_dict()
     else:
         if not (folder / WEIGHTS).is_file():
-            raise ConfigError(f"{PLACE}: {folder} has no {WEIGHTS}")
+            raise ConfigError(f"{field}: {folder} has no {WEIGHTS}")
         found, own = load_file(folder / WEIGHTS), model.state_dict()
         same = _shared(own)  # of tensors that are one, a file holds one
         missing = [name for name in own if name not in found and not same[name] & found.keys()]
@@ -50,7 +55,7 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
         shapes = [f"{name} {_shape(found[name].shape)} there, {_shape(own[name].shape)} here" for name in both]
         state = {name: found.get(name, own[name]) for name in own}
     faults = [
-        f"{PLACE}: {folder} does not fit the model: {len(names)} weights {kind}: {_listed(names)}"
+        f"{field}: {folder} does not fit the model: {len(names)} weights {kind}: {_listed(names)}"
         for kind, names in (
             ("of the model are not in it", missing),
             ("in it are not the model's", unexpected),

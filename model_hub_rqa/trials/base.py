@@ -44,7 +44,7 @@ from model_hub_rqa.models.own import PLACE as MODEL
 from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
 from model_hub_rqa.models.signature import forward_names, taken_by, unwrapped
 from model_hub_rqa.precision import computes_in_bf16, warn_of_slow_bf16
-from model_hub_rqa.trials import cluster_run, determined_fixes, run_length
+from model_hub_rqa.trials import cluster_run, determined_cluster, determined_fixes, run_length
 from model_hub_rqa.trials.by_set import SetsTrial
 from model_hub_rqa.trials.callbacks import build_named_callbacks
 from model_hub_rqa.trials.finite import FiniteCheck
@@ -104,8 +104,8 @@ class BaseTransformerTrial(SetsTrial):
     def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
         self.context = context
         self.output_dir: Path | None = None
-        determined_fixes.guard_cluster(context)
-        with cluster_run.impossible_hyperparameters():
+        determined_cluster.patch_context(context)
+        with cluster_run.reported_to_torchrun(), cluster_run.impossible_hyperparameters():
             self._build(context)
 
     def _build(self, context: pytorch.PyTorchTrialContext) -> None:
@@ -118,13 +118,16 @@ class BaseTransformerTrial(SetsTrial):
             context, self.trainer.gradient_accumulation_steps if given else None
         )
         if self.trainer.validates_only:
-            determined_fixes.refuse_length_of_cluster(context)
+            determined_cluster.refuse_length_of_cluster(context)
         self.num_training_batches()  # raises where two settings give a run two lengths
         torch.manual_seed(self.seed)
         model: Any = self.build_model()
         build.check_vocabulary(self.tokenizer, model)
-        if self.first.folder is not None and not determined_fixes.is_loading_only(context):
-            load_weights(model, self.first.folder)
+        with determined_cluster.warm_start(context) as warm:
+            if warm is not None:
+                load_weights(model, warm, determined_cluster.WARM_START)
+            elif self.first.folder is not None and not determined_fixes.is_loading_only(context):
+                load_weights(model, self.first.folder)
         if self.trainer.gradient_checkpointing:
             build.enable_gradient_checkpointing(model)
         self.bf16 = self.trainer.bf16
@@ -515,7 +518,7 @@ class BaseTransformerTrial(SetsTrial):
             self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
         if not self.scaler:  # a scaler makes infinite gradients by design, and skips their steps
-            with cluster_run.diverging():
+            with cluster_run.reported_to_torchrun(), cluster_run.diverging():
                 self.finite_check(norm)
         if self.trainer.max_grad_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.trainer.max_grad_norm, norm)
@@ -527,6 +530,7 @@ class BaseTransformerTrial(SetsTrial):
         return {
             **{name: callback.bind(self) for name, callback in self.callbacks.items()},
             "checkpoint": determined_fixes.CheckpointCallback(self.save_pretrained, self.context),
+            "schedule": determined_fixes.ScheduleCallback(self.context.lr_schedulers),
             **cluster_run.callbacks(),
         }
 

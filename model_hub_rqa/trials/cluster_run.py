@@ -7,6 +7,7 @@ its hyperparameters were impossible (`determined.InvalidHP`), and the search goe
 import contextlib
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import determined
 from determined import pytorch
 
-from model_hub_rqa.errors import ConfigError, NonFiniteLoss
+from model_hub_rqa.errors import ConfigError, NonFiniteLoss, RqaError
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,24 @@ def diverging() -> Iterator[None]:
         for line in error.problems:
             logger.error("%s", line)
         raise determined.InvalidHP(str(error)) from error
+
+
+@contextlib.contextmanager
+def reported_to_torchrun() -> Iterator[None]:
+    """Gives torchrun an error of this package for its report, which names only exit codes otherwise."""
+    try:
+        yield
+    except RqaError as error:
+        report_to_torchrun(error)
+        raise
+
+
+def report_to_torchrun(error: RqaError) -> None:
+    """Writes an error into the file that torchrun reads, where this process is one of its ranks."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
 
 
 def _names_any(line: str, names: set[str]) -> bool:

@@ -1,6 +1,7 @@
-"""Every workaround for Determined 0.38.1 (its last release), and nothing else; no other module touches its internals.
+"""Workarounds for Determined 0.38.1 (its last release), and nothing else; those for a cluster: `determined_cluster`.
 
-What each one answers is said where it stands. Facts were measured with torch 2.13 and transformers 5.23.
+No other module touches its internals. What each one answers is said where it stands. Facts were measured with
+torch 2.13 and transformers 5.23.
 """
 
 import contextlib
@@ -18,16 +19,12 @@ from unittest import mock
 import determined
 import torch
 from determined import core, pytorch, util
-from determined.common.api import bindings, errors
 
-from model_hub_rqa.checkpoints import METADATA, RECORD, STATE, verify_checkpoint, write_manifest
+from model_hub_rqa.checkpoints import METADATA, RECORD, STATE, write_manifest
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.trials import resuming
 
 logger = logging.getLogger(__name__)
-
-ALLOW_UNVERIFIED = "RQA_ALLOW_UNVERIFIED_CHECKPOINT"  # a variable: a legacy entrypoint takes no options
-MASTER_ERRORS = (errors.BadRequestException, errors.BadResponseException, bindings.APIHttpError)
 
 
 def is_loading_only(context: pytorch.PyTorchTrialContext) -> bool:
@@ -124,91 +121,33 @@ class CheckpointCallback(pytorch.PyTorchCallback):
             raise uuid
 
 
-def guard_cluster(context: pytorch.PyTorchTrialContext) -> None:
-    """Sees to it, under every entrypoint, that checkpoints are verified and an early exit is reported once.
+class ScheduleCallback(pytorch.PyTorchCallback):
+    """Makes a resumed run follow the schedule of its configuration, from its first step on.
 
-    - Determined unpickles trial_state.pkl unseen: here a checkpoint is verified as soon as it is on the disk, before
-      any of its files is opened. One without a manifest needs the environment variable `ALLOW_UNVERIFIED`.
-    - A plain number as ``searcher.max_length`` counts batches, and Determined fails on it: the unit is written out.
-    - InvalidHP is raised on every rank, or the others would wait for ever, and each of them would report it; the
-      first report already counts, and Determined's handling of a refused second one does not work.
-    """
-    if is_loading_only(context):
-        return
-    searcher = context.get_experiment_config().get("searcher") or {}
-    if isinstance(searcher.get("max_length"), int):
-        searcher["max_length"] = {"batches": searcher["max_length"]}
-    distributed, checkpoints = context.distributed, context._core.checkpoint
-    restore_path = checkpoints.restore_path
+    A checkpoint brings the learning rate that the old schedule had next: 0 at its end, where
+    ``det experiment continue --config hyperparameters.max_steps=N`` goes on. The schedule itself is a function of the
+    step, so the rate is computed anew; where the configuration is as it was, that gives the same number.
 
-    @contextlib.contextmanager
-    def restore_verified(storage_id: str, *args: Any, **kwargs: Any) -> Iterator[Path]:
-        with restore_path(storage_id, *args, **kwargs) as path:
-            fault = _checkpoint_fault(Path(path)) if distributed.local_rank == 0 else None
-            fault = distributed.broadcast_local(fault)
-            if fault is not None:
-                raise fault
-            yield path
-
-    # Put over the methods of Determined's own objects, which mypy objects to: no entrypoint lets us give others.
-    checkpoints.restore_path = restore_verified  # type: ignore[method-assign]
-    if distributed.rank != 0:
-        context._core.train.report_early_exit = lambda reason: None  # type: ignore[method-assign]
-
-
-def _checkpoint_fault(folder: Path) -> CheckpointError | None:
-    allowed = os.environ.get(ALLOW_UNVERIFIED, "").lower() in ("1", "true")
-    try:
-        verify_checkpoint(folder, allow_unverified=allowed)
-    except CheckpointError as error:
-        hint = f"the checkpoint is not loaded; {ALLOW_UNVERIFIED}=1 allows one without a manifest, if you trust it"
-        return CheckpointError([*error.problems, hint])
-    return None
-
-
-def refused_request(error: BaseException) -> str:
-    """What the master was asked when ``error`` came back; Determined's own message often does not say it."""
-    trace = error.__traceback__
-    while trace is not None:
-        values = trace.tb_frame.f_locals
-        if trace.tb_frame.f_code.co_name == "_do_request":
-            return f"{values['method']} {values['path']}"
-        trace = trace.tb_next
-    return "a request"
-
-
-def refuse_length_of_cluster(context: pytorch.PyTorchTrialContext) -> None:
-    """Raises ConfigError where a cluster trains by its own keys, for a run that is to validate only.
-
-    Determined trains a ``module:Class`` entrypoint for ``searcher.max_length``, whatever the hyperparameters say.
-    """
-    if context._is_pre_trainer:
-        raise ConfigError(
-            "hyperparameters.num_train_epochs (or max_steps): 0, to validate only, needs the script as entrypoint "
-            "(python3 -m determined.launch.torch_distributed -- python3 -m model_hub_rqa.train --trial module:Class)"
-        )
-
-
-@contextlib.contextmanager
-def validation_on_cluster(files: Path) -> Iterator[None]:
-    """While this is open, ``Trainer.fit`` validates once and does not train; a checkpoint takes ``files`` along.
-
-    Determined's own way to validate first does so only before the first batch, and nothing but a checkpoint's folder
-    is kept of what a task writes: ``files`` are under ``validation`` in it.
+    Args:
+        schedulers: of ``context.lr_schedulers``. Those that are no plain LambdaLR stay as the checkpoint has them: of
+            transformers', reduce_lr_on_plateau and Adafactor's own.
     """
 
-    class ValidationController(pytorch._PyTorchTrialController):
-        def _run(self) -> None:
-            self._validate()
-            self._checkpoint(already_exiting=False)
+    def __init__(self, schedulers: list[pytorch.LRScheduler]) -> None:
+        plain: list[Any] = [one._scheduler for one in schedulers]
+        self.schedulers = [one for one in plain if type(one) is torch.optim.lr_scheduler.LambdaLR]
+        self.peaks: list[list[Any]] = []
 
-        def _save(self, path: Path) -> None:
-            if any(files.iterdir()):
-                shutil.copytree(files, path / "validation")
-            super()._save(path)
+    def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
+        self.peaks = [list(one.base_lrs) for one in self.schedulers]
 
-    with mock.patch.object(pytorch, "_PyTorchTrialController", ValidationController):
-        yield
+    def on_training_start(self) -> None:
+        for scheduler, peaks in zip(self.schedulers, self.peaks, strict=False):  # no peaks: nothing was loaded
+            scheduler.base_lrs = peaks
+            rates = [peak * rate(scheduler.last_epoch) for peak, rate in zip(peaks, scheduler.lr_lambdas, strict=True)]
+            for group, peak, rate in zip(scheduler.optimizer.param_groups, peaks, rates, strict=True):
+                group["initial_lr"], group["lr"] = peak, rate
+            scheduler._last_lr = rates
 
 
 def batches_trained(context: pytorch.PyTorchTrialContext) -> int:

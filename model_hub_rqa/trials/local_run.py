@@ -18,7 +18,7 @@ from determined import core, util
 
 from model_hub_rqa.checkpoints import checkpoints_of, read_metadata, steps_completed, steps_in_name
 from model_hub_rqa.errors import CheckpointError, RqaError
-from model_hub_rqa.progress import TrainProgress, format_metrics
+from model_hub_rqa.progress import ShownMetrics, TrainProgress, format_metrics
 from model_hub_rqa.trials import determined_fixes
 from model_hub_rqa.trials.resuming import RECORD
 
@@ -119,7 +119,7 @@ class Reports(core.DummyTrainContext):
             shown = {
                 name: value for name, value in report.items() if name not in {"steps", "kind", "batches", "epochs"}
             }
-            self.progress.line(f"step {steps}  {group}  {format_metrics(shown)}")
+            self.progress.line(f"step {steps}  {group}  {format_metrics(ShownMetrics(shown, self.metric))}")
 
     def upload_tensorboard_files(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to upload: the events are written to the run's folder."""
