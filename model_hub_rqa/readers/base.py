@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from model_hub_rqa.checkpoints import READER, check_tokenizer, pretrained_folder
 from model_hub_rqa.config import Kwargs, parse_dict_to_dataclasses
+from model_hub_rqa.data.answer_text import AnswerDecoder, answer_sources
 from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
 from model_hub_rqa.records import Answer, Question
 
@@ -55,6 +56,15 @@ def question_columns(questions: Sequence[Question], n_context: int | None) -> di
         ],
         "target": [""] * len(questions),
     }
+
+
+def answer_texts(
+    decoder: AnswerDecoder, tokens: Any, questions: Sequence[Question], n_context: int | None
+) -> list[str]:
+    """The texts of generated answers [B, T] to questions, as the passages that were read spell them."""
+    columns = question_columns(questions, n_context)
+    sources = map(answer_sources, columns["question"], columns["passages"])
+    return [decoder(ids, texts) for ids, texts in zip(tokens.tolist(), sources, strict=True)]
 
 
 def load_pretrained(path: str | Path, auto_class: Any, what: str) -> tuple[Path, Any, Any]:

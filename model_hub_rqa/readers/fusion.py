@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.config import FusionKwargs
+from model_hub_rqa.data.answer_text import AnswerDecoder
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.precision import computes_in_bf16, warn_of_slow_bf16
-from model_hub_rqa.readers.base import check_lengths, load_pretrained, question_columns, trained_settings
+from model_hub_rqa.readers.base import answer_texts, check_lengths, load_pretrained, question_columns, trained_settings
 from model_hub_rqa.records import Answer, Question
 
 
@@ -30,6 +31,7 @@ class FusionReader:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
+        self.decoder = AnswerDecoder(tokenizer)
         self.settings = settings
         self.batch_size = batch_size
         self.bf16 = computes_in_bf16(self.device.type) if bf16 is None else bf16
@@ -76,8 +78,8 @@ class FusionReader:
             raise DataError(f"passages: needs at least one to answer {text!r}" for text in missing)
         answers: dict[int, Answer] = {}
         for numbers, batch in self._batches(questions):
-            counts = [len(questions[number].passages) for number in numbers]
-            answers.update(zip(numbers, self._answer(batch, counts, scores), strict=True))
+            asked = [questions[number] for number in numbers]
+            answers.update(zip(numbers, self._answer(batch, asked, scores), strict=True))
         return [answers[number] for number in range(len(questions))]
 
     def _batches(self, questions: Sequence[Question]) -> Iterator[tuple[list[int], dict[str, Any]]]:
@@ -98,7 +100,7 @@ class FusionReader:
                 {name: value.to(self.device) for name, value in batch.items() if isinstance(value, torch.Tensor)},
             )
 
-    def _answer(self, batch: dict[str, Any], counts: Sequence[int], scores: bool) -> list[Answer]:
+    def _answer(self, batch: dict[str, Any], questions: Sequence[Question], scores: bool) -> list[Answer]:
         import torch
 
         from model_hub_rqa.models.fusion import encode_passages, fusion_generate, passage_scores
@@ -109,15 +111,15 @@ class FusionReader:
             written = fusion_generate(
                 self.model, batch, fused=fused, num_beams=settings.num_beams, max_new_tokens=settings.longest_answer
             )
-            texts = [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+            texts = answer_texts(self.decoder, written, questions, self.n_context)
             if not scores:
                 return [Answer(text) for text in texts]
             sure = self._probabilities(written, fused)
             read = passage_scores(self.model, batch, fused=fused).split(batch["passage_counts"].tolist())
         shares = [found.softmax(dim=0).tolist() for found in read]
         return [
-            Answer(text, probability, passage_scores=(*share, *[0.0] * (count - len(share))))
-            for text, probability, share, count in zip(texts, sure, shares, counts, strict=True)
+            Answer(text, probability, passage_scores=(*share, *[0.0] * (len(question.passages) - len(share))))
+            for text, probability, share, question in zip(texts, sure, shares, questions, strict=True)
         ]
 
     def _probabilities(self, written: Any, fused: Any) -> list[float]:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.config.generation import GenerationKwargs
+from model_hub_rqa.data.answer_text import AnswerDecoder
 from model_hub_rqa.errors import DataError
-from model_hub_rqa.readers.base import check_lengths, load_pretrained, question_columns, trained_settings
+from model_hub_rqa.readers.base import answer_texts, check_lengths, load_pretrained, question_columns, trained_settings
 from model_hub_rqa.records import Answer, Question
 
 
@@ -29,6 +30,7 @@ class GenerationReader:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
+        self.decoder = AnswerDecoder(tokenizer)
         self.settings = settings
         self.batch_size = batch_size
         self.builder = GenerationFeatureBuilder(tokenizer, settings)
@@ -73,7 +75,8 @@ class GenerationReader:
         answers: dict[int, Answer] = {}
         for numbers in self._batches(features):
             batch = [features[number] for number in numbers]
-            answers.update(zip(numbers, self._answer(batch, scores), strict=True))
+            asked = [questions[number] for number in numbers]
+            answers.update(zip(numbers, self._answer(batch, asked, scores), strict=True))
         return [answers[number] for number in range(len(questions))]
 
     def errors(self, questions: Sequence[Question]) -> dict[int, str]:
@@ -101,7 +104,7 @@ class GenerationReader:
         for numbers in EvalBatchSampler([feature["length"] for feature in features], self.batch_size):
             yield list(numbers)
 
-    def _answer(self, features: list[dict[str, Any]], scores: bool) -> list[Answer]:
+    def _answer(self, features: list[dict[str, Any]], questions: Sequence[Question], scores: bool) -> list[Answer]:
         import torch
 
         from model_hub_rqa.data.generation import left_padded_prompts
@@ -119,7 +122,7 @@ class GenerationReader:
                 num_beams=self.settings.num_beams,
                 max_new_tokens=self.settings.longest_answer,
             )
-            texts = [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+            texts = answer_texts(self.decoder, written, questions, self.n_context)
             if not scores:
                 return [Answer(text) for text in texts]
             sure = self._probabilities(features, written)

@@ -152,9 +152,9 @@ class FiDTrial(PassageTrial):
                 model, batch, fused=fused, num_beams=self.task.num_beams, max_new_tokens=self.task.longest_answer
             )
         losses, tokens = answer_losses(logits, labels)
-        texts = [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
-        values = zip(losses.tolist(), tokens.tolist(), texts, strict=True)
-        self.reducer.update(dict(zip(batch["example_index"].tolist(), values, strict=True)))
+        indices = batch["example_index"].tolist()
+        values = zip(losses.tolist(), tokens.tolist(), self.answer_texts(written, indices), strict=True)
+        self.reducer.update(dict(zip(indices, values, strict=True)))
         return {}
 
     def compute_metrics(self, values: Values) -> dict[str, float]:

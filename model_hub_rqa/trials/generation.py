@@ -167,8 +167,8 @@ class GenerationTrial(PassageTrial):
             num_beams=self.task.num_beams,
             max_new_tokens=self.task.longest_answer,
         )
-        found = iter(self.tokenizer.batch_decode(written, skip_special_tokens=True))
-        return [next(found).strip() if one else None for one in wanted.tolist()]
+        found = iter(self.answer_texts(written, batch["example_index"][wanted].tolist()))
+        return [next(found) if one else None for one in wanted.tolist()]
 
     def compute_metrics(self, values: Values) -> dict[str, float]:
         losses, tokens, texts = zip(*values.values(), strict=True)

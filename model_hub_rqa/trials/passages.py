@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from model_hub_rqa.config.passages import PassageKwargs
+from model_hub_rqa.data.answer_text import AnswerDecoder, answer_sources
 from model_hub_rqa.data.arrow_cache import Reader, cache_folder
 from model_hub_rqa.data.fusion_records import fusion_reader
 from model_hub_rqa.data.passages import choose_passages, retrieve_passages
@@ -109,6 +110,17 @@ class PassageTrial(BaseTransformerTrial):
             fingerprint=fingerprint,
             overwrite_cache=self.data.overwrite_cache,
         )
+
+    @functools.cached_property
+    def answer_decoder(self) -> AnswerDecoder:
+        """Makes texts of generated tokens."""
+        return AnswerDecoder(self.tokenizer)
+
+    def answer_texts(self, tokens: Any, indices: Sequence[int]) -> list[str]:
+        """The texts of generated answers [B, T] to the validation examples ``indices``, as the passages spell them."""
+        read = (self.passages["validation"][index] for index in indices)
+        sources = (answer_sources(row["question"], row["passages"]) for row in read)
+        return [self.answer_decoder(ids, texts) for ids, texts in zip(tokens.tolist(), sources, strict=True)]
 
     def answer_metrics(self, numbers: Sequence[Any], predictions: Sequence[str]) -> dict[str, float]:
         """Scores of the answers to the validation examples ``numbers``, which are written to predictions.jsonl."""
