@@ -1,7 +1,7 @@
 """Files as the public has them: every format is read whole, and what cannot be read says how it can."""
 
 import json
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from model_hub_rqa.cli import main
 from model_hub_rqa.components import DATASETS
 from model_hub_rqa.data.corpus import CorpusReader, read_queries
 from model_hub_rqa.data.fusion_records import read_fusion
-from model_hub_rqa.data.loading import default_load_dataset, load_file
+from model_hub_rqa.data.loading import default_load_dataset
 from model_hub_rqa.data.questions import is_squad_form, question_of, read_questions
 from model_hub_rqa.data.readers import read_squad
 from model_hub_rqa.data.rows import read_rows
@@ -459,8 +459,45 @@ def test_a_bad_record_is_skipped_and_counted_everywhere(kind: str, bad: str, tmp
     assert (ids, n_skipped) == (["a", "c"], -1 if kind == "queries" else 1)
 
 
-def test_a_slice_with_the_loaders_of_one_file(tmp_path: Path) -> None:
-    """load_file takes a pattern's files one by one, as before."""
-    path = write(tmp_path / "a[1].jsonl", {**FLAT, "answers": {"text": ["oil"], "answer_start": [0]}})
-    assert load_file(path, cache_dir=str(tmp_path / "cache"))["id"][:] == ["q1"]
-    shutil.rmtree(tmp_path / "cache")
+WRONG = (None, 5, "x", "", [], {}, [5], [{}], {"title": 5}, {"text": 5})
+
+
+def changed_everywhere(value: Any) -> Iterator[Any]:
+    """A value with each of its parts, and of their parts, in turn replaced by what is of another type, or left out."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield {name: other for name, other in value.items() if name != key}
+            yield from ({**value, key: wrong} for wrong in WRONG)
+            yield from ({**value, key: changed} for changed in changed_everywhere(inner))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            for changed in (*WRONG, *changed_everywhere(inner)):
+                yield [*value[:place], changed, *value[place + 1 :]]
+
+
+@pytest.mark.parametrize("record", [FID, FLAT, HOTPOT, HOTPOT_HUB, MUSIQUE, QUAC["data"][0], COQA["data"][0]])
+def test_whatever_a_field_holds_is_read_or_refused(record: dict[str, Any], tmp_path: Path) -> None:
+    """Any type in any place: rows, or errors with the file's name in each line; never another exception."""
+    path = tmp_path / "a.json"
+    n_read = n_refused = 0
+    for changed in changed_everywhere(record):
+        path.write_text(json.dumps([changed]))
+        for read in (read_fusion, read_queries, read_v2, read_v1):
+            try:
+                read(path)
+                n_read += 1
+            except DataError as error:
+                n_refused += 1
+                wrong = [line for line in error.problems if not line.startswith(f"{path}: ")]
+                if wrong:
+                    pytest.fail(f"{changed}: {wrong}")
+    assert n_read > 0
+    assert n_refused > 0
+
+
+def read_v1(path: Path) -> Any:
+    return read_squad(path, version_2_with_negative=False)
+
+
+def read_v2(path: Path) -> Any:
+    return read_squad(path, version_2_with_negative=True, require_answers=False, require_offsets=False)

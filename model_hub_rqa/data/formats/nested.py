@@ -126,14 +126,14 @@ def _quac(place: Place, questions: list[Any], title: str, context: str) -> Itera
         if not isinstance(question, dict):
             yield here, question
             continue
-        found = question.get("answers")
-        answers = list(found) if isinstance(found, list) else found
-        texts = [one.get("text") for one in answers or () if isinstance(one, dict)]
+        answers = question.get("answers")
+        texts = [one.get("text") for one in answers if isinstance(one, dict)] if isinstance(answers, list) else []
         # QuAC's scorer: where as many say so as give a span, there is no answer; else those that say so do not count.
         n_cannot = texts.count(CANNOT_ANSWER)
         impossible = bool(n_cannot) and n_cannot * 2 >= len(texts)
         if isinstance(answers, list) and n_cannot:
-            answers = [] if impossible else [one for one in answers if one.get("text") != CANNOT_ANSWER]
+            others = [one for one in answers if not (isinstance(one, dict) and one.get("text") == CANNOT_ANSWER)]
+            answers = [] if impossible else others
         yield (
             here,
             {

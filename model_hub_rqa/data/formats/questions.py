@@ -204,9 +204,13 @@ def _titled_sentences(record: Mapping[str, Any], faults: list[str]) -> list[Row]
             return []
         context = [list(pair) for pair in zip(titles, sentences, strict=True)]
     if isinstance(facts, Mapping):
-        supporting = set(map(str, facts.get("title") or ()))
+        named = items_of(facts, "title", faults)
     else:
-        supporting = {str(fact[0]) for fact in facts or () if isinstance(fact, list) and fact}
+        facts = items_of(record, "supporting_facts", faults)
+        named = [fact[0] if isinstance(fact, list) and fact else fact for fact in facts]
+    supporting = {title for title in named if isinstance(title, str)}
+    if len(supporting) < len(set(map(str, named))):
+        faults.append(f"supporting_facts must hold titles, got {short(named)}")
 
     def read(item: Any, problems: list[str]) -> Row:
         if not (isinstance(item, list) and len(item) == 2 and isinstance(item[1], list)):
