@@ -110,6 +110,7 @@ def load_reader(
 
     from model_hub_rqa.models.beam_search import HEADS
     from model_hub_rqa.models.causal import causal_lm_fault
+    from model_hub_rqa.models.fusion import fusion_error
     from model_hub_rqa.readers.beam_search import BeamSearchReader
 
     folder = pretrained_folder(Path(path), tell)
@@ -124,6 +125,8 @@ def load_reader(
     elif any(name.endswith(("ForQuestionAnswering", "ForQuestionAnsweringSimple")) for name in names):
         kind = ExtractiveReader
     elif config.is_encoder_decoder:
+        if refused := fusion_error(config):
+            raise CheckpointError(f"{folder}: {refused}")
         kind = FusionReader
     elif any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) and causal_lm_fault(config) is None:
         kind = GenerationReader

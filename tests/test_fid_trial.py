@@ -267,6 +267,11 @@ def test_a_config_may_name_several_end_tokens(config: dict[str, Any], tmp_path: 
             ],
         ),
         ({"model_type": "bert"}, ["must name an encoder-decoder, got a bert"]),
+        ({"model_type": "fsmt"}, ["must name a model with one vocabulary, got a fsmt, whose answers have their own"]),
+        (
+            {"model_type": "marian", "share_encoder_decoder_embeddings": False},
+            ["must name a model with one vocabulary, got a marian, whose answers have their own"],
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_model(overrides: Any, faults: list[str], config: dict[str, Any]) -> None:

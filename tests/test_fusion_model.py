@@ -74,6 +74,25 @@ def test_one_passage_gives_the_plain_models_loss(name: str) -> None:
     torch.testing.assert_close(fused.logits, plain.logits, atol=1e-4, rtol=1e-5)
 
 
+def test_an_encoder_that_scales_embeddings_is_given_tokens() -> None:
+    """T5's is given embeddings, looked up all at once; comparing both ways leaves its modes as they were."""
+    taken = {}
+    for name in ("t5", "pegasus", "t5gemma"):
+        model = build(name).train()
+        next(model.get_encoder().children()).eval()
+        calls: list[set[str]] = []
+        model.get_encoder().register_forward_pre_hook(
+            lambda _, __, kwargs, calls=calls: calls.append(set(kwargs)), with_kwargs=True
+        )
+        modes = [module.training for module in model.modules()]
+        for _ in range(2):
+            model(**batch_of(), labels=labels_of())
+        assert [module.training for module in model.modules()] == modes
+        assert len(calls) == 2 + 2  # compared once, and a chunk a call
+        taken[name] = calls[-1] & {"input_ids", "inputs_embeds"}
+    assert taken == {"t5": {"inputs_embeds"}, "pegasus": {"input_ids"}, "t5gemma": {"inputs_embeds"}}
+
+
 @family
 def test_equals_padded_fusion(name: str) -> None:
     """Loss, logits, gradients and greedy answers are those of fusion with padding."""

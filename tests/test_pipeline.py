@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from readers_for_tests import CORPUS, InOrder, Repeater, fusion_folder
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, FSMTConfig
 
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
 from model_hub_rqa.metrics.beam_spans import decode_beams
@@ -242,6 +242,9 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
         match="must be a question-answering model, an encoder-decoder or a causal language model, found BertModel",
     ):
         load_reader(tmp_path / "bert")
+    FSMTConfig(architectures=["FSMTForConditionalGeneration"]).save_pretrained(tmp_path / "fsmt")  # no weights
+    with pytest.raises(CheckpointError, match="must name a model with one vocabulary, got a fsmt"):
+        load_reader(tmp_path / "fsmt")
     with pytest.raises(CheckpointError, match="is neither a run's folder"):
         load_reader(tmp_path)
     (tmp_path / "bert/config.json").write_text("{", encoding="utf-8")

@@ -8,6 +8,7 @@ passages that are encoded together, computed. The model stays what it is: nothin
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ another), passage_lengths [P] (tokens of each) and passage_counts [B] (passages 
 # What one more call of the encoder costs, in tokens: a GPU waits for each call, a CPU is busy with each token.
 _CALL_COST = {"cpu": 32}
 _CALL_COST_ELSEWHERE = 4096
+
+_TAKES_EMBEDDINGS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # of encoders, see _takes_embeddings
 
 
 class FusedStates(NamedTuple):
@@ -44,8 +47,8 @@ def enable_fusion(model: torch.nn.Module, encoder_chunk_size: int = 32) -> torch
 
     A hook before the model's own forward encodes the passages, so that the whole runs inside the call of a
     DistributedDataParallel around it, and gradients are reduced over ranks. Call it before the model is wrapped. Calls
-    without passages are left alone. What fusion never uses (an encoder's pooler) is frozen: DistributedDataParallel
-    would wait for its gradients.
+    without passages are left alone. What fusion never uses (an encoder's pooler, T5Gemma2's part for images) is frozen:
+    DistributedDataParallel would wait for its gradients.
 
     Args:
         model: an encoder-decoder of transformers.
@@ -54,9 +57,10 @@ def enable_fusion(model: torch.nn.Module, encoder_chunk_size: int = 32) -> torch
     Returns:
         A handle whose ``remove()`` takes the hook off.
     """
-    pooler = getattr(unwrapped(model).get_encoder(), "pooler", None)
-    if pooler is not None:
-        pooler.requires_grad_(False)
+    for name in ("pooler", "vision_tower", "multi_modal_projector"):
+        unused = getattr(unwrapped(model).get_encoder(), name, None)
+        if unused is not None:
+            unused.requires_grad_(False)
 
     def fuse(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if "passage_ids" not in kwargs:
@@ -94,15 +98,36 @@ def encode_passages(
         token.append(np.where(real[-1], begin[chunk][:, None] + np.arange(width), 0))
         place[token[-1][real[-1]]] = done + np.flatnonzero(real[-1])
         done += real[-1].size
-    # All at once: the gradient of each lookup would be as large as the vocabulary.
-    rows = torch.from_numpy(np.concatenate([part.ravel() for part in token])).to(ids.device)
-    embedded = encoder.get_input_embeddings()(ids[rows]).split([part.size for part in token])
+    inputs, name = ids[torch.from_numpy(np.concatenate([part.ravel() for part in token])).to(ids.device)], "input_ids"
+    if _takes_embeddings(encoder, ids):
+        # All at once: the gradient of each lookup would be as large as the vocabulary.
+        inputs, name = encoder.get_input_embeddings()(inputs), "inputs_embeds"
     parts = [
-        encoder(inputs_embeds=states.view(*mask.shape, -1), attention_mask=_attention_mask(mask, ids.device))[0]
-        for states, mask in zip(embedded, real, strict=True)
+        encoder(**{name: part.view(*mask.shape, *part.shape[1:])}, attention_mask=_attention_mask(mask, ids.device))[0]
+        for part, mask in zip(inputs.split([mask.size for mask in real]), real, strict=True)
     ]
     ends = begin[np.concatenate([[0], np.cumsum(counts)])]
     return _fuse(torch.cat([part.flatten(0, 1) for part in parts]), place, ends)
+
+
+def _takes_embeddings(encoder: Any, ids: torch.Tensor) -> bool:
+    """Whether the encoder makes of embeddings what it makes of their tokens: some scale them in its forward, and only
+    where they come from tokens (Pegasus, Marian). Both ways are compared once."""
+    found = _TAKES_EMBEDDINGS.get(encoder)
+    if found is None:
+        modes = [(module, module.training) for module in encoder.modules()]
+        encoder.eval()
+        try:
+            # Without autocast, which would keep the weights that it casts here, without gradients, for the next call.
+            with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+                few = ids[None, :8]
+                states = encoder(input_ids=few)[0]
+                found = torch.equal(states, encoder(inputs_embeds=encoder.get_input_embeddings()(few))[0])
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        _TAKES_EMBEDDINGS[encoder] = found
+    return found
 
 
 def _attention_mask(real: np.ndarray, device: torch.device) -> torch.Tensor | None:
@@ -153,6 +178,16 @@ def encoder_chunks(lengths: np.ndarray, max_size: int, call_cost: int) -> list[n
         groups.append(order[cut[count] : count])
         count = int(cut[count])
     return groups[::-1]
+
+
+def fusion_error(config: Any) -> str | None:
+    """Why a model of this config cannot be a Fusion-in-Decoder reader, or None; asked before weights are loaded."""
+    if not config.is_encoder_decoder:
+        return f"must name an encoder-decoder, got a {config.model_type} (encoder_decoder_from makes one of an encoder)"
+    # FSMT has two vocabularies always, Marian where it is told to. Answers would be learned as tokens of the wrong one.
+    if hasattr(config, "tgt_vocab_size") or getattr(config, "share_encoder_decoder_embeddings", True) is False:
+        return f"must name a model with one vocabulary, got a {config.model_type}, whose answers have their own"
+    return None
 
 
 def decoder_start_token_id(config: Any) -> int:

@@ -21,6 +21,7 @@ from model_hub_rqa.models.fusion import (
     decoder_start_token_id,
     enable_fusion,
     encode_passages,
+    fusion_error,
     fusion_generate,
     shift_right,
 )
@@ -72,11 +73,8 @@ class FiDTrial(PassageTrial):
         return config, tokenizer
 
     def check(self) -> None:
-        if not self.config.is_encoder_decoder:
-            raise ConfigError(
-                "hyperparameters.pretrained_model_name_or_path: must name an encoder-decoder, "
-                f"got a {self.config.model_type} (encoder_decoder_from makes one of an encoder)"
-            )
+        if error := fusion_error(self.config):
+            raise ConfigError(f"hyperparameters.pretrained_model_name_or_path: {error}")
         faults = [
             f"data.{name}: must be at most {limit:,}, the longest that this model takes, got {value:,}"
             for name, value, limit in (
