@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONFIG ?= experiment_configs/quickstart.yaml
 RUN ?= runs/quickstart
 
-.PHONY: install quickstart fid-quickstart test lint bench clean
+.PHONY: install quickstart fid-quickstart test gpu-check lint bench clean
 
 install: $(VENV)/installed
 
@@ -35,6 +35,10 @@ fid-quickstart: install
 # Everyday tests; SLOW=1 adds those that take longer. PYTEST passes options on, e.g. PYTEST='-k spans -x'.
 test: install
 	$(BIN)/python -m pytest $(if $(SLOW),,-m 'not slow') $(PYTEST)
+
+# The tests that need a CUDA GPU, on one; at most 20 minutes. Without a GPU they fail here, and are skipped elsewhere.
+gpu-check: install
+	RQA_REQUIRE_GPU=1 timeout 1200 $(BIN)/python -m pytest -m gpu $(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .

@@ -14,6 +14,18 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of the GPU are collected everywhere, and run where there is one."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        if os.environ.get("RQA_REQUIRE_GPU"):
+            pytest.fail("RQA_REQUIRE_GPU is set, and torch sees no CUDA GPU")
+        pytest.skip("needs a CUDA GPU")
+
+
 @pytest.fixture(scope="session")
 def rqa_data() -> Path:
     """The folder of real data that RQA_DATA names; tests that need it are skipped only where it is unset."""
