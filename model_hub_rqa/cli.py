@@ -85,7 +85,7 @@ def export(args: argparse.Namespace) -> None:
     check_tokenizer(source, needed=False)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"--output: {target} exists and is not an empty folder")
-    shutil.copytree(source, target, dirs_exist_ok=True)
+    shutil.copytree(source, target, copy_function=shutil.copyfile, dirs_exist_ok=True)
     print(f"{source} copied to {target}", file=sys.stderr)
 
 

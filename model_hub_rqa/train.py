@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="override a key, in the grammar of `det experiment create --config`",
     )
     parser.add_argument("--output-dir", metavar="DIR", help="the run's folder (default: runs/NAME)")
-    parser.add_argument("--resume", metavar="DIR|latest", help="go on from a checkpoint, or from the newest whole one")
+    parser.add_argument(
+        "--resume", metavar="DIR|RUN|latest", help="go on from a checkpoint, or from a run's newest whole one"
+    )
     parser.add_argument("--test", action="store_true", help="train, validate and checkpoint one batch only")
     parser.add_argument(
         "--trial",
@@ -92,16 +94,19 @@ def log_to_stderr() -> None:
 def _run(args: argparse.Namespace, given: dict[str, dict[str, Any]]) -> int:
     import determined
 
+    from model_hub_rqa.trials.resuming import is_run
+
     if determined.get_cluster_info() is not None:
         if given:
             raise ConfigError("flags of settings are for local runs: on a cluster the configuration says what to train")
         return _train_on_cluster(args.trial, args.allow_unverified)
-    if args.allow_unverified and args.resume in (None, "latest"):
+    if args.allow_unverified and (args.resume in (None, "latest") or is_run(args.resume)):
         raise ConfigError("--allow-unverified: needs --resume DIR, the checkpoint to trust")
     if args.allow_changed_run and args.resume is None:
         raise ConfigError("--allow-changed-run: needs --resume")
     experiment = resolve_experiment(configuration(args, given))
-    return _train_locally(experiment, Path(args.output_dir or Path("runs") / experiment.name), args)
+    own = args.resume if is_run(args.resume) else Path("runs") / experiment.name
+    return _train_locally(experiment, Path(args.output_dir or own), args)
 
 
 # ---- a local run ----
@@ -123,8 +128,9 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
     hparams = resolve_search_specs(experiment.raw.get("hyperparameters") or {}) | size
     quiet_libraries()
     distributed = determined_fixes.join_process_group()
+    held = contextlib.ExitStack()
     try:
-        resume_from, notes = resuming.agree_on_checkpoint(distributed, folder, args.resume, args.allow_unverified)
+        resume_from, notes = resuming.begin(distributed, folder, args.resume, args.allow_unverified, held)
         folder.mkdir(parents=True, exist_ok=True)
         with (
             _logging_to(folder / "run.log", enabled=distributed is None or distributed.rank == 0),
@@ -150,6 +156,7 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
             raise
         raise RqaError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
     finally:
+        held.close()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return 0
@@ -221,6 +228,8 @@ def _fit_locally(
         with controller:
             # the policy is the controller's; Trainer would warn of "best" and take "all"
             fit(pytorch.Trainer(trial, context), trial, test_mode=test_mode, checkpoint_policy="none")
+        if chief and (trial.stop_reason is not None or not context.get_stop_requested()):
+            local_run.remove_set_aside(folder)
         if trial.stop_reason is not None:
             _say(f"stopped by {trial.stop_reason}")
         elif context.get_stop_requested() and trial.trainer.validates_only:

@@ -16,12 +16,18 @@ _SHOWN = 10  # names of one kind in a message
 
 def save_weights(model: torch.nn.Module, folder: Path) -> None:
     """Writes a model's ``save_pretrained`` folder; of a model without that method, its weights as model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
     if hasattr(model, "save_pretrained"):
         saved: Any = model
         saved.save_pretrained(folder)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    save_model(model, str(folder / WEIGHTS))
+    else:
+        save_model(model, str(folder / WEIGHTS))
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for path in folder.glob("*.safetensors"):  # which safetensors writes for the owner alone, whatever the umask says
+        path.chmod(mode)
 
 
 def load_weights(model: torch.nn.Module, folder: Path, field: str = PLACE) -> None:

@@ -196,6 +196,12 @@ def clear_the_way(folder: Path, done: int) -> list[str]:
     return [f"set aside: {path} (later than the {done} steps that the run goes on from)" for path in later]
 
 
+def remove_set_aside(folder: Path) -> None:
+    """Removes the checkpoints that `clear_the_way` has set aside, at the end of the run that took their place."""
+    for path in (folder / "checkpoints").glob(".checkpoint-*.replaced"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _remove(checkpoint: Path) -> None:
     """Removes it under another name, so that a process killed meanwhile leaves no half of a checkpoint."""
     hidden = checkpoint.with_name(f".{checkpoint.name}.removed")

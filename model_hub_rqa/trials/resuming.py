@@ -1,8 +1,13 @@
-"""Going on from a checkpoint: which one, whether every machine sees it, and whether it is of the same training."""
+"""Beginning a run: its folder is locked, and the checkpoint that it goes on from is chosen and held to its settings."""
 
 import contextlib
+import datetime
+import errno
+import fcntl
 import hashlib
 import json
+import logging
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +39,9 @@ _FREE = ("num_training_steps",)  # the length of a run may change
 _HASHED_BYTES = 2**30  # of more training data than this, only every second (third ...) row is looked at
 
 
+logger = logging.getLogger(__name__)
+
+
 class Resumed(NamedTuple):
     """Where a run begins.
 
@@ -46,26 +54,65 @@ class Resumed(NamedTuple):
     notes: list[str]
 
 
-def agree_on_checkpoint(
-    distributed: core.DistributedContext | None, folder: Path, resume: str | None, allow_unverified: bool
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes a run's folder, and keeps other processes from writing it; the lock ends with this process.
+
+    Raises:
+        ConfigError: another process writes it; the message names that process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process, and of no child that it forks
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise ConfigError(
+                    f"--output-dir: {folder} is being written by {holder}: wait for its end, or choose another folder"
+                ) from error
+            logger.warning("%s: cannot be locked (%s): start no second run in it", folder, error.strerror)
+        file.truncate(0)
+        since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def is_run(folder: str | None) -> bool:
+    """Whether ``--resume`` names a run's folder."""
+    return folder is not None and (Path(folder) / "checkpoints").is_dir()
+
+
+def begin(
+    distributed: core.DistributedContext | None,
+    folder: Path,
+    resume: str | None,
+    allow_unverified: bool,
+    held: contextlib.ExitStack,
 ) -> Resumed:
-    """Lets the chief decide where the run begins, and every rank look whether it sees that checkpoint.
+    """Lets the chief lock the folder and decide where the run begins; every rank looks whether it sees that checkpoint.
 
     Args:
         distributed: the ranks; None for one.
         folder: the run's.
         resume: a checkpoint, a run's folder, "latest" or None, as the user gave it.
         allow_unverified: take a checkpoint without a manifest.
+        held: gives the lock back when it is closed.
 
     Raises:
-        ConfigError: a new run would write among the checkpoints of another.
+        ConfigError: a new run would write among the checkpoints of another, or a process writes the folder.
         CheckpointError: the one asked for is not whole, none of a run's is, or a rank does not see the chief's.
     """
     if distributed is None:
+        held.enter_context(locked(folder))
         return _choose(folder, resume, allow_unverified)
     decided: Any = None
     if distributed.rank == 0:
         try:
+            held.enter_context(locked(folder))
             decided = _choose(folder, resume, allow_unverified)
         except RqaError as error:
             decided = error
@@ -114,14 +161,16 @@ def _choose(folder: Path, resume: str | None, allow_unverified: bool) -> Resumed
                 "or choose another folder"
             )
         return Resumed(None, [])
-    if resume != "latest":
+    if resume != "latest" and not is_run(resume):
         verify_checkpoint(Path(resume), allow_unverified=allow_unverified)
         return Resumed(Path(resume).resolve(), [f"resuming from {resume}"])
-    if not checkpoints_of(folder):  # a run that was killed before its first checkpoint goes on by itself, too
+    if resume != "latest":
+        folder = Path(resume)
+    elif not checkpoints_of(folder):  # a run that was killed before its first checkpoint goes on by itself, too
         return Resumed(None, [f"--resume latest: no checkpoint in {folder} yet, so the run starts from the beginning"])
     newest, passed_over = newest_checkpoint(folder)
     if newest is None:
-        raise CheckpointError([f"--resume latest: {folder} holds no whole checkpoint", *passed_over])
+        raise CheckpointError([f"--resume {resume}: {folder} holds no whole checkpoint", *passed_over])
     notes = [*(f"passed over: {line}" for line in passed_over), f"resuming from {newest}"]
     return Resumed(newest.resolve(), notes)
 
@@ -150,6 +199,7 @@ def run_record(trial: Any) -> dict[str, Any]:
         **{f"hyperparameters.{name}": value for name, value in settings.items()},
         "data.mixing": trial.data.mixing,
         "data.mixing_temperature": trial.data.mixing_temperature,
+        "data.anchor": trial.data.anchor,
         "data.train": {name: len(numbers) for name, numbers in trial.sets["train"].items()},
         _EXAMPLES: _digest(trial.datasets["train"]),
     }
