@@ -71,6 +71,8 @@ def validate(args: argparse.Namespace) -> None:
     said = {"config": args.config, "trial": experiment.trial_class, "valid": True, "examples": sizes}
     if hasattr(trial, "limits"):
         said["limits"] = trial.limits.as_dict()
+    if hasattr(trial, "validation_answers"):
+        said["validation_answers"] = trial.validation_answers
     print(json.dumps(said))
 
 

@@ -28,7 +28,7 @@ from model_hub_rqa.config import (
     option,
     parse_dict_to_dataclasses,
 )
-from model_hub_rqa.config.kwargs import ALL_KWARGS
+from model_hub_rqa.config.parsing import ALL_KWARGS
 from model_hub_rqa.errors import ConfigError
 
 # The least that each dataclass asks for.

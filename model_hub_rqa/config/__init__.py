@@ -4,6 +4,7 @@ Nothing here imports torch or transformers, so a configuration is checked in mil
 """
 
 from model_hub_rqa.config.beam_search import BeamSearchKwargs
+from model_hub_rqa.config.extractive import ExtractiveKwargs
 from model_hub_rqa.config.fields import Problem, option
 from model_hub_rqa.config.fusion import FusionKwargs
 from model_hub_rqa.config.generation import GenerationKwargs
@@ -14,7 +15,6 @@ from model_hub_rqa.config.kwargs import (
     CallbackKwargs,
     ConfigKwargs,
     DatasetKwargs,
-    ExtractiveKwargs,
     HubKwargs,
     Kwargs,
     LRSchedulerKwargs,

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from model_hub_rqa.config.extractive import ExtractiveKwargs
 from model_hub_rqa.config.fields import Problem, option
-from model_hub_rqa.config.kwargs import ExtractiveKwargs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from model_hub_rqa.config.extractive import ExtractiveKwargs
 from model_hub_rqa.config.fields import (
     OTHER_TOOLS,
     Problem,
@@ -21,14 +22,15 @@ from model_hub_rqa.config.fields import show as show_value
 from model_hub_rqa.config.fusion import FusionKwargs
 from model_hub_rqa.config.generation import GenerationKwargs
 from model_hub_rqa.config.kwargs import (
-    ALL_KWARGS,
     NO_NAME,
     ConfigKwargs,
+    DatasetKwargs,
     Kwargs,
     LRSchedulerKwargs,
     ModelKwargs,
     OptimizerKwargs,
     TokenizerKwargs,
+    TrainerKwargs,
     holding,
 )
 from model_hub_rqa.config.search import resolve_search_specs
@@ -37,6 +39,16 @@ from model_hub_rqa.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 HYPERPARAMETERS = "hyperparameters"
+ALL_KWARGS: tuple[type[Kwargs], ...] = (
+    ConfigKwargs,
+    TokenizerKwargs,
+    ModelKwargs,
+    OptimizerKwargs,
+    LRSchedulerKwargs,
+    DatasetKwargs,
+    TrainerKwargs,
+    ExtractiveKwargs,
+)
 
 
 def parse_dict_to_dataclasses(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from model_hub_rqa.config import ExtractiveKwargs
+from model_hub_rqa.data.answer_windows import count_long_answers, keep_negative_windows
 from model_hub_rqa.data.extractive import (
     ExtractiveCollator,
     FeatureBuilder,
@@ -34,6 +36,8 @@ from model_hub_rqa.models.extractive import (
 )
 from model_hub_rqa.trials.base import BaseTransformerTrial
 from model_hub_rqa.trials.reducers import Values
+
+logger = logging.getLogger(__name__)
 
 
 class QATrial(BaseTransformerTrial):
@@ -76,7 +80,8 @@ class QATrial(BaseTransformerTrial):
             raise ConfigError(faults)
 
     def build_datasets(self) -> Mapping[str, Any]:
-        return {
+        self._count_answers()
+        features = {
             split: build_features(
                 self.examples[split],
                 self.feature_builder(labels=split == "train"),
@@ -84,6 +89,27 @@ class QATrial(BaseTransformerTrial):
             )
             for split in ("train", "validation")
         }
+        if self.task.max_negative_windows is not None:
+            cls_index = self.feature_builder(labels=True).template.cls_index
+            features["train"] = keep_negative_windows(
+                features["train"], self.task.max_negative_windows, cls_index=cls_index, seed=self.seed
+            )
+        return features
+
+    def _count_answers(self) -> None:
+        """Counts the validation answers that no span can be, and says so: no training could find them."""
+        limit = self.task.max_answer_length
+        counts = count_long_answers(self.examples["validation"], self.tokenizer, limit)
+        self.validation_answers = counts
+        answered, longer = counts.values()
+        if longer:
+            logger.warning(
+                "%.0f %% of the validation answers (%d of %d) are longer than max_answer_length %d and cannot be found",
+                100 * longer / answered,
+                longer,
+                answered,
+                limit,
+            )
 
     def feature_builder(self, *, labels: bool) -> FeatureBuilder:
         return FeatureBuilder(
