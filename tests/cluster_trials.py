@@ -46,3 +46,11 @@ class Killed(QATrial):
 
     def compute_loss(self, batch: dict[str, Any]) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
+        return super().compute_loss(batch)
+
+
+class LateDiverging(QATrial):
+    """Its loss is NaN in the eighth batch."""
+
+    def compute_loss(self, batch: dict[str, Any]) -> Any:
+        return super().compute_loss(batch) * (float("nan") if self.context._current_batch_idx == 7 else 1.0)

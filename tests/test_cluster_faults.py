@@ -166,6 +166,7 @@ def test_a_searcher_is_never_told_what_is_not_finite(
     fault = failing(trial, master, ConfigError) or capsys.readouterr().err
     assert "searcher.metric: f1 must be finite, got" in fault
     assert master.early_exits == master.of("validation") == []
+    assert [checkpoint["metadata"]["steps_completed"] for checkpoint in master.checkpoints] == [5]  # written before
     search(trial, learning_rate=1e-3)
     with StandInMaster() as other:
         assert run_here(trial, other) == 0
@@ -199,6 +200,7 @@ def test_a_searcher_metric_that_is_not_reported(
     assert run_here(trial, master) == 2
     assert "searcher.metric: must be one of the validation metrics (exact_match), got 'f1'" in capsys.readouterr().err
     assert master.early_exits == master.of("validation") == []
+    assert [checkpoint["metadata"]["steps_completed"] for checkpoint in master.checkpoints] == [5]  # written before
 
 
 # ---- the master ----

@@ -34,7 +34,7 @@ from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, lea
 from model_hub_rqa.data.counts import counting
 from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, KeyedCollator, MixedBatchSampler
 from model_hub_rqa.data.token_budget import WEIGHT, TokenBudgetBatchSampler, WeighingCollator
-from model_hub_rqa.errors import ConfigError, DataError, RqaError
+from model_hub_rqa.errors import ConfigError, DataError, NonFiniteLoss, RqaError
 from model_hub_rqa.hub import check_model_names
 from model_hub_rqa.models.dropout import use_cpu_dropout
 from model_hub_rqa.models.first import parse_parts, read_first_model
@@ -44,10 +44,10 @@ from model_hub_rqa.models.own import PLACE as MODEL
 from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
 from model_hub_rqa.models.signature import forward_names, taken_by, unwrapped
 from model_hub_rqa.precision import computes_in_bf16, warn_of_slow_bf16
-from model_hub_rqa.trials import cluster_run, determined_cluster, determined_fixes, run_length
+from model_hub_rqa.trials import cluster_run, determined_cluster, determined_controller, determined_fixes, run_length
 from model_hub_rqa.trials.by_set import SetsTrial
-from model_hub_rqa.trials.callbacks import build_named_callbacks
-from model_hub_rqa.trials.finite import FiniteCheck
+from model_hub_rqa.trials.callbacks import MetricError, build_named_callbacks
+from model_hub_rqa.trials.finite import FiniteCheck, SkippedSteps
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ class BaseTransformerTrial(SetsTrial):
     label_names: tuple[str, ...] = ("labels",)
     include_inputs: tuple[str, ...] = ()
     stop_reason: str | None = None
+    metric_error: Exception | None = None
     default_parts: Collection[str] = ("config", "tokenizer", "model")
     task_kwargs: type | None = None
     default_metric = "eval_loss"
@@ -135,21 +136,24 @@ class BaseTransformerTrial(SetsTrial):
             warn_of_slow_bf16(context.device.type, "hyperparameters.bf16")
         if self.bf16 is None:
             self.bf16 = self.default_bf16 and not self.trainer.fp16 and computes_in_bf16(context.device.type)
-        self.scaler = None
-        if self.trainer.fp16:
-            self.scaler = context.wrap_scaler(torch.amp.GradScaler("cuda"))
+        self.scaler = self.build_scaler()
+        if self.scaler is not None:
+            context.wrap_scaler(self.scaler)
+            self.skipped = SkippedSteps(self.scaler)
         self.reference = self.build_reference(model)
         if context.device.type == "cpu":
             use_cpu_dropout(model)
         self.model = context.wrap_model(model)
         self.optimizer = context.wrap_optimizer(self.build_optimizer(model))
+        modes = pytorch.LRScheduler.StepMode  # Determined does not know of steps that a scaler skips
         self.lr_scheduler = context.wrap_lr_scheduler(
-            self.build_lr_scheduler(self.optimizer), pytorch.LRScheduler.StepMode.STEP_EVERY_OPTIMIZER_STEP
+            self.build_lr_scheduler(self.optimizer),
+            modes.STEP_EVERY_OPTIMIZER_STEP if self.scaler is None else modes.MANUAL_STEP,
         )
         self.collator = self.build_chosen_collator() or self.build_collator()
         self.finite_check = FiniteCheck(context.distributed, self.example_ids)
         self.reducer = context.wrap_reducer(
-            ByIdReducer(self.validation_metrics, is_chief=context.distributed.rank == 0), for_training=False
+            ByIdReducer(self._metrics_or_error, is_chief=context.distributed.rank == 0), for_training=False
         )
         if self.datasets and self.first.builder is not None and not self._overrides("compute_loss"):
             rows = [self.datasets["train"][number] for number in range(min(2, len(self.datasets["train"])))]
@@ -298,6 +302,10 @@ class BaseTransformerTrial(SetsTrial):
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         return build.build_default_optimizer(model, self.optimizer_kwargs)
 
+    def build_scaler(self) -> torch.amp.GradScaler | None:
+        """What scales the loss, so that gradients in float16 do not vanish; None without fp16."""
+        return torch.amp.GradScaler(self.context.device.type) if self.trainer.fp16 else None
+
     def build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
         given, whole = self.lr_scheduler_kwargs.num_training_steps, self.num_training_steps()
         if given is not None and given != whole:
@@ -420,8 +428,16 @@ class BaseTransformerTrial(SetsTrial):
             self.context.backward(self.scaler.scale(loss) if self.scaler else self.finite_check.watch(loss, batch))
         self.context.step_optimizer(self.optimizer, clip_grads=self._clip_gradients, scaler=self.scaler)
         if self.scaler and stepping:
-            self.scaler.update()
+            self._after_scaled_step()
         return {"loss": loss.detach(), "learning_rate": learning_rate}
+
+    def _after_scaled_step(self) -> None:
+        if self.skipped.update():
+            self.lr_scheduler.step()
+        elif (error := self.skipped.error()) is not None:
+            determined_controller.keep_last_step(self.context, lost_steps=self.skipped.count)
+            with cluster_run.reported_to_torchrun(), cluster_run.diverging():
+                raise error
 
     def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
         """The loss of a training batch, a scalar: the mean over its examples.
@@ -468,6 +484,15 @@ class BaseTransformerTrial(SetsTrial):
         rows = ({name: column[row] for name, column in plain.items()} for row in range(len(numbers)))
         self.reducer.update(dict(zip(numbers, rows, strict=True)))
         return {}
+
+    def _metrics_or_error(self, values: Values) -> dict[str, float]:
+        try:
+            return self.validation_metrics(values)
+        except (
+            Exception
+        ) as error:  # of the user's code, say: the chief alone knows, and `MetricError` raises it everywhere
+            self.metric_error = error
+            return {}
 
     def _validation_loss(self, batch: Mapping[str, Any]) -> float:
         wrapped, self.model = self.model, unwrapped(self.model)  # ranks may have different numbers of batches
@@ -518,8 +543,12 @@ class BaseTransformerTrial(SetsTrial):
             self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
         if not self.scaler:  # a scaler makes infinite gradients by design, and skips their steps
-            with cluster_run.reported_to_torchrun(), cluster_run.diverging():
+            try:
                 self.finite_check(norm)
+            except NonFiniteLoss as error:
+                determined_controller.keep_last_step(self.context, lost_steps=1)
+                with cluster_run.reported_to_torchrun(), cluster_run.diverging():
+                    raise error
         if self.trainer.max_grad_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.trainer.max_grad_norm, norm)
 
@@ -528,10 +557,11 @@ class BaseTransformerTrial(SetsTrial):
     def build_callbacks(self) -> dict[str, pytorch.PyTorchCallback]:
         """The callbacks of ``data.callbacks`` and those that every run has; an override adds to them."""
         return {
+            "metric_error": MetricError(self),
             **{name: callback.bind(self) for name, callback in self.callbacks.items()},
             "checkpoint": determined_fixes.CheckpointCallback(self.save_pretrained, self.context),
             "schedule": determined_fixes.ScheduleCallback(self.context.lr_schedulers),
-            **cluster_run.callbacks(),
+            **cluster_run.callbacks(self.context),
         }
 
     def save_pretrained(self, checkpoint: Path) -> None:

@@ -14,8 +14,8 @@ from determined import pytorch
 
 from model_hub_rqa.config.arguments import call_with
 from model_hub_rqa.config.fields import did_you_mean, show
-from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.trials import determined_fixes
+from model_hub_rqa.errors import ConfigError, RqaError
+from model_hub_rqa.trials import determined_controller, determined_fixes
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,23 @@ class TrialCallback(pytorch.PyTorchCallback):
         """Called with the trial once its model is built."""
         self.trial = trial
         return self
+
+
+class MetricError(pytorch.PyTorchCallback):
+    """Raises on every rank what `compute_metrics` raised on the chief, once a checkpoint is written."""
+
+    def __init__(self, trial: Any) -> None:
+        self.trial = trial
+
+    def on_validation_end(self, metrics: dict[str, Any]) -> None:
+        context, error = self.trial.context, self.trial.metric_error
+        if context.distributed.size > 1:
+            known = error is None or isinstance(error, RqaError)  # another may not travel
+            told = context.distributed.broadcast(error if known else RuntimeError(f"compute_metrics: {error!r}"))
+            error = error or told
+        if error is not None:
+            determined_controller.keep_last_step(context)
+            raise error
 
 
 def register_callback(name: str) -> Callable[[C], C]:
@@ -136,6 +153,7 @@ class EarlyStopping(TrialCallback):
     def on_validation_end(self, metrics: dict[str, Any]) -> None:
         if self.metric not in metrics:
             given = ", ".join(sorted(metrics))
+            determined_controller.keep_last_step(self.trial.context)
             raise ConfigError(
                 f"data.callbacks: early_stopping.metric must be one of the validation metrics ({given}), "
                 f"got {self.metric!r}{did_you_mean(self.metric, metrics)}"

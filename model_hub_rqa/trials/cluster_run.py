@@ -16,6 +16,7 @@ import determined
 from determined import pytorch
 
 from model_hub_rqa.errors import ConfigError, NonFiniteLoss, RqaError
+from model_hub_rqa.trials import determined_controller
 
 logger = logging.getLogger(__name__)
 
@@ -108,22 +109,28 @@ class SearcherMetric(pytorch.PyTorchCallback):
     One NaN would end a whole search. Under a search the trial ends as InvalidHP (its hyperparameters made training
     diverge); a single trial fails, and says why. The hook runs on every rank with the same metrics, so all agree.
 
+    A checkpoint is written first.
+
     Args:
+        context: of the trial.
         metric: the searcher's.
         searching: whether a search can go on without this trial.
     """
 
-    def __init__(self, metric: str, *, searching: bool) -> None:
+    def __init__(self, context: pytorch.PyTorchTrialContext, metric: str, *, searching: bool) -> None:
+        self.context = context
         self.metric = metric
         self.searching = searching
 
     def on_validation_end(self, metrics: dict[str, Any]) -> None:
         if self.metric not in metrics:
             given = ", ".join(sorted(metrics))
+            determined_controller.keep_last_step(self.context)
             raise ConfigError(f"searcher.metric: must be one of the validation metrics ({given}), got {self.metric!r}")
         value = float(metrics[self.metric])
         if math.isfinite(value):
             return
+        determined_controller.keep_last_step(self.context)
         fault = f"searcher.metric: {self.metric} must be finite, got {value}: training diverged"
         if self.searching:
             logger.error("%s", fault)
@@ -131,10 +138,11 @@ class SearcherMetric(pytorch.PyTorchCallback):
         raise ConfigError(f"{fault} (a smaller learning_rate or max_grad_norm may help)")
 
 
-def callbacks() -> dict[str, pytorch.PyTorchCallback]:
+def callbacks(context: pytorch.PyTorchTrialContext) -> dict[str, pytorch.PyTorchCallback]:
     """The callbacks that a trial needs on a cluster only."""
     config = trial_config()
     if config is None:
         return {}
     searcher = config["searcher"]
-    return {"searcher_metric": SearcherMetric(searcher["metric"], searching=searcher.get("name", "single") != "single")}
+    searching = searcher.get("name", "single") != "single"
+    return {"searcher_metric": SearcherMetric(context, searcher["metric"], searching=searching)}

@@ -1,7 +1,7 @@
 """What Determined 0.38.1 does on a cluster and should do otherwise: the workarounds that a local run has no need of.
 
-With `determined_fixes`, the only module that touches Determined's internals. What holds here holds under both kinds of
-entrypoint, the script and ``module:Class``, whose harness is Determined's own.
+With the other modules of this name, the only one that touches Determined's internals. What holds here holds under both
+kinds of entrypoint, the script and ``module:Class``, whose harness is Determined's own.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from determined.common.api import bindings, errors
 from model_hub_rqa.checkpoints import PRETRAINED, STATE, verify_checkpoint
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.progress import ShownMetrics, hide_bars
+from model_hub_rqa.trials import determined_controller
 from model_hub_rqa.trials.determined_fixes import is_loading_only
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def patch_context(context: pytorch.PyTorchTrialContext) -> None:
     """
     if is_loading_only(context):
         return
+    determined_controller.use_controller()
     searcher = context.get_experiment_config().get("searcher") or {}
     if isinstance(searcher.get("max_length"), int):
         searcher["max_length"] = {"batches": searcher["max_length"]}

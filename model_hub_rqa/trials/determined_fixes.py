@@ -1,6 +1,6 @@
 """Workarounds for Determined 0.38.1 (its last release), and nothing else; those for a cluster: `determined_cluster`.
 
-No other module touches its internals. What each one answers is said where it stands. Facts were measured with
+With the other modules of this name, the only one that touches its internals. What each one answers is said where it stands. Facts were measured with
 torch 2.13 and transformers 5.23.
 """
 

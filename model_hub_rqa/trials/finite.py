@@ -1,4 +1,7 @@
-"""A loss that is not finite stops training on every rank before the weights take it, and names its examples."""
+"""A loss that is not finite stops training on every rank before the weights take it, and names its examples.
+
+Under fp16 some gradients overflow by design: their steps are skipped, and only too many of them in a row stop training.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,6 +11,8 @@ import torch
 from determined import core
 
 from model_hub_rqa.errors import NonFiniteLoss
+
+MOST_SKIPPED = 30  # steps in a row; from 2^16, where torch's loss scale begins, they halve it to 2^-14
 
 
 class FiniteCheck:
@@ -50,6 +55,45 @@ class FiniteCheck:
             for rank, loss, ids in found
         ]
         raise NonFiniteLoss(problems)
+
+
+class SkippedSteps:
+    """Counts the optimizer steps that a gradient scaler skips in a row.
+
+    Args:
+        scaler: torch's, or another that lowers its scale with each step that it skips.
+
+    Attributes:
+        count: steps skipped since the last one that was made.
+    """
+
+    def __init__(self, scaler: torch.amp.GradScaler) -> None:
+        self.scaler = scaler
+        self.count = 0
+        self._first_scale = 1.0
+
+    def update(self) -> bool:
+        """Updates the scaler after an optimizer step; returns whether that step was made."""
+        before = self.scaler.get_scale()
+        self.scaler.update()
+        if self.scaler.get_scale() >= before:
+            self.count = 0
+            return True
+        if self.count == 0:
+            self._first_scale = before
+        self.count += 1
+        return False
+
+    def error(self) -> NonFiniteLoss | None:
+        """The error of too many skipped steps, where it is due; the loss scale is then as it was before them."""
+        if self.count < MOST_SKIPPED:
+            return None
+        lowest = self.scaler.get_scale()
+        self.scaler.update(self._first_scale)
+        return NonFiniteLoss(
+            f"gradients: must be finite at some loss scale, got {self.count} skipped optimizer steps in a row, down to "
+            f"the scale {lowest:.3g} (a smaller learning_rate, or bf16 in place of fp16, may help)"
+        )
 
 
 def _listed(ids: list[str]) -> str:
