@@ -1,7 +1,7 @@
 """Workarounds for Determined 0.38.1 (its last release), and nothing else; those for a cluster: `determined_cluster`.
 
-With the other modules of this name, the only one that touches its internals. What each one answers is said where it stands. Facts were measured with
-torch 2.13 and transformers 5.23.
+With the other modules of this name, the only one that touches its internals. What each one answers is said where it
+stands. Facts were measured with torch 2.13 and transformers 5.23.
 """
 
 import contextlib
