@@ -167,7 +167,7 @@ def test_an_answer_matches_itself(text: str, language: str) -> None:
         (["القاهرة", "نهر النيل"], "ar"),
         (["مادرید", "تهران", "پل"], "fa"),
         (["\u03b1-Tubulin", "\u03b2"], "en"),  # as many in Latin letters
-        (["Paris", "мост", "한강", "Нева"], "ru"),
+        (["Paris", "мост", "Волга", "Нева", "한강"], "ru"),
     ],
 )
 def test_auto_looks_at_the_script(references: list[str], language: str) -> None:
@@ -176,6 +176,23 @@ def test_auto_looks_at_the_script(references: list[str], language: str) -> None:
     assert choice.rules.language == language
     assert f"language of the answers: {language} (auto: " in choice.said
     assert not choice.warning
+
+
+@pytest.mark.parametrize(
+    ("references", "shown"),
+    [
+        (["한강", "مادرید", "東大寺", "мост", "पुल"], "1 Hangul, 1 Arabic, 1 Han, 1 Cyrillic, 1 Devanagari"),
+        (["Paris", "мост", "한강", "Нева"], "2 Cyrillic, 1 Latin, 1 Hangul"),  # half is no majority
+        (["мост", "한강"], "1 Cyrillic, 1 Hangul"),
+    ],
+)
+def test_auto_takes_no_minority(references: list[str], shown: str) -> None:
+    """Where no script has more than half of the references, English compares them, and a warning says so."""
+    choice = choose_rules("auto", references)
+    assert (choice.rules.language, choice.rules.normalize) == ("en", SQUAD_RULES.normalize)
+    assert choice.warning == f"the references are of mixed scripts ({shown}): --language or data.language chooses"
+    assert choice.said.endswith("rules: SQuAD (ROUGE by Unicode words)")
+    assert not choose_rules("ko", ["한강", *references]).warning.startswith("the references")
 
 
 @pytest.mark.parametrize(
@@ -366,8 +383,11 @@ def test_score_of_generated_answers_of_several_scripts(tmp_path: Path, capsys: p
     path = tmp_path / "predictions.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     assert main(["score", str(path)]) == 0
-    found = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    found = json.loads(said.out)
     assert [found[name] for name in ("exact_match", "f1", "rougeL", "total")] == [100, 100, 100, 5]
+    assert found["language"] == "en"
+    assert "warning: the references are of mixed scripts" in said.err
 
 
 @pytest.mark.parametrize("language", ["auto", "en"])

@@ -93,7 +93,7 @@ _VALIDATION = ("exact_match", "f1", "rougeL")
 
 
 def _scores(rules: AnswerRules) -> dict[str, _Score]:
-    tokenize = rouge_tokens if rules.language == "en" else unicode_words
+    tokenize = rouge_tokens if rules == SQUAD_RULES else unicode_words
     return {
         "exact_match": partial(exact_match_score, rules=rules),
         "f1": partial(f1_score, rules=rules),

@@ -17,6 +17,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -83,6 +84,10 @@ _NOT_ARABIC = re.compile("[پچژگکیٹڈڑںےھہ]")  # letters that Persian
 _KANA = re.compile("[\u3041-\u30ff]")
 
 
+MIXED_RULES = replace(SQUAD_RULES, name="SQuAD (ROUGE by Unicode words)")
+"""For references of several scripts, none of which most are in: Google's ROUGE would see no word of most of them."""
+
+
 class Choice(NamedTuple):
     """The rules for some answers, and what to tell the user: which they are and why, and a warning or ""."""
 
@@ -102,16 +107,22 @@ def choose_rules(language: str, references: Iterable[str]) -> Choice:
     """The rules for answers that are compared with ``references``.
 
     Args:
-        language: a code of ISO 639-1; or "auto" for the script of most references: of those in Latin letters English
-            (whatever language they are in), of Han characters Japanese where a tenth has kana and else Chinese, of
-            Arabic letters Persian where a quarter has letters that Arabic lacks and else Arabic, of others the most
-            widespread language.
+        language: a code of ISO 639-1; or "auto" for the script of more than half of the references: of Han characters
+            Japanese where a tenth has kana and else Chinese, of Arabic letters Persian where a quarter has letters that
+            Arabic lacks and else Arabic, of others the most widespread language. English where half are in Latin
+            letters (whatever language they are in), and with a warning where no script has more than half.
         references: all gold answers of a file. The script of one is that of most of its letters; one without letters
             does not count.
     """
     found = [(script, text) for text in references if (script := script_of(text))]
     counts = Counter(script for script, _ in found)
     script, count = _most(counts)
+    decides = 2 * count > len(found) or (script == "LATIN" and 2 * count == len(found))
+    if language == "auto" and not decides:
+        scripts = ", ".join(f"{count:,} {script.title()}" for script, count in counts.most_common())
+        warning = f"the references are of mixed scripts ({scripts}): --language or data.language chooses"
+        said = f"language of the answers: en (auto: mixed scripts); rules: {MIXED_RULES.name}"
+        return Choice(MIXED_RULES, said, warning)
     shown = f"{count:,} of {len(found):,} references are in {script.title()} script" if found else "no letters"
     warning = ""
     if language == "auto":
@@ -201,11 +212,8 @@ def _script_of_letter(char: str) -> str:
 
 
 def _most(counts: Counter[str]) -> tuple[str, int]:
-    """The script that decides: Latin unless more than half have others, of which the most frequent."""
-    others = Counter({script: count for script, count in counts.items() if script != "LATIN"})
-    if counts["LATIN"] >= others.total():
-        return "LATIN", counts["LATIN"]
-    return others.most_common(1)[0]
+    """The most frequent script, Latin before another of as many, and how many have it."""
+    return max(counts.items(), key=lambda pair: (pair[1], pair[0] == "LATIN"), default=("LATIN", 0))
 
 
 def _language_of(script: str, texts: list[str]) -> str:
