@@ -60,15 +60,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def validate(args: argparse.Namespace) -> None:
-    """Says what a run of the configuration would train, or lists every fault."""
+    """Says what a run of the configuration would train and which keys are unknown, or lists every fault."""
+    from model_hub_rqa.config.parsing import listing_unknown
     from model_hub_rqa.progress import quiet_libraries
     from model_hub_rqa.trials import experiments
 
     quiet_libraries()
-    experiment = experiments.load_experiment(args.config, args.overrides)
-    trial = experiments.validate(experiment)
+    with listing_unknown() as unknown:
+        experiment = experiments.load_experiment(args.config, args.overrides)
+        trial = experiments.validate(experiment)
     sizes = {split: len(examples) for split, examples in trial.examples.items()}
     said = {"config": args.config, "trial": experiment.trial_class, "valid": True, "examples": sizes}
+    said["unknown_keys"] = list(unknown)
     if hasattr(trial, "limits"):
         said["limits"] = trial.limits.as_dict()
     if hasattr(trial, "validation_answers"):

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model_hub_rqa.config.fields import did_you_mean, near_miss
+from model_hub_rqa.config.fields import near_miss
+from model_hub_rqa.config.other_tools import hint_for
+from model_hub_rqa.config.parsing import warn_of_unknown
 from model_hub_rqa.errors import ConfigError
 
 _KEYS = (
@@ -60,12 +62,7 @@ def parse_experiment(config: Any, written: Any = None) -> Experiment:
     """
     if not isinstance(config, Mapping):
         raise ConfigError(f"the configuration must be a mapping of keys to values, got {type(config).__name__}")
-    text = str(config if written is None else written)
-    faults = [
-        f"{key}: is not a key of a configuration{did_you_mean(key, _KEYS)}"
-        for key in config
-        if key not in _KEYS and near_miss(key, _KEYS) and not re.search(rf"\${{[^}}]*\b{re.escape(str(key))}\b", text)
-    ]
+    faults = _unknown_keys(config, str(config if written is None else written))
     trial_class = trial_class_of(config.get("entrypoint"))
     if trial_class is None:
         faults.append(
@@ -98,3 +95,17 @@ def parse_experiment(config: Any, written: Any = None) -> Experiment:
         checkpoint_policy=policy,
         raw=config,
     )
+
+
+def _unknown_keys(config: Mapping[str, Any], text: str) -> list[str]:
+    """The keys at the top that are mistyped; warns of others that neither Determined knows nor ``text`` refers to."""
+    faults = []
+    for key in config:
+        if key in _KEYS or re.search(rf"\${{[^}}]*\b{re.escape(str(key))}\b", text):
+            continue
+        line = f"{key}: is not a key of a configuration{hint_for(key, _KEYS)}"
+        if near_miss(key, _KEYS):
+            faults.append(line)
+        else:
+            warn_of_unknown(str(key), line)
+    return faults

@@ -25,7 +25,8 @@ from model_hub_rqa.config import (
     TokenizerKwargs,
     TrainerKwargs,
 )
-from model_hub_rqa.config.fields import hint_for, init_fields, is_required, kinds_of, names_of, show
+from model_hub_rqa.config.fields import init_fields, is_required, kinds_of, names_of, show
+from model_hub_rqa.config.other_tools import hint_for, known_elsewhere
 from model_hub_rqa.errors import ConfigError
 
 HYPERPARAMETERS = (
@@ -213,7 +214,8 @@ def _refuse(rest: Sequence[str], known: Iterable[str]) -> None:
     if not rest:
         return
     names = sorted(known)
-    flags = [word.partition("=")[0] for word in rest if word.startswith("--")]
+    words = [word.partition("=")[0] for word in rest if word.startswith("--") or "=" in word]
+    flags = [word for word in words if word.startswith("--") or known_elsewhere(word)]
     raise ConfigError(
         [f"{flag}: is not an option of this trial{hint_for(flag, names)}" for flag in flags]
         or f"too many words: {' '.join(rest)}"

@@ -1,25 +1,35 @@
 """The names of settings: model-hub's, each part's own, unset ones, unknown ones."""
 
 import copy
+import json
 import logging
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
+from model_hub_rqa.cli import main
 from model_hub_rqa.config import (
+    CallbackKwargs,
     DatasetKwargs,
+    FusionKwargs,
+    GenerationKwargs,
     LRSchedulerKwargs,
     ModelKwargs,
     OptimizerKwargs,
     default_parse_config_tokenizer_model_kwargs,
     default_parse_optimizer_lr_scheduler_kwargs,
+    other_tools,
     parse_dict_to_dataclasses,
     parsing,
 )
+from model_hub_rqa.config.fields import init_fields, names_of
+from model_hub_rqa.config.other_tools import hint_for
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.experiment import parse_experiment
+from model_hub_rqa.flags import parse_flags
 from model_hub_rqa.trials.experiments import read_config
 
 
@@ -142,6 +152,57 @@ def test_other_names_of_the_same() -> None:
     assert kwargs[2]["dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("eval_file", ": here it is validation_file"),  # LocalRQA's
+        ("full_dataset_file_path", ": here it is corpus_file"),
+        ("--use_flash_attention", ": here it is attn_implementation: flash_attention_2"),
+        ("report_to", ": it is not needed here"),
+        ("trainer.args.learning_rate", ": here it is hyperparameters.learning_rate"),  # open-unlearning's
+        ("trainer.args.report_to", ": it is not needed here"),
+        ("trainer.method_args.gamma", ": here it is hyperparameters.objective.args.gamma"),
+        ("+model.model_args.revision", ": here it is hyperparameters.revision"),
+        ("forget_split", ": here it is the split of data.datasets that data.train names forget"),
+        ("paths.output_dir", ": here it is the option --output-dir"),
+        ("method_args", ": here it is hyperparameters.objective.args"),
+        ("accumulation_steps", ": here it is gradient_accumulation_steps"),  # FiD's
+        ("learning_rat", ": did you mean learning_rate?"),
+        ("frobnicate", ""),
+    ],
+)
+def test_hints_for_other_tools(key: str, hint: str) -> None:
+    """By the tool's whole table before the spelling."""
+    assert hint_for(key, ["learning_rate", "max_steps"]) == hint
+
+
+def test_hints_are_true() -> None:
+    """No name of another tool's is one of ours, which would be read, and single words are names that we have."""
+    kinds = (*parsing.ALL_KWARGS, CallbackKwargs, FusionKwargs, GenerationKwargs)
+    names = {name for kind in kinds for field in init_fields(kind) for name in names_of(field)}
+    assert not names & set(other_tools._NAMES)
+    words = {hint for hint in other_tools._NAMES.values() if hint.replace("_", "").isalpha()}
+    assert len(words) > 10
+    assert words - {"hyperparameters"} <= names
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (
+            ["trainer.args.learning_rate=1e-5"],
+            "trainer.args.learning_rate: .*: here it is hyperparameters.learning_rate",
+        ),
+        (["--eval_file", "x"], "--eval_file: is not an option of this trial: here it is validation_file"),
+        (["mine=1"], "too many words: mine=1"),
+    ],
+)
+def test_hints_for_words_of_a_command(words: list[str], error: str) -> None:
+    """As flags, and in open-unlearning's way."""
+    with pytest.raises(ConfigError, match=error):
+        parse_flags(words, None, lambda parser: None, prog="x")
+
+
 def test_known_names_are_not_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     """Neither another section's names, nor aliases, nor a subclass's own names are unknown."""
     args = {"doc_stride": 64, "use_auth_token": True, "my_own": 1, "num_labels": 2}
@@ -174,3 +235,21 @@ def test_null_unsets_a_key(tmp_path: Path) -> None:
     path.write_text("entrypoint: m:C\nhyperparameters: {max_grad_norm: 2.0, seed: 3}\nname: x\n")
     config = read_config(str(path), ["hyperparameters.max_grad_norm=null", "name=null", "hyperparameters.seed=4"])
     assert config == {"entrypoint": "m:C", "hyperparameters": {"seed": 4}}
+
+
+def test_validate_lists_unknown_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that are only warned about, of each section and of the top, once; what something refers to is known."""
+    path = tiny.experiment(tmp_path, frobnicate=1, mine=2)
+    assert main(["validate", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out)["unknown_keys"] == ["hyperparameters.frobnicate", "hyperparameters.mine"]
+    config = json.loads(path.read_text())
+    config |= {"trainer": {"args": {}}, "variable": 1, "description": "${variable} ${hyperparameters.mine}"}
+    config["data"]["noise"] = True
+    path.write_text(json.dumps(config))
+    assert main(["validate", str(path)]) == 0
+    unknown = json.loads(capsys.readouterr().out)["unknown_keys"]
+    assert unknown == ["trainer", "hyperparameters.frobnicate", "data.noise"]
+    del config["trainer"], config["data"]["noise"], config["hyperparameters"]["frobnicate"]
+    path.write_text(json.dumps(config))
+    assert main(["validate", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out)["unknown_keys"] == []

@@ -17,33 +17,6 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-_BATCH = "here it is global_batch_size, the batch over all slots"
-_NOT_NEEDED = "it is not needed here"
-OTHER_TOOLS = {
-    **dict.fromkeys(("total_step", "total_steps", "max_train_steps"), "here it is max_steps"),
-    "text_maxlength": "here it is max_encoder_seq_length",
-    "answer_maxlength": "here it is max_decoder_seq_length",
-    "use_checkpoint": "here it is gradient_checkpointing",
-    "lr": "here it is learning_rate",
-    "clip": "here it is max_grad_norm",
-    "eval_freq": "here it is eval_steps",
-    "save_freq": "here it is save_steps",
-    "train_data": "here it is train_file",
-    "eval_data": "here it is validation_file",
-    "num_epochs": "here it is num_train_epochs",
-    "checkpoint_dir": "here it is the option --output-dir",
-    "metric_for_best_model": "here it is searcher.metric",
-    "greater_is_better": "here it is searcher.smaller_is_better",
-    **dict.fromkeys(("per_gpu_batch_size", "per_gpu_train_batch_size", "per_device_train_batch_size"), _BATCH),
-    **dict.fromkeys(("train_batch_size", "batch_size"), _BATCH),
-    **dict.fromkeys(("eval_strategy", "evaluation_strategy"), "give eval_steps, or leave it out for every epoch"),
-    "save_strategy": "give save_steps, or leave it out for every epoch",
-    **dict.fromkeys(
-        ("do_train", "do_eval", "do_predict", "overwrite_output_dir", "load_best_model_at_end"), _NOT_NEEDED
-    ),
-}
-"""What the flags of Fusion-in-Decoder's code, run_qa and transformers' Trainer are called here."""
-
 _COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 _EXPONENT = re.compile(r"([+-]?\d*\.?\d*)[eE]([+-]?)(\d+)")
 
@@ -275,12 +248,6 @@ def near_miss(name: Any, names: Iterable[str]) -> bool:
     """Whether ``name`` is one of ``names`` but for a slip of the pen; ``data2`` beside ``data`` is another name."""
     close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.85)
     return bool(close) and str(name).rstrip("0123456789") != close[0].rstrip("0123456789")
-
-
-def hint_for(name: Any, names: Iterable[str]) -> str:
-    """What may be meant by an unknown name: what another tool's flag of this name is here, or the closest name."""
-    known = OTHER_TOOLS.get(str(name).removeprefix("--").replace("-", "_"))
-    return f": {known}" if known else did_you_mean(name, names)
 
 
 def _number_hint(value: Any) -> str:

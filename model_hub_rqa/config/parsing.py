@@ -1,16 +1,16 @@
 """From the mapping of a configuration file to the dataclasses, with every fault found in one error."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from model_hub_rqa.config.extractive import ExtractiveKwargs
 from model_hub_rqa.config.fields import (
-    OTHER_TOOLS,
     Problem,
-    hint_for,
     init_fields,
     is_required,
     kinds_of,
@@ -33,6 +33,7 @@ from model_hub_rqa.config.kwargs import (
     TrainerKwargs,
     holding,
 )
+from model_hub_rqa.config.other_tools import hint_for, known_elsewhere
 from model_hub_rqa.config.search import resolve_search_specs
 from model_hub_rqa.errors import ConfigError
 
@@ -86,9 +87,10 @@ def parse_dict_to_dataclasses(
     if not isinstance(args, Mapping):
         raise ConfigError(f"{section or 'args'}: must be a mapping, got {show_value(args)}")
     unknown = _unknown_names(dataclass_types, args, place, known)
-    lines = [line for line, slip in unknown.items() if slip or strict]
-    for line in unknown.keys() - lines:
-        _warn_once(line)
+    lines = [line for line, slip in unknown.values() if slip or strict]
+    for name, (line, slip) in unknown.items():
+        if not (slip or strict):
+            warn_of_unknown(f"{place}{name}", line)
     filled = []
     for kind in dataclass_types:
         values, faults = _read(kind, args)
@@ -193,16 +195,42 @@ def _to_dict(instance: Any) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(instance).items() if value is not None}
 
 
-def _unknown_names(types: Sequence[type], args: Mapping[str, Any], place: str, known: Iterable[str]) -> dict[str, bool]:
+def _unknown_names(
+    types: Sequence[type], args: Mapping[str, Any], place: str, known: Iterable[str]
+) -> dict[str, tuple[str, bool]]:
     """A line for each unknown name, and whether it is a known one that was mistyped."""
     fields = (field for kind in (*types, *ALL_KWARGS, FusionKwargs, GenerationKwargs) for field in init_fields(kind))
     names = {name for field in fields for name in names_of(field)} | set(known)
     unknown = [name for name in args if name not in names]
     return {
-        f"{place}{name} is not a known name{hint_for(name, sorted(names))}": name not in OTHER_TOOLS
-        and near_miss(name, names)
+        name: (
+            f"{place}{name} is not a known name{hint_for(name, sorted(names))}",
+            known_elsewhere(name) is None and near_miss(name, names),
+        )
         for name in unknown
     }
+
+
+_unknown: ContextVar[dict[str, None] | None] = ContextVar("unknown", default=None)
+
+
+@contextlib.contextmanager
+def listing_unknown() -> Iterator[dict[str, None]]:
+    """Collects the unknown keys that are warned of within the block, ``section.key`` each, once and in their order."""
+    keys: dict[str, None] = {}
+    token = _unknown.set(keys)
+    try:
+        yield keys
+    finally:
+        _unknown.reset(token)
+
+
+def warn_of_unknown(key: str, line: str) -> None:
+    """Warns of an unknown key, in a line that is logged once, and tells the innermost :func:`listing_unknown`."""
+    keys = _unknown.get()
+    if keys is not None:
+        keys[key] = None
+    _warn_once(line)
 
 
 @functools.cache
