@@ -90,7 +90,7 @@ def test_turns_before_the_question(tmp_path: Path) -> None:
     tokenizer = chat_tokenizer()
     causal_folder(tmp_path, vocab_size=len(tokenizer))
     tokenizer.save_pretrained(tmp_path)
-    reader = GenerationReader.from_pretrained(tmp_path, apply_chat_template=True, max_length=120)
+    reader = GenerationReader.from_pretrained(tmp_path, apply_chat_template=True, max_length=120, max_new_tokens=8)
     (feature,) = reader._features([Question("And Rome?", PASSAGES, (Turn("user", "Where is Paris?"),))])
     text = tokenizer.decode(feature["input_ids"])
     assert text.index("Where is Paris?") < text.index("And Rome?")

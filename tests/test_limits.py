@@ -233,8 +233,8 @@ def test_a_reader_keeps_to_its_models_longest_input(tmp_path: Path) -> None:
             GenerationReader,
             transformers.AutoModelForCausalLM,
             tiny_config("gpt2", bert()),
-            {"max_length": POSITIONS + 1},
-            ["max_length: must be at most 96"],
+            {"max_length": POSITIONS - 63},
+            ["max_length: must be at most 32 with max_new_tokens (64)"],
         ),
     ],
 )

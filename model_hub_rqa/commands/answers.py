@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.commands.common import CHECKPOINT_HELP, Faults, add_language, check_language, say, say_rules
+from model_hub_rqa.commands.common import (
+    CHECKPOINT_HELP,
+    Faults,
+    add_language,
+    add_reading,
+    check_language,
+    reading_settings,
+    say,
+    say_rules,
+)
 from model_hub_rqa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -40,6 +49,7 @@ def add_commands(commands: Any) -> None:
         "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves faulty questions out"
     )
     command.add_argument("--batch-size", type=int, metavar="N", help="windows (default 32) or questions (8) at a time")
+    add_reading(command)
     command.set_defaults(command=predict)
 
 
@@ -178,7 +188,7 @@ def predict(args: argparse.Namespace) -> None:
 
     squad, records = _read_data(args.data, args.on_bad_record) if args.data is not None else (True, None)
     quiet_libraries()
-    reader = load_reader(args.checkpoint, batch_size=args.batch_size, tell=say)
+    reader = load_reader(args.checkpoint, batch_size=args.batch_size, tell=say, **reading_settings(args))
     if args.data is None:
         _predict_one(reader, args.question, args.context)
     elif isinstance(reader, ExtractiveReader) and squad:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.errors import Faults as Faults  # for the commands
@@ -61,6 +62,39 @@ def say_rules(choice: Choice) -> None:
     say(choice.said)
     if choice.warning:
         say(f"warning: {choice.warning}")
+
+
+_READING: tuple[tuple[str, type, str], ...] = (
+    ("n_context", int, "passages read together"),
+    ("num_beams", int, "beams of the search for an answer; 1 is greedy"),
+    ("length_penalty", float, "exponent of the length that beams' scores are divided by"),
+    ("early_stopping", bool, "end a beam search once so many answers have ended"),
+    ("no_repeat_ngram_size", int, "tokens in a row that an answer has once only; 0: any"),
+    ("min_new_tokens", int, "the shortest answer, in tokens"),
+    ("max_new_tokens", int, "the longest answer, in tokens"),
+    ("do_sample", bool, "draw tokens at random in place of the likeliest; the same every time"),
+    ("temperature", float, "of the draws"),
+    ("top_p", float, "draw among the likeliest tokens that sum up to this probability"),
+)
+
+
+def add_reading(command: argparse.ArgumentParser) -> None:
+    """The options of a command that override what a reader was trained with."""
+    group = command.add_argument_group("in place of what the reader was trained with")
+    group.add_argument("--max-answer-length", type=int, metavar="N", help="the longest answer (extractive)")
+    group = command.add_argument_group("the same for readers that generate answers")
+    for name, kind, text in _READING:
+        option = f"--{name.replace('_', '-')}"
+        if kind is bool:
+            group.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            group.add_argument(option, type=kind, metavar="N" if kind is int else "X", help=text)
+
+
+def reading_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of the options of `add_reading`."""
+    names = ("max_answer_length", *(name for name, _, _ in _READING))
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def say(text: str) -> None:

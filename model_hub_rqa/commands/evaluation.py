@@ -13,9 +13,11 @@ from model_hub_rqa.commands.common import (
     Faults,
     Progress,
     add_language,
+    add_reading,
     check_language,
     check_new_folder,
     new_folder,
+    reading_settings,
     say,
     say_rules,
 )
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from model_hub_rqa.retrieval.index_folder import Manifest
 
 logger = logging.getLogger(__name__)
-
-_READER_OPTIONS = ("n_context", "num_beams", "max_new_tokens", "max_answer_length")
 
 
 def add_commands(commands: Any) -> None:
@@ -44,7 +44,7 @@ def add_commands(commands: Any) -> None:
         "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves faulty questions out"
     )
     add_language(command)
-    _add_reading(command)
+    add_reading(command)
     command.set_defaults(command=evaluate)
 
     command = commands.add_parser("ask", help="answer a question from an index")
@@ -60,7 +60,7 @@ def add_commands(commands: Any) -> None:
         help="what was said before the question, the oldest first, the last by the assistant",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    _add_reading(command)
+    add_reading(command)
     command.set_defaults(command=ask)
 
 
@@ -70,14 +70,6 @@ def _add_retrieval(command: argparse.ArgumentParser, *, required: bool) -> None:
     command.add_argument("--top-k", type=int, metavar="N", help="passages a question (default: as trained, or 10)")
     command.add_argument("--embedding-model", metavar="M", help="where the index's embedding model is now")
     command.add_argument("--corpus", metavar="FILE", help="refuse the index if it was built from another corpus")
-
-
-def _add_reading(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("in place of what the reader was trained with")
-    group.add_argument("--n-context", type=int, metavar="N", help="passages read together (Fusion-in-Decoder)")
-    group.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (Fusion-in-Decoder)")
-    group.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest answer (Fusion-in-Decoder)")
-    group.add_argument("--max-answer-length", type=int, metavar="N", help="the longest answer (extractive)")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -207,8 +199,7 @@ def _pipeline(args: argparse.Namespace) -> "RQAPipeline":
     from model_hub_rqa.retrieval.index_folder import open_index
 
     quiet_libraries()
-    given = {name: getattr(args, name) for name in _READER_OPTIONS if getattr(args, name) is not None}
-    reader = load_reader(args.checkpoint, tell=say, **given)
+    reader = load_reader(args.checkpoint, tell=say, **reading_settings(args))
     if args.index is None:
         return RQAPipeline(reader)
     opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified before

@@ -26,14 +26,45 @@ class PassageKwargs(Kwargs):
         help="a folder of `rqa index`: a validation reads what it finds, and so does training with embedding_model",
     )
     embedding_max_num_to_retrieve: int = option(3, ge=1, help="passages retrieved for a question, gold not counted")
-    num_beams: int = option(1, ge=1, help="beams of the search for an answer")
+    num_beams: int = option(1, ge=1, help="beams of the search for an answer; 1 is greedy")
+    length_penalty: float = option(1.0, help="exponent of the length that beams' scores are divided by")
+    early_stopping: bool = option(False, help="end a beam search once num_beams answers have ended")
+    no_repeat_ngram_size: int = option(0, ge=0, help="tokens in a row that an answer has once only; 0: any")
+    min_new_tokens: int = option(0, ge=0, help="tokens of the shortest answer that is written")
+    do_sample: bool = option(False, help="draw each token at random, from the seed, in place of the likeliest")
+    temperature: float = option(1.0, gt=0, help="what logits are divided by before a token is drawn")
+    top_p: float = option(1.0, gt=0, le=1, help="draw among the likeliest tokens that sum up to this probability")
 
     @property
     def retrieves(self) -> bool:
         """Whether a validation reads retrieved passages in place of the records' own."""
         return bool(self.embedding_model or self.index)
 
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest answer that is written."""
+        raise NotImplementedError("each kind of reader has its own default")
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """The arguments of transformers' ``generate``."""
+        names = ("num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size", "min_new_tokens", "do_sample")
+        # top_k: transformers would draw among 50 tokens unasked
+        drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.do_sample else {}
+        return {name: getattr(self, name) for name in names} | {"max_new_tokens": self.longest_answer, **drawn}
+
     def problems(self) -> Iterator[Problem]:
+        for names, other, met, rule in (
+            (("temperature", "top_p"), "do_sample", self.do_sample, "do_sample: true"),
+            (("length_penalty", "early_stopping"), "num_beams", self.num_beams != 1, "num_beams of at least 2"),
+        ):
+            for name in names:
+                if not met and (value := getattr(self, name)) != (name != "early_stopping"):  # 1.0 or False: unset
+                    yield Problem((name, other), f"needs {rule} beside it, got {name} {show(value)} without")
+        lengths = (self.min_new_tokens, self.longest_answer)  # of another type where they break their own rule
+        if all(isinstance(length, int) for length in lengths) and lengths[0] > lengths[1]:
+            text = f"must be at most the longest answer ({self.longest_answer:,}), got {self.min_new_tokens:,}"
+            yield Problem(("min_new_tokens", "max_new_tokens"), text)
         if not isinstance(self.embedding_model, str):
             yield Problem(
                 ("embedding_model",), f"must be text (a model's name, or empty), got {show(self.embedding_model)}"

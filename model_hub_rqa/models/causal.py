@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from model_hub_rqa.models.generating import generate
+
 
 def answer_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross entropies of each answer: each token is predicted from those before it.
@@ -35,31 +37,24 @@ def generate_answers(
     *,
     end_ids: Sequence[int],
     padding: int,
-    num_beams: int,
-    max_new_tokens: int,
+    seed: Sequence[int] = (0,),
+    **settings: Any,
 ) -> torch.Tensor:
-    """What a model writes behind prompts, the likeliest by its search for it.
+    """What a model writes behind prompts.
 
     Args:
         model: a causal language model of transformers.
         prompts: [B, T], padded on the left; mask: [B, T], 1 for their tokens.
         end_ids: the tokens at which an answer ends.
         padding: the token behind an answer's end.
-        num_beams, max_new_tokens: as ``generate`` has them.
+        seed, settings: as `models.generating.generate` has them: num_beams, max_new_tokens ...
 
     Returns:
         The tokens of the answers alone, [B, at most max_new_tokens].
     """
-    written: torch.Tensor = model.generate(
-        input_ids=prompts,
-        attention_mask=mask,
-        do_sample=False,
-        num_beams=num_beams,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=list(end_ids),
-        pad_token_id=padding,
-        use_cache=True,
-    )
+    ends = {"eos_token_id": list(end_ids), "pad_token_id": padding}
+    inputs = {"input_ids": prompts, "attention_mask": mask}
+    written = generate(model, inputs, seed=seed, use_cache=True, **ends, **settings)
     return written[:, prompts.shape[1] :]
 
 

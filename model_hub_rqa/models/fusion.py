@@ -6,7 +6,7 @@ passages that are encoded together, computed. The model stays what it is: nothin
 ``save_pretrained`` writes a plain folder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.models.generating import generate
 from model_hub_rqa.models.signature import unwrapped
 
 PASSAGE_INPUTS = ("passage_ids", "passage_lengths", "passage_counts")
@@ -243,6 +244,7 @@ def fusion_generate(
     *,
     fused: FusedStates | None = None,
     encoder_chunk_size: int = 32,
+    seed: Sequence[int] = (0,),
     **generate_kwargs: Any,
 ) -> torch.Tensor:
     """``model.generate`` on fused passages: encoded once, and a question's beams share what they attend to.
@@ -252,7 +254,7 @@ def fusion_generate(
         batch: PASSAGE_INPUTS; other keys are left.
         fused: the states, where they are known already.
         encoder_chunk_size: passages encoded at a time.
-        generate_kwargs: num_beams, max_new_tokens ...
+        seed, generate_kwargs: as `models.generating.generate` has them: num_beams, max_new_tokens ...
 
     Returns:
         Token ids, [B * num_return_sequences, tokens].
@@ -264,7 +266,7 @@ def fusion_generate(
     copies = max(settings.get("num_beams") or 1, settings.get("num_return_sequences") or 1)
     if settings["use_cache"] and copies > 1:
         settings["past_key_values"] = _shared_cache(inner, fused, copies)
-    return inner.generate(**fused.inputs, **settings)
+    return generate(inner, fused.inputs, seed=seed, **settings)
 
 
 class _SharedCache(EncoderDecoderCache):

@@ -1,6 +1,7 @@
 """What readers share: the protocol, and how a folder becomes one."""
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -65,6 +66,11 @@ def answer_texts(
     columns = question_columns(questions, n_context)
     sources = map(answer_sources, columns["question"], columns["passages"])
     return [decoder(ids, texts) for ids, texts in zip(tokens.tolist(), sources, strict=True)]
+
+
+def sampling_seed(questions: Sequence[Question]) -> tuple[int, ...]:
+    """What the draws of ``do_sample`` depend on: the questions that are read together, so a reader repeats itself."""
+    return tuple(zlib.crc32(question.text.encode()) for question in questions)
 
 
 def load_pretrained(path: str | Path, auto_class: Any, what: str) -> tuple[Path, Any, Any]:

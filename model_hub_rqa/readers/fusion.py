@@ -8,7 +8,14 @@ from model_hub_rqa.config import FusionKwargs
 from model_hub_rqa.data.answer_text import AnswerDecoder
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.precision import computes_in_bf16, warn_of_slow_bf16
-from model_hub_rqa.readers.base import answer_texts, check_lengths, load_pretrained, question_columns, trained_settings
+from model_hub_rqa.readers.base import (
+    answer_texts,
+    check_lengths,
+    load_pretrained,
+    question_columns,
+    sampling_seed,
+    trained_settings,
+)
 from model_hub_rqa.records import Answer, Question
 
 
@@ -108,9 +115,8 @@ class FusionReader:
         settings = self.settings
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             fused = encode_passages(self.model, batch, encoder_chunk_size=settings.encoder_chunk_size)
-            written = fusion_generate(
-                self.model, batch, fused=fused, num_beams=settings.num_beams, max_new_tokens=settings.longest_answer
-            )
+            seed = sampling_seed(questions)
+            written = fusion_generate(self.model, batch, fused=fused, seed=seed, **settings.generation)
             texts = answer_texts(self.decoder, written, questions, self.n_context)
             if not scores:
                 return [Answer(text) for text in texts]

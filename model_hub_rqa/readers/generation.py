@@ -7,8 +7,8 @@ from typing import Any
 
 from model_hub_rqa.config.generation import GenerationKwargs
 from model_hub_rqa.data.answer_text import AnswerDecoder
-from model_hub_rqa.errors import DataError
-from model_hub_rqa.readers.base import answer_texts, check_lengths, load_pretrained, question_columns, trained_settings
+from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.readers.base import answer_texts, load_pretrained, question_columns, sampling_seed, trained_settings
 from model_hub_rqa.records import Answer, Question
 
 
@@ -61,8 +61,15 @@ class GenerationReader:
         folder, model, tokenizer = load_pretrained(path, AutoModelForCausalLM, "a causal language model")
         parsed = trained_settings(folder, GenerationKwargs, settings)
         room = longest_window(model_limits(model), tokenizer)
-        check_lengths(settings, dict.fromkeys(("max_length", "max_new_tokens"), room), folder)
-        return cls(model, tokenizer, parsed, batch_size=batch_size)
+        prompt, answer = parsed.max_length, parsed.max_new_tokens
+        given = next((name for name in ("max_length", "max_new_tokens") if name in settings), None)
+        if given is not None and prompt + answer > room:
+            name, value = ("max_new_tokens", answer) if given == "max_length" else ("max_length", prompt)
+            raise ConfigError(
+                f"{given}: must be at most {max(0, room - value):,} with {name} ({value:,}), the longest that {folder} "
+                f"takes, got {settings[given]:,}"
+            )
+        return cls(model, tokenizer, replace(parsed, max_length=min(prompt, room - answer)), batch_size=batch_size)
 
     def read_passages(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
         """As :class:`~model_hub_rqa.readers.base.Reader` says, but passages are not required; at most
@@ -119,8 +126,8 @@ class GenerationReader:
                 mask.to(self.device),
                 end_ids=self.end_ids,
                 padding=padding,
-                num_beams=self.settings.num_beams,
-                max_new_tokens=self.settings.longest_answer,
+                seed=sampling_seed(questions),
+                **self.settings.generation,
             )
             texts = answer_texts(self.decoder, written, questions, self.n_context)
             if not scores:

@@ -146,11 +146,9 @@ class FiDTrial(PassageTrial):
         with self.autocast():
             fused = encode_passages(model, batch, encoder_chunk_size=self.task.encoder_chunk_size)
             logits = model(**fused.inputs, **self.decoder_inputs(labels)).logits
-            written = fusion_generate(
-                model, batch, fused=fused, num_beams=self.task.num_beams, max_new_tokens=self.task.longest_answer
-            )
+            indices = batch["example_index"].tolist()
+            written = fusion_generate(model, batch, fused=fused, seed=(self.seed, *indices), **self.task.generation)
         losses, tokens = answer_losses(logits, labels)
-        indices = batch["example_index"].tolist()
         values = zip(losses.tolist(), tokens.tolist(), self.answer_texts(written, indices), strict=True)
         self.reducer.update(dict(zip(indices, values, strict=True)))
         return {}

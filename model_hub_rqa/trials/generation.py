@@ -30,8 +30,8 @@ class GenerationTrial(PassageTrial):
 
     The loss is the mean over a batch's answers of the mean over an answer's tokens, so it does not depend on how a
     batch is divided among ranks. A validation reports eval_loss, the mean over the tokens of all answers; it writes
-    answers (greedily, unless num_beams says otherwise) and reports exact_match, f1 and rougeL in percent, but for
-    ``predict_with_generate: false``. Where it reads retrieved passages, it is end to end and reports
+    answers (greedily, unless num_beams or do_sample say otherwise) and reports exact_match, f1 and rougeL in percent,
+    but for ``predict_with_generate: false``. Where it reads retrieved passages, it is end to end and reports
     `document_metrics` as well.
     """
 
@@ -156,7 +156,7 @@ class GenerationTrial(PassageTrial):
         wanted = batch["predict_with_generate"]
         if not wanted.any():
             return [None] * len(wanted)
-        padding = padding_id(self.tokenizer)
+        padding, indices = padding_id(self.tokenizer), batch["example_index"][wanted].tolist()
         prompts, mask = left_padded_prompts(batch["input_ids"][wanted], batch["prompt_lengths"][wanted], padding)
         written = generate_answers(
             model,
@@ -164,10 +164,10 @@ class GenerationTrial(PassageTrial):
             mask,
             end_ids=self.end_ids,
             padding=padding,
-            num_beams=self.task.num_beams,
-            max_new_tokens=self.task.longest_answer,
+            seed=(self.seed, *indices),
+            **self.task.generation,
         )
-        found = iter(self.answer_texts(written, batch["example_index"][wanted].tolist()))
+        found = iter(self.answer_texts(written, indices))
         return [next(found) if one else None for one in wanted.tolist()]
 
     def compute_metrics(self, values: Values) -> dict[str, float]:
