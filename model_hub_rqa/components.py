@@ -251,7 +251,7 @@ def import_plugins(names: Any) -> list[str]:
         except ConfigError as error:  # two components of one name
             faults += [f"data.plugins: {name}: {line}" for line in error.problems]
         except (Exception, SystemExit) as error:
-            faults.append(f"data.plugins: {name} cannot be imported:\n{_shortened(error)}")
+            faults.append(f"data.plugins: {name} cannot be imported:\n{own_frames(error)}")
     return faults
 
 
@@ -261,7 +261,7 @@ def see_working_directory() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-def _shortened(error: BaseException) -> str:
+def own_frames(error: BaseException) -> str:
     """A traceback from the first frame of the module itself to the last that is neither Python's nor a library's."""
     frames = [frame for frame in _frames(error.__traceback__) if not frame.filename.startswith("<frozen ")]
     frames = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]

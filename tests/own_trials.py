@@ -1,6 +1,7 @@
 """A trial that needs nothing of transformers: whether a record's numbers begin with an even one."""
 
 import json
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,30 @@ import torch
 from datasets import Dataset
 
 from model_hub_rqa.trials.base import BaseTransformerTrial
+
+
+def experiment(folder: Path, trial: str = "ParityTrial", **changes: Any) -> Path:
+    """A configuration of one of these trials, and its data; ``changes`` are hyperparameters."""
+    rng = random.Random(0)
+    for split, count in (("train", 40), ("validation", 9)):
+        rows = [json.dumps({"numbers": [rng.randrange(50)] * 4}) + "\n" for _ in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(rows))
+    config = {
+        "entrypoint": f"own_trials:{trial}",
+        "data": {f"{split}_file": str(folder / f"{split}.jsonl") for split in ("train", "validation")},
+        "hyperparameters": {
+            "global_batch_size": 10,
+            "learning_rate": 0.1,
+            "num_train_epochs": 5,
+            "logging_steps": 1,
+            "model": {"_target_": "own_models.Classifier"},
+            **changes,
+        },
+        "searcher": {"name": "single", "metric": "accuracy", "smaller_is_better": False},
+    }
+    path = folder / "parity.yaml"
+    path.write_text(json.dumps(config))
+    return path
 
 
 class ParityTrial(BaseTransformerTrial):
@@ -56,7 +81,8 @@ class ForgetfulTrial(ParityTrial):
     """It gives the model less than it asks for."""
 
     def build_collator(self) -> Any:
-        return lambda rows: {"input_ids": torch.tensor([row["input_ids"] for row in rows])}
+        names = ("input_ids", "example_index")
+        return lambda rows: {name: torch.tensor([row[name] for row in rows]) for name in names}
 
 
 class NeedsTokenizerTrial(ParityTrial):
@@ -69,3 +95,66 @@ class NeedsTokenizerTrial(ParityTrial):
 
         assert self.config is None
         return Classifier(2)
+
+
+class BareTrial(BaseTransformerTrial):
+    """Its features are what the model takes, and nothing else; the validation is the default one."""
+
+    default_parts = ()
+    load_examples = ParityTrial.load_examples
+
+    def build_datasets(self) -> Mapping[str, Any]:
+        def features(row: dict[str, Any]) -> dict[str, Any]:
+            return {"input_ids": row["numbers"], "labels": row["numbers"][0] % 2}
+
+        return {split: self.map_examples(split, features) for split in self.examples}
+
+    def build_collator(self) -> Any:
+        names = ("input_ids", "labels", "example_index")
+        return lambda rows: {name: torch.tensor([row[name] for row in rows]) for name in names}
+
+
+class WindowsTrial(BareTrial):
+    """Cuts an example into two features, and does not say whose they are."""
+
+    def build_datasets(self) -> Mapping[str, Any]:
+        def windows(rows: dict[str, Any]) -> dict[str, Any]:
+            ids = [row[start : start + 2] for row in rows["numbers"] for start in (0, 2)]
+            return {"input_ids": ids, "labels": [row[0] % 2 for row in ids]}
+
+        options = {"batched": True, "remove_columns": ["numbers"]}
+        return {split: self.map_examples(split, windows, **options) for split in self.examples}
+
+
+class LosingTrial(BareTrial):
+    """Its batches do not say whose they are."""
+
+    def build_collator(self) -> Any:
+        return lambda rows: {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}
+
+
+class LosingOwnValidationTrial(LosingTrial):
+    """So do these, though its own validation asks."""
+
+    evaluate_batch = ParityTrial.evaluate_batch
+
+
+class BreakingTrial(BareTrial):
+    """Its collator asks for a column that the features lack."""
+
+    def build_collator(self) -> Any:
+        return lambda rows: {"input_ids": torch.tensor([row["tokens"] for row in rows])}
+
+
+class UnwrittenTrial(BareTrial):
+    """It has no collator."""
+
+    build_collator = BaseTransformerTrial.build_collator
+
+
+class NeedsModelTrial(BareTrial):
+    """Its collator asks for the model, and can only be tried once there is one."""
+
+    def build_collator(self) -> Any:
+        kind = type(self.model)
+        return lambda rows: {"input_ids": torch.tensor([kind.tokens for _ in rows])}

@@ -163,13 +163,14 @@ def test_a_batch_of_sentences() -> None:
         {"sentences": ["began", "price basin the oil crisis", "October"], "positions": [2, 0, 1]},
     ]
     features = [
-        {**row, **module.encode_row(row, number, tokenizer=tokenizer, max_length=5)} for number, row in enumerate(rows)
+        {**row, **module.encode_row(row, tokenizer=tokenizer, max_length=5), "example_index": number}
+        for number, row in enumerate(rows)
     ]
     batch = module.collate(features, padding=tokenizer.pad_token_id)
     before = batch["input_ids"].gather(1, batch["markers"] - (batch["positions"] >= 0).long())
     assert (before[batch["positions"] >= 0] == tokenizer.cls_token_id).all()
     assert batch["positions"].tolist() == [[1, 0, -1], [2, 0, 1]]
-    assert batch["attention_mask"].sum(1).tolist() == [feature["length"] for feature in features]
+    assert batch["attention_mask"].sum(1).tolist() == [len(feature["input_ids"]) for feature in features]
     assert batch["markers"].tolist() == [[1, 6, 0], [1, 4, 9]]  # [CLS] the oil crisis [SEP]; a long one is cut to 5
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import forked
+import own_trials
 import pytest
 import tiny
 import tiny_fusion
@@ -251,24 +252,7 @@ def test_qa_trial_trains_a_reader_of_ones_own(earlier: Path, tmp_path: Path, mon
 @pytest.fixture
 def parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The configuration of a trial without anything of transformers."""
-    rng = random.Random(0)
-    for split, count in (("train", 40), ("validation", 9)):
-        rows = [json.dumps({"numbers": [rng.randrange(50)] * 4}) + "\n" for _ in range(count)]
-        (tmp_path / f"{split}.jsonl").write_text("".join(rows))
-    config = {
-        "entrypoint": "own_trials:ParityTrial",
-        "data": {f"{split}_file": str(tmp_path / f"{split}.jsonl") for split in ("train", "validation")},
-        "hyperparameters": {
-            "global_batch_size": 10,
-            "learning_rate": 0.1,
-            "num_train_epochs": 5,
-            "logging_steps": 1,
-            "model": {"_target_": "own_models.Classifier"},
-        },
-        "searcher": {"name": "single", "metric": "accuracy", "smaller_is_better": False},
-    }
-    path = tmp_path / "parity.yaml"
-    path.write_text(json.dumps(config))
+    path = own_trials.experiment(tmp_path)
     monkeypatch.chdir(tmp_path)
     return path
 

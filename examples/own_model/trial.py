@@ -53,7 +53,7 @@ class OwnModelTrial(BaseTransformerTrial):
 
     def build_datasets(self):
         encode = functools.partial(encode_row, tokenizer=self.tokenizer, subjects=self.subjects)
-        return {split: self.map_examples(split, encode, with_indices=True) for split in self.examples}
+        return {split: self.map_examples(split, encode) for split in self.examples}
 
     def build_collator(self):
         return functools.partial(collate, padding=self.tokenizer.pad_token_id)
@@ -67,9 +67,9 @@ class OwnModelTrial(BaseTransformerTrial):
         return {"accuracy": sum(values.values()) / len(values)}
 
 
-def encode_row(row: dict[str, Any], index: int, *, tokenizer: Any, subjects: list[str]) -> dict[str, Any]:
+def encode_row(row: dict[str, Any], *, tokenizer: Any, subjects: list[str]) -> dict[str, Any]:
     ids, subject = tokenizer(row["question"])["input_ids"], row["id"].split("-")[2]
-    return {"input_ids": ids, "labels": subjects.index(subject), "length": len(ids), "example_index": index}
+    return {"input_ids": ids, "labels": subjects.index(subject)}
 
 
 def collate(rows: list[dict[str, Any]], *, padding: int) -> dict[str, torch.Tensor]:

@@ -37,7 +37,7 @@ class SentenceOrderingTrial(BaseTransformerTrial):
 
     def build_datasets(self):
         encode = functools.partial(encode_row, tokenizer=self.tokenizer, max_length=self.task.max_sentence_length)
-        return {split: self.map_examples(split, encode, with_indices=True) for split in self.examples}
+        return {split: self.map_examples(split, encode) for split in self.examples}
 
     def build_collator(self):
         return functools.partial(collate, padding=self.tokenizer.pad_token_id)
@@ -64,12 +64,12 @@ class SentenceOrderingTrial(BaseTransformerTrial):
         }
 
 
-def encode_row(row: dict[str, Any], index: int, *, tokenizer: Any, max_length: int) -> dict[str, Any]:
+def encode_row(row: dict[str, Any], *, tokenizer: Any, max_length: int) -> dict[str, Any]:
     """One input of all sentences, and the place of each one's first word, behind its [CLS]."""
     sentences = tokenizer(row["sentences"], truncation=True, max_length=max_length)["input_ids"]
     ids = [token for sentence in sentences for token in sentence]
     markers = (np.cumsum([0, *map(len, sentences[:-1])]) + 1).tolist()
-    return {"input_ids": ids, "markers": markers, "length": len(ids), "example_index": index}
+    return {"input_ids": ids, "markers": markers}
 
 
 def collate(rows: list[dict[str, Any]], *, padding: int) -> dict[str, torch.Tensor]:

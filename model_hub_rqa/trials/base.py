@@ -32,6 +32,7 @@ from model_hub_rqa.config.interpolation import interpolate, read_sections
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
 from model_hub_rqa.data.counts import counting
+from model_hub_rqa.data.features import complete_datasets
 from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, KeyedCollator, MixedBatchSampler
 from model_hub_rqa.data.token_budget import WEIGHT, TokenBudgetBatchSampler, WeighingCollator
 from model_hub_rqa.errors import ConfigError, DataError, NonFiniteLoss, RqaError
@@ -151,6 +152,8 @@ class BaseTransformerTrial(SetsTrial):
             modes.STEP_EVERY_OPTIMIZER_STEP if self.scaler is None else modes.MANUAL_STEP,
         )
         self.collator = self.build_chosen_collator() or self.build_collator()
+        if self.datasets and not self.batches_checked:
+            self.check_batches()
         self.finite_check = FiniteCheck(context.distributed, self.example_ids)
         self.reducer = context.wrap_reducer(
             ByIdReducer(self._metrics_or_error, is_chief=context.distributed.rank == 0), for_training=False
@@ -185,10 +188,12 @@ class BaseTransformerTrial(SetsTrial):
         self.examples = self._join_sets(loaded)
         self.config, self.tokenizer = self.build_config_and_tokenizer()
         self.check()
-        self.datasets = self._once_per_host(self.build_datasets)
+        built = self._once_per_host(self.build_datasets)
+        self.datasets = complete_datasets(built, self.examples, f"{type(self).__name__}.build_datasets")
         for name in ("train", "validation"):
             if not len(self.datasets[name]):
                 raise DataError(f"data: the {name} split holds no example")
+        self.batches_checked = self.check_batches()
 
     def parse(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """Reads both sections into named settings, gathering the faults of all of them."""
@@ -282,11 +287,13 @@ class BaseTransformerTrial(SetsTrial):
         """Raises ConfigError for settings that do not fit the config or the tokenizer."""
 
     def build_datasets(self) -> Mapping[str, Any]:
-        """Turns ``self.examples`` into "train" and "validation" datasets; a column ``length`` holds tokens.
+        """Turns ``self.examples`` into "train" and "validation", each a datasets.Dataset of features.
 
-        Use ``self.map_examples(split, function)``: its cache notices when you edit the function.
+        Use ``self.map_examples(split, function)``: its cache notices when you edit the function. Two columns are added
+        where they are missing and can be known: ``length``, the tokens of a feature, counted from its lists, and
+        ``example_index``, the row of ``self.examples[split]`` that it is made of, where it maps row by row.
         """
-        raise NotImplementedError("a task's trial builds its own features")
+        raise ConfigError(f"{type(self).__name__}.build_datasets: must be written, since a task has its own features")
 
     # ---- model, optimizer, scheduler, loaders ----
 
@@ -317,8 +324,8 @@ class BaseTransformerTrial(SetsTrial):
         return build.build_default_lr_scheduler(optimizer, self.lr_scheduler_kwargs, given or whole)
 
     def build_collator(self) -> Callable[[list[Any]], dict[str, Any]]:
-        """Makes a plain dict of tensors of a list of examples."""
-        raise NotImplementedError("a task's trial collates its own features")
+        """Makes a plain dict of tensors of a list of features; ``example_index`` among them, for a validation."""
+        raise ConfigError(f"{type(self).__name__}.build_collator: must be written, since a task has its own features")
 
     def batches_per_epoch(self) -> int:
         """Micro-batches of an epoch on one rank."""

@@ -16,6 +16,7 @@ from model_hub_rqa.config.fields import did_you_mean
 from model_hub_rqa.config.named_sets import NamedSetKwargs, parse_named_sets
 from model_hub_rqa.data.arrow_cache import map_examples, module_file, source_digest
 from model_hub_rqa.data.counts import FileCounts, totals
+from model_hub_rqa.data.features import with_row_numbers
 from model_hub_rqa.data.named_sets import join_sets, set_numbers
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.languages import choose_rules
@@ -76,8 +77,13 @@ class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
             split: "train" or "validation".
             function: from a row (a dict) to the columns to add.
             options: of ``datasets.Dataset.map``, such as ``with_indices`` or ``batched``.
+
+        Returns:
+            The new columns, beside those of the examples that are not removed; ``example_index``, the row in
+            ``self.examples[split]``, is added where the function maps row by row and does not give it.
         """
-        return map_examples(self.examples[split], function, overwrite_cache=self.data.overwrite_cache, **options)
+        made = map_examples(self.examples[split], function, overwrite_cache=self.data.overwrite_cache, **options)
+        return made if options.get("batched") else with_row_numbers(made)
 
     def _join_sets(self, loaded: Mapping[str, Any]) -> Mapping[str, Any]:
         """Puts the named sets of a side one after another, and notes in ``self.sets`` where each is."""

@@ -7,8 +7,12 @@ from typing import Any
 import torch
 
 from model_hub_rqa.components import Component, Components, read_components
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.data.features import INDEX, check_batch
+from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.objectives import Batch, Objective, Task, build_objective, needed_sets, needs_reference
+
+_LATER = ("context", "model", "optimizer", "lr_scheduler", "reference", "bf16", "scaler")
+"""What a trial does not have until its model is built; ``rqa validate`` has no context either."""
 
 
 class ChosenComponents:
@@ -71,11 +75,39 @@ class ChosenComponents:
         component = self.components.collator
         if component is None:
             return None
-        multiple = 8 if self.context.device.type == "cuda" else 1
         collator: Callable[[list[Any]], dict[str, Any]] = component.build(
-            tokenizer=self.tokenizer, pad_to_multiple_of=multiple
+            tokenizer=self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of
         )
         return collator
+
+    @property
+    def pad_to_multiple_of(self: Any) -> int:
+        """To what lengths batches are padded: on a GPU to a multiple of 8 tokens."""
+        context = getattr(self, "context", None)  # None for rqa validate
+        return 8 if context is not None and context.device.type == "cuda" else 1
+
+    def check_batches(self: Any) -> bool:
+        """Tries the collator on two features of each split.
+
+        Returns:
+            Whether it could be tried: not where it needs what the trial has only once its model is built.
+
+        Raises:
+            DataError, ConfigError: it fails, or its batches lack ``example_index``.
+        """
+        chosen, validates = self.components.collator, type(self).evaluate_batch
+        place = f"{type(self).__name__}.build_collator" if chosen is None else f"{chosen.place}: {chosen.name}"
+        indexed = not self._overrides("evaluate_batch") or INDEX in validates.__code__.co_consts
+        try:
+            collator = self.build_chosen_collator() or self.build_collator()
+            for split, features in self.datasets.items():
+                check_batch(collator, features, split, indexed=indexed and split == "validation", place=place)
+        except (AttributeError, DataError) as error:
+            missing = error if isinstance(error, AttributeError) else error.__cause__
+            if isinstance(missing, AttributeError) and missing.obj is self and missing.name in _LATER:
+                return False
+            raise
+        return True
 
     def build_reference(self: Any, model: torch.nn.Module) -> torch.nn.Module | None:
         """A frozen copy of the initial model, where the objective needs one."""

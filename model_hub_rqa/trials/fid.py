@@ -103,8 +103,9 @@ class FiDTrial(PassageTrial):
         return FusionFeatureBuilder(self.tokenizer, self.task, decoder_start_token_id=start, training=training)
 
     def build_collator(self) -> FusionCollator:
-        multiple = 8 if self.context.device.type == "cuda" else 1
-        return FusionCollator(self.feature_builder(training=True), multiple, max_length=self.limits.decoder)
+        return FusionCollator(
+            self.feature_builder(training=True), self.pad_to_multiple_of, max_length=self.limits.decoder
+        )
 
     # ---- model ----
 

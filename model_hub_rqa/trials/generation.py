@@ -113,8 +113,9 @@ class GenerationTrial(PassageTrial):
         return end_ids(self.tokenizer, self.settings_of_sets.values())
 
     def build_collator(self) -> GenerationCollator:
-        multiple = 8 if self.context.device.type == "cuda" else 1
-        return GenerationCollator(self.tokenizer, multiple, max_length=longest_window(self.limits, self.tokenizer))
+        return GenerationCollator(
+            self.tokenizer, self.pad_to_multiple_of, max_length=longest_window(self.limits, self.tokenizer)
+        )
 
     # ---- model ----
 

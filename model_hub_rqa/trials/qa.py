@@ -127,8 +127,9 @@ class QATrial(BaseTransformerTrial):
         return model
 
     def build_collator(self) -> ExtractiveCollator:
-        multiple = 8 if self.context.device.type == "cuda" else 1
-        return ExtractiveCollator(self.tokenizer, multiple, max_length=longest_window(self.limits, self.tokenizer))
+        return ExtractiveCollator(
+            self.tokenizer, self.pad_to_multiple_of, max_length=longest_window(self.limits, self.tokenizer)
+        )
 
     def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
         return position_loss(*span_logits(self.model, batch), batch["start_positions"], batch["end_positions"])

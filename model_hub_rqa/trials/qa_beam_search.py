@@ -69,9 +69,8 @@ class QABeamSearchTrial(QATrial):
         return model
 
     def build_collator(self) -> BeamSearchCollator:
-        multiple = 8 if self.context.device.type == "cuda" else 1
         limit = longest_window(self.limits, self.tokenizer)
-        return BeamSearchCollator(self.tokenizer, self.config, multiple, max_length=limit)
+        return BeamSearchCollator(self.tokenizer, self.config, self.pad_to_multiple_of, max_length=limit)
 
     def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
         return beam_loss(self.model, batch)
