@@ -344,6 +344,9 @@ class TrainerKwargs(Kwargs):
     save_steps: int | None = option(None, ge=1, help="steps between checkpoints; unset: every epoch")
     logging_steps: int = option(50, ge=1, help="steps between reports of training metrics")
     gradient_accumulation_steps: int = option(1, ge=1, help="batches for one optimizer step")
+    label_smoothing_factor: float = option(
+        0.0, ge=0, lt=1, help="share of the probability spread over all tokens in training, where answers are generated"
+    )
     max_grad_norm: float = option(1.0, ge=0, help="clip the gradient's norm to this; 0: no clipping")
     bf16: bool | None = option(None, help="compute in bfloat16; unset: FiDTrial does where the machine has it")
     fp16: bool = option(False, help="compute in float16 with a scaled loss")

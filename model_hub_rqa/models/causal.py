@@ -8,7 +8,9 @@ import torch
 from model_hub_rqa.models.generating import generate
 
 
-def answer_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def answer_losses(
+    logits: torch.Tensor, labels: torch.Tensor, *, label_smoothing: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross entropies of each answer: each token is predicted from those before it.
 
     >>> answer_losses(torch.zeros(1, 3, 4), torch.tensor([[-100, 2, 1]]))
@@ -17,6 +19,8 @@ def answer_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Ten
     Args:
         logits: [B, T, V].
         labels: [B, T], -100 on what is not learned; the first token is never learned.
+        label_smoothing: the share of the probability that is spread over all V tokens (Szegedy et al. 2016,
+            arXiv:1512.00567).
 
     Returns:
         The sum over its tokens (float32) and how many these are, [B] each.
@@ -25,7 +29,11 @@ def answer_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Ten
     kept = (targets != -100).any(dim=0)  # columns of prompts alone need no softmax over the vocabulary
     targets = targets[:, kept]
     losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1][:, kept].float().transpose(1, 2), targets, ignore_index=-100, reduction="none"
+        logits[:, :-1][:, kept].float().transpose(1, 2),
+        targets,
+        ignore_index=-100,
+        reduction="none",
+        label_smoothing=label_smoothing,
     )
     return losses.sum(dim=1), (targets != -100).sum(dim=1)
 

@@ -70,6 +70,7 @@ class BaseTransformerTrial(SetsTrial):
         label_names: the columns of a batch that hold labels; a default validation hands them on to `compute_metrics`.
         include_inputs: further columns that it hands on.
         takes_keyed_batches: whether ``compute_loss`` takes batches of ``mixing: keyed``, {name of a set: its batch}.
+        smooths_labels: whether ``compute_loss`` takes ``label_smoothing_factor`` into account.
         default_parts: what transformers' Auto classes build; a trial that does without one leaves its name out, and
             ``self.config`` or ``self.tokenizer`` is None then. The hyperparameter ``model`` (a model of the user's own)
             stands in for "model", and the other two are built only where a name is given for them.
@@ -91,6 +92,7 @@ class BaseTransformerTrial(SetsTrial):
 
     default_model_mode = "base"
     default_bf16 = False
+    smooths_labels = False
     label_names: tuple[str, ...] = ("labels",)
     include_inputs: tuple[str, ...] = ()
     stop_reason: str | None = None
@@ -225,6 +227,11 @@ class BaseTransformerTrial(SetsTrial):
         attempt(lambda: run_length.read_max_length(self.searcher))
         if training is not None and training[2].fp16 and not torch.cuda.is_available():
             faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
+        if training is not None and training[2].label_smoothing_factor and not self.smooths_labels:
+            faults.append(
+                "hyperparameters.label_smoothing_factor: must be 0, since the loss of "
+                f"{type(self).__name__} is not one of generated tokens, got {training[2].label_smoothing_factor}"
+            )
         if auto is not None and first is not None:
             faults += check_model_names(*auto, pretrained=first.pretrained)
         if (

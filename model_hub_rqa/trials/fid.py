@@ -41,6 +41,7 @@ class FiDTrial(PassageTrial):
 
     default_model_mode = "seq2seq-lm"
     default_bf16 = True
+    smooths_labels = True
     task_kwargs = FusionKwargs
     default_metric = "exact_match"
     default_smaller_is_better = False
@@ -133,7 +134,8 @@ class FiDTrial(PassageTrial):
     def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
         passages = {name: batch[name] for name in PASSAGE_INPUTS}
         logits = self.model(**passages, **self.decoder_inputs(batch["labels"])).logits
-        losses, tokens = answer_losses(logits, batch["labels"])
+        smoothing = self.trainer.label_smoothing_factor
+        losses, tokens = answer_losses(logits, batch["labels"], label_smoothing=smoothing)
         return (losses / tokens).mean()
 
     def decoder_inputs(self, labels: torch.Tensor) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class GenerationTrial(PassageTrial):
 
     default_model_mode = "causal-lm"
     default_metric = "eval_loss"
+    smooths_labels = True
     task_kwargs = GenerationKwargs
     task: GenerationKwargs
 
@@ -132,13 +133,16 @@ class GenerationTrial(PassageTrial):
     # ---- training and evaluation ----
 
     def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
-        losses, tokens = self.answer_losses(self.model, batch)
+        smoothing = self.trainer.label_smoothing_factor
+        losses, tokens = self.answer_losses(self.model, batch, label_smoothing=smoothing)
         return (losses / tokens).mean()
 
-    def answer_losses(self, model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    def answer_losses(
+        self, model: Any, batch: Mapping[str, Any], *, label_smoothing: float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The cross entropy of each answer, summed over its tokens, and how many these are, [B] each."""
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-        return answer_losses(logits, batch["labels"])
+        return answer_losses(logits, batch["labels"], label_smoothing=label_smoothing)
 
     def answer_log_probs(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
         return -self.answer_losses(model, batch)[0]

@@ -33,7 +33,10 @@ ALLOW = "--allow-changed-run"
 ACCUMULATION = "hyperparameters.gradient_accumulation_steps"
 _OPTIMIZER = "hyperparameters.optim"  # whose state another kind of optimizer cannot take
 _EXAMPLES = "data"
-_TRAINER = ("global_batch_size", "max_tokens_per_batch", "group_by_length", "max_grad_norm", "fp16", "objective")
+_TRAINER = (
+    *("global_batch_size", "max_tokens_per_batch", "group_by_length"),
+    *("label_smoothing_factor", "max_grad_norm", "fp16", "objective"),
+)
 _SAME_OPTIMIZER = ("optim", "adafactor")  # two names of one choice
 _FREE = ("num_training_steps",)  # the length of a run may change
 _HASHED_BYTES = 2**30  # of more training data than this, only every second (third ...) row is looked at
