@@ -6,6 +6,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -143,6 +144,7 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
                 _write_config(folder / "config.yaml", resolved)
             trial: Any = trial_class(context)
             trial.output_dir = folder
+            experiment = dataclasses.replace(experiment, smaller_is_better=trial.smaller_is_better)
             before: dict[str, Any] = {}
             if resume_from is not None and not trial.trainer.validates_only:
                 before, notes = resuming.check_same_run(trial, resume_from, allow_changed=args.allow_changed_run)

@@ -83,11 +83,9 @@ def test_a_callback_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def stopping_at(values: list[float], **arguments: Any) -> int | None:
     """After how many validations training stops."""
     asked: list[bool] = []
-    context = SimpleNamespace(
-        set_stop_requested=asked.append,
-        get_experiment_config=lambda: {"searcher": {"metric": "f1", "smaller_is_better": False}},
-    )
-    callback = EarlyStopping(**arguments).bind(SimpleNamespace(context=context))
+    context = SimpleNamespace(set_stop_requested=asked.append)
+    trial = SimpleNamespace(context=context, searcher={"metric": "f1"}, smaller_is_better=False)
+    callback = EarlyStopping(**arguments).bind(trial)
     for number, value in enumerate(values, 1):
         callback.on_validation_end({arguments.get("metric") or "f1": value})
         if asked:
@@ -193,10 +191,17 @@ def test_a_clusters_trial_stops_too(tmp_path: Path, falling: None, caplog: pytes
 
 
 def test_a_metric_that_is_not_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Said at the first validation, with what there is."""
-    entries = [{"name": "early_stopping", "metric": "f2", "smaller_is_better": False}]
-    assert train.main([str(experiment(tmp_path, entries)), "--output-dir", str(tmp_path / "run")]) == 2
-    assert "must be one of the validation metrics (exact_match, f1), got 'f2'" in capsys.readouterr().err
+    """Said before a model is built, with what there is; so is a direction that is not the metric's."""
+    argv = ["--output-dir", str(tmp_path / "run")]
+    for entry, wanted in (
+        (
+            {"metric": "f2", "smaller_is_better": False},
+            "metric: must be one of the validation metrics (exact_match, f1)",
+        ),
+        ({"metric": "f1", "smaller_is_better": True}, "smaller_is_better: must be false for f1, got true"),
+    ):
+        assert train.main([str(experiment(tmp_path, [{"name": "early_stopping", **entry}])), *argv]) == 2
+        assert f"data.callbacks: early_stopping.{wanted}" in capsys.readouterr().err
 
 
 def losses(run: Path, name: str = "losses.jsonl") -> list[dict[str, Any]]:

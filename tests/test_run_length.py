@@ -178,7 +178,7 @@ def test_num_training_steps_is_the_schedules_length(tmp_path: Path, caplog: pyte
     assert train.main([str(path), "--output-dir", str(tmp_path / "run")]) == 0
     rates = [report["learning_rate"] for report in tiny.reports(tmp_path / "run", "training")]
     assert rates == pytest.approx([1e-3, 0.75e-3])
-    assert "num_training_steps: the schedule of the learning rate takes 4 steps, the run 2" in caplog.text
+    assert "num_training_steps: the learning rate's schedule takes 4 steps, the run 2" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -219,13 +219,24 @@ def test_every_rank_stops_where_one_loss_is_not_finite(kind: str, tmp_path: Path
 # ---- which checkpoints are written ----
 
 
+class Missed(QATrial):
+    """It reports what is missing from f1, of which it says nothing."""
+
+    def compute_metrics(self, values: Any) -> dict[str, float]:
+        metrics = super().compute_metrics(values)
+        return {**metrics, "missed": 100 - metrics["f1"]}
+
+
 @pytest.mark.parametrize("smaller_is_better", [False, True])
 def test_the_policy_best_keeps_what_improves(smaller_is_better: bool, tmp_path: Path) -> None:
     """A validation is checkpointed where the searcher's metric is better than ever before; the end always is."""
     config = tiny.experiment(
         tmp_path, train=32, validation=11, max_steps=10, learning_rate=1e-2, eval_steps=1, save_steps=1000
     )
-    options = ["--config", f"searcher.smaller_is_better={str(smaller_is_better).lower()}"]
+    metric = "missed" if smaller_is_better else "f1"
+    words = {"smaller_is_better": str(smaller_is_better).lower(), "metric": metric}
+    options = [word for name, value in words.items() for word in ("--config", f"searcher.{name}={value}")]
+    options += ["--config", f"entrypoint={__name__}:Missed"]
     saved = {}
     for policy in ("best", "all", "none"):
         argv = ["--output-dir", str(tmp_path / policy), "--config", f"checkpoint_policy={policy}"]
@@ -233,7 +244,7 @@ def test_the_policy_best_keeps_what_improves(smaller_is_better: bool, tmp_path: 
         saved[policy] = {steps_in_name(path) for path in checkpoints_of(tmp_path / policy)}
     reports = tiny.reports(tmp_path / "best", "validation")
     sign = -1 if smaller_is_better else 1
-    values = [sign * report["f1"] for report in reports]
+    values = [sign * report[metric] for report in reports]
     better = {report["steps"] for i, report in enumerate(reports) if all(values[i] > value for value in values[:i])}
     assert 1 <= len(better) < len(reports) == 10
     assert saved == {"best": better | {10}, "all": set(range(1, 11)), "none": {10}}

@@ -42,6 +42,7 @@ class OwnModelTrial(BaseTransformerTrial):
     default_parts = ("tokenizer",)  # transformers builds neither a config nor a model
     default_metric = "accuracy"
     default_smaller_is_better = False
+    higher_is_better = {"accuracy": True}  # noqa: RUF012 - a declaration
 
     def load_examples(self):
         return default_load_dataset(self.data_settings, seed=self.seed, version_2_with_negative=True)

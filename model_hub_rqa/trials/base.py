@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,7 +46,14 @@ from model_hub_rqa.models.own import PLACE as MODEL
 from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
 from model_hub_rqa.models.signature import forward_names, taken_by, unwrapped
 from model_hub_rqa.precision import computes_in_bf16, warn_of_slow_bf16
-from model_hub_rqa.trials import cluster_run, determined_cluster, determined_controller, determined_fixes, run_length
+from model_hub_rqa.trials import (
+    cluster_run,
+    determined_cluster,
+    determined_controller,
+    determined_fixes,
+    metric_names,
+    run_length,
+)
 from model_hub_rqa.trials.by_set import SetsTrial
 from model_hub_rqa.trials.callbacks import MetricError, build_named_callbacks
 from model_hub_rqa.trials.finite import FiniteCheck, SkippedSteps
@@ -77,6 +85,10 @@ class BaseTransformerTrial(SetsTrial):
         task_kwargs: a dataclass of the task's own settings, read from the ``data`` section and overridden by
             hyperparameters of the same names, so that a search can vary them; None for a task without.
         default_metric, default_smaller_is_better: the searcher's, for runs without a configuration file.
+        higher_is_better: of each metric that a validation reports, by name, whether a higher value is better; None for
+            one that is neither. A property, where it depends on the settings. A trial that overrides `compute_metrics`
+            without it has unknown metrics, which are not checked.
+        smaller_is_better: whether a lower value of the searcher's metric is better.
         output_dir: where files of a validation go; None (the default, as on a cluster) writes none.
         trainer, data, task: the parsed settings.
         searcher: the configuration's ``searcher`` section, references resolved.
@@ -101,6 +113,8 @@ class BaseTransformerTrial(SetsTrial):
     task_kwargs: type | None = None
     default_metric = "eval_loss"
     default_smaller_is_better = True
+    higher_is_better: Any = MappingProxyType({"eval_loss": False, "loss": False})
+    smaller_is_better = True
     referred: Mapping[str, Collection[str]] = {"hyperparameters": (), "data": ()}
     searcher: Mapping[str, Any] = {}
     accumulation = 1
@@ -123,7 +137,8 @@ class BaseTransformerTrial(SetsTrial):
         )
         if self.trainer.validates_only:
             determined_cluster.refuse_length_of_cluster(context)
-        self.num_training_batches()  # raises where two settings give a run two lengths
+        if not determined_fixes.is_loading_only(context):
+            self.check_course()
         torch.manual_seed(self.seed)
         model: Any = self.build_model()
         build.check_vocabulary(self.tokenizer, model)
@@ -196,6 +211,31 @@ class BaseTransformerTrial(SetsTrial):
             if not len(self.datasets[name]):
                 raise DataError(f"data: the {name} split holds no example")
         self.batches_checked = self.check_batches()
+
+    def check_course(self) -> None:
+        """Checks what depends on settings and data together: the run's length, and the metrics that steer it.
+
+        Raises:
+            ConfigError: every fault.
+        """
+        faults: list[str] = []
+        metric, smaller = self.searcher.get("metric"), self.searcher.get("smaller_is_better")
+        try:
+            self.num_training_batches()
+        except ConfigError as error:
+            faults += error.problems
+        try:
+            if metric is not None:
+                self.smaller_is_better = metric_names.check_metric(self, metric, smaller, "searcher")
+        except ConfigError as error:
+            faults += error.problems
+        for callback in self.callbacks.values():
+            try:
+                callback.check(self)
+            except ConfigError as error:
+                faults += error.problems
+        if faults:
+            raise ConfigError(faults)
 
     def parse(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """Reads both sections into named settings, gathering the faults of all of them."""
@@ -575,7 +615,7 @@ class BaseTransformerTrial(SetsTrial):
             **{name: callback.bind(self) for name, callback in self.callbacks.items()},
             "checkpoint": determined_fixes.CheckpointCallback(self.save_pretrained, self.context),
             "schedule": determined_fixes.ScheduleCallback(self.context.lr_schedulers),
-            **cluster_run.callbacks(self.context),
+            **cluster_run.callbacks(self.context, self.searcher),
         }
 
     def save_pretrained(self, checkpoint: Path) -> None:

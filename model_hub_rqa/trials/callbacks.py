@@ -16,6 +16,7 @@ from model_hub_rqa.config.arguments import call_with
 from model_hub_rqa.config.fields import did_you_mean, show
 from model_hub_rqa.errors import ConfigError, RqaError
 from model_hub_rqa.trials import determined_controller, determined_fixes
+from model_hub_rqa.trials.metric_names import check_metric
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,9 @@ class TrialCallback(pytorch.PyTorchCallback):
     """
 
     trial: Any
+
+    def check(self, trial: Any) -> None:
+        """Called once the data is read, before a model is built: raises ConfigError for what does not fit the trial."""
 
     def bind(self, trial: Any) -> "TrialCallback":
         """Called with the trial once its model is built."""
@@ -134,11 +138,13 @@ class EarlyStopping(TrialCallback):
         self.best: float | None = None
         self.waited = 0
 
+    def check(self, trial: Any) -> None:
+        if self.metric is not None:
+            check_metric(trial, self.metric, self.smaller_is_better, "data.callbacks: early_stopping")
+
     def bind(self, trial: Any) -> "TrialCallback":
         if self.metric is None:
-            searcher = trial.context.get_experiment_config().get("searcher") or {}
-            self.metric = searcher.get("metric")
-            self.smaller_is_better = searcher.get("smaller_is_better", True)
+            self.metric, self.smaller_is_better = trial.searcher.get("metric"), trial.smaller_is_better
         return super().bind(trial)
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import determined
 from determined import pytorch
 
+from model_hub_rqa.config.fields import did_you_mean
 from model_hub_rqa.errors import ConfigError, NonFiniteLoss, RqaError
 from model_hub_rqa.trials import determined_controller
 
@@ -104,7 +105,7 @@ def _names_any(line: str, names: set[str]) -> bool:
 
 
 class SearcherMetric(pytorch.PyTorchCallback):
-    """Stops a trial whose searcher metric is missing or not finite, before the master is told.
+    """Stops a trial whose searcher metric is missing or, on a cluster, not finite, before the master is told.
 
     One NaN would end a whole search. Under a search the trial ends as InvalidHP (its hyperparameters made training
     diverge); a single trial fails, and says why. The hook runs on every rank with the same metrics, so all agree.
@@ -115,20 +116,25 @@ class SearcherMetric(pytorch.PyTorchCallback):
         context: of the trial.
         metric: the searcher's.
         searching: whether a search can go on without this trial.
+        on_cluster: whether a master is told.
     """
 
-    def __init__(self, context: pytorch.PyTorchTrialContext, metric: str, *, searching: bool) -> None:
+    def __init__(self, context: pytorch.PyTorchTrialContext, metric: str, *, searching: bool, on_cluster: bool) -> None:
         self.context = context
         self.metric = metric
         self.searching = searching
+        self.on_cluster = on_cluster
 
     def on_validation_end(self, metrics: dict[str, Any]) -> None:
         if self.metric not in metrics:
             given = ", ".join(sorted(metrics))
             determined_controller.keep_last_step(self.context)
-            raise ConfigError(f"searcher.metric: must be one of the validation metrics ({given}), got {self.metric!r}")
+            hint = did_you_mean(self.metric, metrics)
+            raise ConfigError(
+                f"searcher.metric: must be one of the validation metrics ({given}), got {self.metric!r}{hint}"
+            )
         value = float(metrics[self.metric])
-        if math.isfinite(value):
+        if math.isfinite(value) or not self.on_cluster:
             return
         determined_controller.keep_last_step(self.context)
         fault = f"searcher.metric: {self.metric} must be finite, got {value}: training diverged"
@@ -138,11 +144,10 @@ class SearcherMetric(pytorch.PyTorchCallback):
         raise ConfigError(f"{fault} (a smaller learning_rate or max_grad_norm may help)")
 
 
-def callbacks(context: pytorch.PyTorchTrialContext) -> dict[str, pytorch.PyTorchCallback]:
-    """The callbacks that a trial needs on a cluster only."""
-    config = trial_config()
-    if config is None:
+def callbacks(context: pytorch.PyTorchTrialContext, searcher: Mapping[str, Any]) -> dict[str, pytorch.PyTorchCallback]:
+    """The callbacks that hold a trial to its searcher, which may be there without a cluster as well."""
+    metric, on_cluster = searcher.get("metric"), trial_config() is not None
+    if metric is None:
         return {}
-    searcher = config["searcher"]
-    searching = searcher.get("name", "single") != "single"
-    return {"searcher_metric": SearcherMetric(context, searcher["metric"], searching=searching)}
+    searching = on_cluster and searcher.get("name", "single") != "single"
+    return {"searcher_metric": SearcherMetric(context, metric, searching=searching, on_cluster=on_cluster)}

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from model_hub_rqa.components import see_working_directory
 from model_hub_rqa.config.interpolation import referred_names, resolve_whole
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.experiment import Experiment, parse_experiment
+
+logger = logging.getLogger(__name__)
 
 
 def load_experiment(path: str, overrides: Sequence[str] = (), trial: str | None = None) -> Experiment:
@@ -95,5 +98,9 @@ def validate(experiment: Experiment) -> Any:
     by_determined = (experiment.raw.get("optimizations") or {}).get("aggregation_frequency", 1)
     given = "gradient_accumulation_steps" in trial.hparams
     trial.accumulation = trial.trainer.gradient_accumulation_steps if given else by_determined
-    trial.num_training_batches()  # raises where two settings give a run two lengths
+    trial.check_course()
+    if trial.searcher.get("smaller_is_better") is None and not trial.smaller_is_better:
+        logger.warning(
+            "searcher.smaller_is_better: is unset, and a cluster takes true: set it to false for %s", experiment.metric
+        )
     return trial

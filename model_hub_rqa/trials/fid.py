@@ -47,6 +47,10 @@ class FiDTrial(PassageTrial):
     default_smaller_is_better = False
     task: FusionKwargs
 
+    @property
+    def higher_is_better(self) -> Mapping[str, bool | None]:
+        return {**super().higher_is_better, "loss": False}
+
     # ---- configuration and data ----
 
     def parse(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:

@@ -41,6 +41,12 @@ class GenerationTrial(PassageTrial):
     task_kwargs = GenerationKwargs
     task: GenerationKwargs
 
+    @property
+    def higher_is_better(self) -> Mapping[str, bool | None]:
+        settings = [one for (side, _), one in self.settings_of_sets.items() if side == "validation"]
+        generates = any(one.predict_with_generate for one in settings)
+        return {**(super().higher_is_better if generates else {}), "eval_loss": False}
+
     # ---- configuration and data ----
 
     def check(self) -> None:

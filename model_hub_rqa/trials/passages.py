@@ -19,6 +19,16 @@ from model_hub_rqa.trials.base import BaseTransformerTrial
 
 _SPARE = 10  # passages retrieved beyond those wanted, since the same text may stand in a corpus several times
 
+_ANSWER_METRICS = {"exact_match": True, "f1": True, "rougeL": True}
+_DOCUMENT_METRICS = {
+    "document_accuracy": True,
+    "document_recall": True,
+    "document_recall@1": True,
+    "likely_document_accuracy": True,
+    "likely_document_recall": True,
+    "ndcg": True,
+}
+
 
 class PassageTrial(BaseTransformerTrial):
     """Reads questions with passages, chooses or retrieves what is read, and scores the answers that were written.
@@ -31,6 +41,11 @@ class PassageTrial(BaseTransformerTrial):
     """
 
     task: PassageKwargs
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool | None]:
+        """Of the scores of `answer_metrics`."""
+        return {**_ANSWER_METRICS, **(_DOCUMENT_METRICS if self.task.retrieves else {})}
 
     def load_examples(self) -> Mapping[str, Any]:
         entries: dict[str, Any] = {

@@ -39,6 +39,12 @@ from model_hub_rqa.trials.reducers import Values
 
 logger = logging.getLogger(__name__)
 
+_V1_METRICS = {"exact_match": True, "f1": True}
+_V2_METRICS: Mapping[str, bool | None] = {
+    **{f"{part}{name}": True for part in ("", "HasAns_", "NoAns_", "best_") for name in ("exact", "f1")},
+    **dict.fromkeys(("total", "HasAns_total", "NoAns_total", "best_exact_thresh", "best_f1_thresh")),
+}
+
 
 class QATrial(BaseTransformerTrial):
     """Finds the answer to a question as a span of its context, or says that there is none (SQuAD v2.0).
@@ -55,6 +61,10 @@ class QATrial(BaseTransformerTrial):
     default_smaller_is_better = False
     task: ExtractiveKwargs
     decode = staticmethod(decode_many)
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool | None]:
+        return _V2_METRICS if self.task.version_2_with_negative else _V1_METRICS
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
         config, tokenizer = super().build_config_and_tokenizer()
