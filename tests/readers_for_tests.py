@@ -1,10 +1,15 @@
-"""A tiny Fusion-in-Decoder reader, a retriever of few passages, and a reader that repeats."""
+"""Tiny readers, retrievers of few passages, and a folder with an index of them and questions to ask."""
 
 import json
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+import tiny
 import torch
 from tokenizers import Tokenizer, decoders
 from tokenizers_for_tests import t5
@@ -12,11 +17,20 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 
 from model_hub_rqa.models.encoder_decoder import name_tokens
 from model_hub_rqa.records import Answer, Hit, Passage, Question
+from model_hub_rqa.retrieval import dense, index_folder
+from model_hub_rqa.retrieval.bm25 import BM25Settings
+from model_hub_rqa.retrieval.dense import DenseSettings
 
 CORPUS = [
     Passage("1", "the oil price rose in October", "oil"),
     Passage("2", "a river basin with a barrel", "river"),
     Passage("3", "the embargo began when members proclaimed it", "embargo"),
+]
+CTXS = [{"id": passage.id, "title": passage.title, "text": passage.text} for passage in CORPUS]
+QUESTIONS = [
+    {"id": "a", "question": "when?", "answers": ["October", "in October"], "gold_id": "1", "ctxs": CTXS},
+    {"id": "b", "question": "what?", "answers": ["a barrel of oil"], "gold_id": "2", "ctxs": CTXS[1:]},
+    {"id": "c", "question": "who?", "answers": ["members"], "ctxs": CTXS[2:]},
 ]
 
 
@@ -34,6 +48,36 @@ class InOrder:
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         return [[Hit(passage, float(-rank)) for rank, passage in enumerate(CORPUS[:k])] for _ in queries]
+
+
+class LetterEncoder:
+    """Stands in for a model: a text becomes the counts of its letters a to h, to length 1. Counts what it encodes."""
+
+    encoded = 0
+    named: list[str]  # the models that it stood in for
+    weights = "weights of one"
+    dimension = 8
+
+    def __init__(self, settings: DenseSettings) -> None:
+        self.settings = replace(settings, max_seq_length=settings.max_seq_length or 256)
+        self.sha256 = type(self).weights
+        self.named.append(settings.embedding_model)
+
+    def queries(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        counts = np.array([[text.count(letter) for letter in "abcdefgh"] for text in texts], dtype=np.float32)
+        return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
+
+    def passages(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        type(self).encoded += len(texts)
+        return self.queries(texts)
+
+
+def encode_letters(monkeypatch: pytest.MonkeyPatch) -> type[LetterEncoder]:
+    """Puts a LetterEncoder in place of sentence-transformers' models."""
+    encoder = type("Letters", (LetterEncoder,), {"named": []})
+    monkeypatch.setattr(index_folder, "Encoder", encoder)
+    monkeypatch.setattr(dense, "Encoder", encoder)
+    return encoder
 
 
 def sentence_piece() -> PreTrainedTokenizerFast:
@@ -68,4 +112,31 @@ def fusion_folder(folder: Path, **settings: Any) -> Path:
     tokenizer.save_pretrained(folder)
     kept = {"max_encoder_seq_length": 32, "max_decoder_seq_length": 8, **settings}
     (folder / "reader.json").write_text(json.dumps(kept), encoding="utf-8")
+    return folder
+
+
+def sharded_copy(folder: Path, copy: Path, auto_class: Any) -> Path:
+    """A model folder whose weights lie in several files, with an index of them."""
+    shutil.copytree(folder, copy)
+    (copy / "model.safetensors").unlink()
+    auto_class.from_pretrained(folder).save_pretrained(copy, max_shard_size="8KB")
+    assert len(list(copy.glob("model-*-of-*.safetensors"))) > 1
+    assert (copy / "model.safetensors.index.json").is_file()
+    return copy
+
+
+def write_lines(path: Path, records: Sequence[Any]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def world_folder(folder: Path) -> Path:
+    """Fills a folder with QUESTIONS, a BM25 index of CORPUS, a Fusion-in-Decoder and an extractive reader."""
+    write_lines(folder / "questions.jsonl", QUESTIONS)
+    write_lines(
+        folder / "corpus.jsonl", [{"_id": ctx["id"], "title": ctx["title"], "text": ctx["text"]} for ctx in CTXS]
+    )
+    index_folder.build_index(folder / "corpus.jsonl", folder / "index", BM25Settings())
+    fusion_folder(folder / "fusion")
+    tiny.model_folder(folder / "extractive")
     return folder

@@ -1,6 +1,11 @@
 """Batch samplers: seeded, complete, and of a constant effective size."""
 
 import itertools
+import multiprocessing
+import signal
+import subprocess
+from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +13,7 @@ from determined.pytorch import samplers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler
+from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
 
 
 def train_sampler(
@@ -101,3 +106,47 @@ def test_every_rank_has_a_validation_batch(count: int, batch_size: int, ranks: i
     assert [len(batch) for batch in batches] == sizes
     assert {index for batch in batches for index in batch} == set(range(count))
     assert len(batches) >= ranks
+
+
+@pytest.mark.parametrize(
+    ("settings", "batches"),
+    [
+        ({}, [[1, 3], [2, 0], [4]]),
+        ({"ranks": 2}, [[1, 3], [2, 0], [4]]),
+        ({"ranks": 5}, [[1], [3], [2], [0], [4]]),
+        ({"ranks": 7}, [[1], [3], [2], [0], [4], [1], [3]]),  # repeated from the longest on
+        ({"set_numbers": np.array([1, 1, 0, 1, 0])}, [[2, 4], [1, 3], [0]]),
+    ],
+)
+def test_a_validation_begins_with_the_longest(settings: dict[str, Any], batches: list[list[int]]) -> None:
+    """In every set; of equal lengths, the first comes first."""
+    assert list(EvalBatchSampler([3, 9, 5, 9, 1], 2, **settings)) == batches
+
+
+def echo(connection: Connection) -> None:
+    """What a loader's worker is to this test: it answers until it is ended."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    leave_signals_to_parent(0)
+    while True:
+        connection.send(connection.recv())
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="elsewhere SIGTERM ends a worker at once")
+def test_signals_are_the_parents_to_answer() -> None:
+    """A worker outlives Ctrl-C and another process's SIGTERM; one of the process that started it ends it."""
+    here, there = multiprocessing.Pipe()
+    worker = multiprocessing.get_context("fork").Process(target=echo, args=(there,), daemon=True)
+    worker.start()
+    try:
+        for number in (None, "INT", "TERM"):
+            if number is not None:
+                subprocess.run(["kill", f"-{number}", str(worker.pid)], check=True)
+                worker.join(0.2)
+            here.send(number)
+            assert here.poll(30), f"dead after {number}"
+            assert here.recv() == number
+        worker.terminate()
+        worker.join(30)
+        assert worker.exitcode == 0
+    finally:
+        worker.kill()

@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from readers_for_tests import fusion_folder, sharded_copy
+from tiny_generation import causal_folder
+from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from model_hub_rqa.cli import main
 from model_hub_rqa.errors import RqaError
@@ -201,6 +205,31 @@ def test_a_damaged_model_folder_is_refused(damage: str, tmp_path: Path, capsys: 
     error = capsys.readouterr().err
     assert str(folder) in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("build", "auto_class"),
+    [
+        (tiny.model_folder, AutoModelForQuestionAnswering),
+        (fusion_folder, AutoModelForSeq2SeqLM),
+        (causal_folder, AutoModelForCausalLM),
+    ],
+    ids=["extractive", "fusion", "generation"],
+)
+def test_weights_in_several_files_predict_the_same(
+    build: Callable[[Path], Path], auto_class: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As ``save_pretrained(max_shard_size=...)`` writes them; where one of the files is missing, it is an error."""
+    whole = build(tmp_path / "whole")
+    parts = sharded_copy(whole, tmp_path / "parts", auto_class)
+    question, answers = ["--question", "When?", "--context", "the oil crisis began in October"], []
+    for folder in (whole, parts):
+        assert main(["predict", "--checkpoint", str(folder), *question]) == 0
+        answers.append(output(capsys))
+    assert answers[0] == answers[1]
+    next(parts.glob("model-00002-*")).unlink()
+    assert main(["predict", "--checkpoint", str(parts), *question]) == 2
+    assert f"{parts}: cannot be loaded as" in capsys.readouterr().err
 
 
 def test_export_gives_a_folder_that_transformers_loads(data: Path, tmp_path: Path) -> None:

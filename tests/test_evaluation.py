@@ -1,4 +1,4 @@
-"""The evaluation from question to answer: its numbers by hand, the command and its files, and asking."""
+"""The evaluation from question to answer: its numbers by hand, the command and its files."""
 
 import json
 import math
@@ -7,24 +7,12 @@ from typing import Any
 
 import pytest
 import tiny
-from readers_for_tests import CORPUS, InOrder, Repeater, fusion_folder
+from readers_for_tests import CORPUS, QUESTIONS, InOrder, Repeater, fusion_folder, world_folder, write_lines
 
 from model_hub_rqa.cli import main
 from model_hub_rqa.evaluation import evaluate
 from model_hub_rqa.pipeline import RQAPipeline
 from model_hub_rqa.records import Answer
-
-CTXS = [{"id": passage.id, "title": passage.title, "text": passage.text} for passage in CORPUS]
-QUESTIONS = [
-    {"id": "a", "question": "when?", "answers": ["October", "in October"], "gold_id": "1", "ctxs": CTXS},
-    {"id": "b", "question": "what?", "answers": ["a barrel of oil"], "gold_id": "2", "ctxs": CTXS[1:]},
-    {"id": "c", "question": "who?", "answers": ["members"], "ctxs": CTXS[2:]},
-]
-
-
-def write_lines(path: Path, records: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
 
 
 def rows() -> list[dict[str, Any]]:
@@ -108,25 +96,7 @@ def test_without_gold_passages() -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with questions, a BM25 index of three passages, a Fusion-in-Decoder and an extractive reader."""
-    folder = tmp_path_factory.mktemp("world")
-    write_lines(folder / "questions.jsonl", QUESTIONS)
-    write_lines(
-        folder / "corpus.jsonl", [{"_id": ctx["id"], "title": ctx["title"], "text": ctx["text"]} for ctx in CTXS]
-    )
-    index = [
-        "index",
-        "--corpus",
-        str(folder / "corpus.jsonl"),
-        "--retriever",
-        "bm25",
-        "--output",
-        str(folder / "index"),
-    ]
-    assert main(index) == 0
-    fusion_folder(folder / "fusion")
-    tiny.model_folder(folder / "extractive")
-    return folder
+    return world_folder(tmp_path_factory.mktemp("world"))
 
 
 def evaluate_command(world: Path, output: Path, *options: str, reader: str = "fusion") -> list[str]:
@@ -212,56 +182,6 @@ def test_an_evaluation_that_fails_leaves_nothing(world: Path, tmp_path: Path, mo
     (tmp_path / "in").mkdir()
     assert main(evaluate_command(world, tmp_path / "in/results")) == 2
     assert list((tmp_path / "in").iterdir()) == []
-
-
-def test_ask(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The answer stands first, then a line a passage, the best first; --json gives the same as an object."""
-    command = ["ask", "--checkpoint", str(world / "fusion"), "--index", str(world / "index"), "oil price?"]
-    assert main(command) == 0
-    text = capsys.readouterr().out
-    assert main([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert text.startswith(found["answer"])
-    assert text.index("[1]") < text.index("[2]")
-    assert found["passages"][0]["id"] == "1"
-    assert found["passages"][0]["text"] in text
-    assert sum(passage["reader_score"] for passage in found["passages"]) == pytest.approx(1)
-    assert 0 < found["score"] < 1
-
-
-def test_ask_in_a_dialogue(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Turns before the question change what a reader with the chat prompt is asked."""
-    reader = fusion_folder(tmp_path / "chat", prompt_template="chat", max_encoder_seq_length=64)
-    command = ["ask", "--checkpoint", str(reader), "--index", str(world / "index"), "--json", "it?"]
-    answers = []
-    for turns in ([], ["--turn", "oil or river?", "--turn", "river"]):
-        assert main([*command, *turns]) == 0
-        answers.append(json.loads(capsys.readouterr().out))
-    assert answers[0]["score"] != answers[1]["score"]
-
-
-@pytest.mark.parametrize(
-    ("question", "options", "fault"),
-    [
-        (" ", (), "QUESTION: must not be blank"),
-        ("oil?", ("--turn", ""), "--turn: must not be blank"),
-        ("oil?", ("--top-k", "0"), "--top-k: must be at least 1, found 0"),
-    ],
-)
-def test_ask_refuses(
-    question: str, options: tuple[str, ...], fault: str, world: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What cannot be asked is named."""
-    command = ["ask", "--checkpoint", str(world / "fusion"), "--index", str(world / "index"), question, *options]
-    assert main(command) == 2
-    assert fault in capsys.readouterr().err
-
-
-def test_a_question_that_nothing_is_found_for(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """BM25 ranks the corpus all the same, so that there is always something to read."""
-    command = ["ask", "--checkpoint", str(world / "fusion"), "--index", str(world / "index"), "zzz"]
-    assert main(command) == 0
-    assert "[1]" in capsys.readouterr().out
 
 
 @pytest.mark.slow

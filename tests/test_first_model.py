@@ -15,6 +15,7 @@ import tiny_fusion
 import torch
 from cluster_runs import Trial, run_here
 from determined import pytorch
+from readers_for_tests import sharded_copy
 from safetensors.torch import load_file
 from stand_in_master import StandInMaster
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertConfig, BertForQuestionAnswering
@@ -68,6 +69,17 @@ def test_a_run_starts_from_an_earlier_ones_weights(kind: str, earlier: Path, tmp
         where[kind] = tmp_path / "exported"
         assert main(["export", "--checkpoint", str(newest), "--output", str(where[kind])]) == 0
     names = {"pretrained_model_name_or_path": None, "init_checkpoint": str(where[kind])}
+    config = change(earlier / "experiment.yaml", **names, max_steps=1, learning_rate=0.0)
+    assert run(config, tmp_path / "run") == 0
+    assert tiny.equal(tiny.weights(tmp_path / "run", 1), tiny.weights(earlier / "run", 10))
+
+
+@pytest.mark.parametrize("field", ["init_checkpoint", "pretrained_model_name_or_path"])
+def test_first_weights_may_lie_in_several_files(field: str, earlier: Path, tmp_path: Path) -> None:
+    """As ``save_pretrained(max_shard_size=...)`` writes them."""
+    pretrained = earlier / "run/checkpoints/checkpoint-10/pretrained"
+    sharded_copy(pretrained, tmp_path / "shards", AutoModelForQuestionAnswering)
+    names = {"pretrained_model_name_or_path": None, field: str(tmp_path / "shards")}
     config = change(earlier / "experiment.yaml", **names, max_steps=1, learning_rate=0.0)
     assert run(config, tmp_path / "run") == 0
     assert tiny.equal(tiny.weights(tmp_path / "run", 1), tiny.weights(earlier / "run", 10))

@@ -75,6 +75,21 @@ def test_a_rank_without_an_example_of_its_own(kind: str, tmp_path: Path) -> None
     compare(kind, (1, 2), 1, None, tmp_path)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_that_accumulate_train_as_one(kind: str, tmp_path: Path) -> None:
+    """Two micro-batches of 2 on each of 2 ranks step as 8 examples at once do, to 1e-6; the ranks' shares differ."""
+    for ranks, parts in ((1, 1), (2, 2)):
+        settings = {"global_batch_size": 8 // parts, "gradient_accumulation_steps": parts, "bf16": False}
+        settings |= {"max_steps": 3, "learning_rate": 1e-2, "adam_epsilon": 1e-6, "max_grad_norm": 0.1, "save_steps": 1}
+        config = experiment(kind, tmp_path / str(ranks), train=24, validation=1, **settings)
+        argv = [str(config), "--output-dir", str(tmp_path / f"run-{ranks}")]
+        assert forked.run_ranks(ranks, argv, tmp_path / f"logs-{ranks}") == [0] * ranks
+    for steps in (1, 3):
+        one, two = (tiny.weights(tmp_path / f"run-{ranks}", steps) for ranks in (1, 2))
+        assert tiny.equal(one, two, atol=1e-6), max(float((one[name] - two[name]).abs().max()) for name in one)
+    assert not tiny.equal(one, tiny.weights(tmp_path / "run-1", 1), atol=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("examples", [1, 7, 8, 101])
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,19 +6,20 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import ir_measures
-import numpy as np
 import pytest
+from readers_for_tests import LetterEncoder, encode_letters
 
+import model_hub_rqa
 from model_hub_rqa.commands import retrieval as commands
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError, RqaError
 from model_hub_rqa.records import Passage
-from model_hub_rqa.retrieval import dense, index_folder
+from model_hub_rqa.retrieval import dense
 from model_hub_rqa.retrieval.bm25 import BM25Retriever, BM25Settings
 from model_hub_rqa.retrieval.dense import DenseRetriever, DenseSettings
 from model_hub_rqa.retrieval.index_folder import build_index, check_index, open_index
@@ -32,32 +33,10 @@ PASSAGES = [
 ]
 
 
-class LetterEncoder:
-    """Stands in for a model: a text becomes the counts of its letters a to h, to length 1. Counts what it encodes."""
-
-    encoded = 0
-    weights = "weights of one"
-    dimension = 8
-
-    def __init__(self, settings: DenseSettings) -> None:
-        self.settings = replace(settings, max_seq_length=settings.max_seq_length or 256)
-        self.sha256 = type(self).weights
-
-    def queries(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
-        counts = np.array([[text.count(letter) for letter in "abcdefgh"] for text in texts], dtype=np.float32)
-        return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
-
-    def passages(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
-        type(self).encoded += len(texts)
-        return self.queries(texts)
-
-
 @pytest.fixture
 def letters(monkeypatch: pytest.MonkeyPatch) -> type[LetterEncoder]:
     """The stand-in model in place of sentence-transformers'."""
-    encoder = type("Letters", (LetterEncoder,), {})
-    monkeypatch.setattr(index_folder, "Encoder", encoder)
-    monkeypatch.setattr(dense, "Encoder", encoder)
+    encoder = encode_letters(monkeypatch)
     monkeypatch.setattr(dense, "_SECONDS_BETWEEN_SAVES", 0.0)
     return encoder
 
@@ -90,6 +69,25 @@ def test_dense_folder_gives_the_same_search(tmp_path: Path, corpus: Path, letter
     opened = open_index(tmp_path / "index", embedding_model="elsewhere", corpus=corpus)
     expected = DenseRetriever.build(PASSAGES, DenseSettings("letters"))
     assert opened.search(["cat", "dog"], 9) == expected.search(["cat", "dog"], 9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "libraries"),
+    [
+        (BM25Settings(), {"bm25s", "PyStemmer", "numpy"}),
+        (DenseSettings("letters"), {"sentence-transformers", "transformers", "torch", "numpy"}),
+    ],
+    ids=["bm25", "dense"],
+)
+def test_an_index_records_the_versions_it_was_built_with(
+    settings: Any, libraries: set[str], tmp_path: Path, corpus: Path, letters: type[LetterEncoder]
+) -> None:
+    """This package's and those of its kind's libraries, as they are installed."""
+    build_index(corpus, tmp_path / "index", settings)
+    versions = json.loads((tmp_path / "index/manifest.json").read_text())["versions"]
+    assert versions.pop("model-hub-rqa") == model_hub_rqa.__version__
+    versions.pop("faiss-cpu", None)  # faiss has other packages as well
+    assert versions == {name: version(name) for name in libraries}
 
 
 def test_split_documents(tmp_path: Path, corpus: Path) -> None:
