@@ -13,6 +13,7 @@ import tiny_beams
 import torch
 import transformers
 from datasets import Dataset
+from watching import watch
 
 from model_hub_rqa import train
 from model_hub_rqa.checkpoints import pretrained_folder
@@ -321,11 +322,14 @@ def test_metrics_do_not_depend_on_the_number_of_ranks(kind: str, tmp_path: Path)
     assert type(reader) is (BeamSearchReader if kind in KINDS else ExtractiveReader)
 
 
-def test_half_precision_and_a_searched_beam(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_half_precision_and_a_searched_beam(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """bf16 trains; a hyperparameter start_n_top is the task's, overrides the data section's, and is a known name."""
-    data = {"start_n_top": 9, "end_n_top": 2}
+    data, watched = {"start_n_top": 9, "end_n_top": 2}, watch(monkeypatch)
     config = tiny_beams.experiment(tmp_path, data=data, train=16, max_steps=2, bf16=True, start_n_top=3)
     assert train.main([str(config), "--output-dir", str(tmp_path / "run")]) == 0
+    assert torch.bfloat16 in watched.dtypes
     assert "not a known name" not in caplog.text
     saved = json.loads((pretrained_folder(tmp_path / "run") / "config.json").read_text())
     assert (saved["start_n_top"], saved["end_n_top"]) == (3, 2)

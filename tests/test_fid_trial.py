@@ -13,6 +13,7 @@ import yaml
 from readers_for_tests import sentence_piece
 from tokenizers_for_tests import bert
 from transformers import AutoModelForSeq2SeqLM, BertConfig, BertModel
+from watching import watch
 
 from model_hub_rqa import train
 from model_hub_rqa.data.fusion import FusionCollator
@@ -130,32 +131,46 @@ def test_the_checkpoint_writes_the_same_answers(config: dict[str, Any], tmp_path
 
 
 @pytest.mark.parametrize(
-    "hyperparameters",
+    ("hyperparameters", "seen"),
     [
-        {"gradient_checkpointing": True},
-        {"bf16": True},
-        {"gradient_accumulation_steps": 2},
-        {"num_beams": 3, "encoder_chunk_size": 2},
+        ({}, {"layer_calls": 4, "steps": 4, "batches": 4, "dtypes": {torch.float32}, "num_beams": [1, 1]}),
+        ({"gradient_checkpointing": True}, {"layer_calls": 8}),
+        ({"bf16": True}, {"dtypes": {torch.bfloat16}}),
+        ({"gradient_accumulation_steps": 2}, {"steps": 4, "batches": 8}),
+        ({"num_beams": 3}, {"num_beams": [3, 3]}),
     ],
-    ids=lambda values: next(iter(values)),
+    ids=lambda values: next(iter(values), "default"),
 )
-def test_settings_of_training(hyperparameters: dict[str, Any], config: dict[str, Any], tmp_path: Path) -> None:
-    """Each runs to its end with every metric finite; data settings may stand among the hyperparameters."""
+def test_settings_of_training(
+    hyperparameters: dict[str, Any],
+    seen: dict[str, Any],
+    config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each takes effect, with every metric finite; data settings may stand among the hyperparameters."""
+    watched = watch(monkeypatch)
     config["hyperparameters"] |= hyperparameters
     (report,) = run(config, tmp_path)
+    assert {name: getattr(watched, name) for name in seen} == seen
+    assert watched.trial.model.is_gradient_checkpointing == ("gradient_checkpointing" in hyperparameters)
     assert {"exact_match", "f1", "rougeL", "loss"} <= set(report)
     assert all(torch.tensor(report[name]).isfinite() for name in ("exact_match", "f1", "rougeL", "loss"))
 
 
-def test_chunks_do_not_change_training(config: dict[str, Any], tmp_path: Path) -> None:
+def test_chunks_do_not_change_training(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss after some steps is the same however many passages are encoded at a time, but for rounding."""
-    losses = []
-    for chunk_size in (1, 32):
+    watched, losses, most = watch(monkeypatch), [], []
+    for chunk_size in (1, 2, 32):
         folder = tmp_path / str(chunk_size)
         folder.mkdir()
-        config["data"] |= {"encoder_chunk_size": chunk_size}
+        config["hyperparameters"] |= {"encoder_chunk_size": chunk_size}
+        watched.encoder_rows.clear()
         losses.append(run(config, folder)[0]["loss"])
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+        most.append(max(watched.encoder_rows))
+    assert most[:2] == [1, 2]
+    assert most[2] > 2
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-4)
 
 
 def test_dialogue_records_in_the_chat_prompt(config: dict[str, Any], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput
+from watching import watch_encoder
 
 from model_hub_rqa.models.fusion import (
     answer_losses,
@@ -112,9 +113,13 @@ def test_chunks_change_nothing(name: str, chunk_size: int) -> None:
     """How many passages are encoded at a time changes neither loss nor gradients."""
     batch, labels = batch_of(), labels_of()
     whole, chunked = build(name), build(name, chunk_size)
+    rows: dict[Any, list[int]] = {whole: [], chunked: []}
+    for model, calls in rows.items():
+        watch_encoder(model, calls)
     expected, found = whole(**batch, labels=labels).loss, chunked(**batch, labels=labels).loss
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert_same(gradients(chunked, found), gradients(whole, expected))
+    assert max(rows[chunked]) <= chunk_size < max(rows[whole])
 
 
 @family
@@ -124,6 +129,7 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
     model = build(name).train()
     expected = gradients(model, model(**batch, labels=labels, use_cache=False).loss)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert model.is_gradient_checkpointing
     assert_same(gradients(model, model(**batch, labels=labels, use_cache=False).loss), expected)
 
 

@@ -11,6 +11,7 @@ from test_fid_trial import records, write_lines
 from tiny_generation import causal_folder, changed, experiment
 from tokenizers_for_tests import chat_tokenizer, roberta
 from transformers import AutoModelForCausalLM
+from watching import watch
 
 from model_hub_rqa import train
 from model_hub_rqa.errors import ConfigError, DataError
@@ -97,20 +98,26 @@ def test_the_loss_is_the_mean_over_examples_of_answers_alone(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "hyperparameters",
+    ("hyperparameters", "seen"),
     [
-        {"gradient_checkpointing": True},
-        {"bf16": True},
-        {"gradient_accumulation_steps": 2},
-        {"num_beams": 3},
-        {"max_tokens_per_batch": 400},
+        ({}, {"layer_calls": 2, "steps": 2, "batches": 2, "dtypes": {torch.float32}, "num_beams": [1]}),
+        ({"gradient_checkpointing": True}, {"layer_calls": 4}),
+        ({"bf16": True}, {"dtypes": {torch.bfloat16}}),
+        ({"gradient_accumulation_steps": 2}, {"steps": 2, "batches": 4}),
+        ({"num_beams": 3}, {"num_beams": [3]}),
+        ({"max_tokens_per_batch": 400}, {"steps": 2}),
     ],
-    ids=lambda values: next(iter(values)),
+    ids=lambda values: next(iter(values), "default"),
 )
-def test_settings_of_training(hyperparameters: dict[str, Any], tmp_path: Path) -> None:
-    """Each runs to its end with every metric finite."""
-    config = experiment(tmp_path, train=16, validation=3, max_steps=2, **hyperparameters)
+def test_settings_of_training(
+    hyperparameters: dict[str, Any], seen: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes effect, with every metric finite."""
+    watched = watch(monkeypatch)
+    config = experiment(tmp_path, train=16, validation=3, max_steps=2, **{"bf16": False, **hyperparameters})
     *_, report = run(config, tmp_path / "run")
+    assert {name: getattr(watched, name) for name in seen} == seen
+    assert watched.trial.model.is_gradient_checkpointing == ("gradient_checkpointing" in hyperparameters)
     assert {"exact_match", "f1", "rougeL", "eval_loss"} <= set(report)
     assert all(torch.tensor(report[name]).isfinite() for name in ("exact_match", "f1", "rougeL", "eval_loss"))
 

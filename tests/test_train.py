@@ -13,6 +13,7 @@ import tiny
 import torch
 from determined import pytorch, util
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from watching import watch
 
 from model_hub_rqa import train
 from model_hub_rqa.trials import experiments
@@ -111,10 +112,17 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
     assert len(rates) == 10
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(done: Path, tmp_path: Path) -> None:
-    """The weights after a step equal those without it."""
-    run(done / "experiment.yaml", tmp_path / "a", *overrides(max_steps=2, gradient_checkpointing="true"))
-    run(done / "experiment.yaml", tmp_path / "b", *overrides(max_steps=2))
+def test_gradient_checkpointing_changes_nothing_but_memory(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights after a step equal those without it, though each layer computes twice."""
+    for name, given, calls in (("a", "true", 4), ("b", "false", 2)):
+        watched = watch(monkeypatch)
+        assert (
+            run(done / "experiment.yaml", tmp_path / name, *overrides(max_steps=2, gradient_checkpointing=given)) == 0
+        )
+        assert watched.trial.model.is_gradient_checkpointing == (given == "true")
+        assert watched.layer_calls == calls
     assert tiny.equal(tiny.weights(tmp_path / "a", 2), tiny.weights(tmp_path / "b", 2), atol=1e-6)
 
 

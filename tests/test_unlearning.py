@@ -12,8 +12,10 @@ import torch
 from test_fid_trial import write_lines
 from test_qa_dataset import FILES, TOFU
 from tiny_generation import causal_folder, changed, experiment
+from watching import watch
 
 from model_hub_rqa import train
+from model_hub_rqa.components import Component
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.trials import experiments
 from model_hub_rqa.trials.generation import GenerationTrial
@@ -234,11 +236,21 @@ def test_an_objective_for_a_trial_without_probabilities(tmp_path: Path) -> None:
         experiments.validate(experiments.load_experiment(str(config)))
 
 
-def test_components_in_the_place_of_the_trials_own(tmp_path: Path) -> None:
+def test_components_in_the_place_of_the_trials_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A registered model and a registered collator are built with what the trial offers, and train."""
+    watched, made, build = watch(monkeypatch), {}, Component.build
+
+    def noted(self: Component, **offered: Any) -> Any:
+        made[self.name] = build(self, **offered)
+        return made[self.name]
+
+    monkeypatch.setattr(Component, "build", noted)
     causal_folder(tmp_path / "model")
     model = {"handler": "AutoModel", "args": {"model_mode": "causal-lm"}}
     config = experiment(tmp_path, max_steps=2, model=model)
     run(changed(config, data={"collator": "GenerationCollator"}), tmp_path / "chosen")
+    assert (watched.trial.model, watched.trial.collator) == (made["AutoModel"], made["GenerationCollator"])
+    made.clear()
     run(experiment(tmp_path, max_steps=2), tmp_path / "own")
+    assert made == {}
     assert tiny.same(tiny.weights(tmp_path / "chosen", 2), tiny.weights(tmp_path / "own", 2))
