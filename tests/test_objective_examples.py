@@ -66,7 +66,13 @@ def test_the_four_stages_and_their_table(
     load(UNLEARNING / "build_model.py").main()
     for stage in STAGES:
         changes = {"max_steps": 2, "global_batch_size": 4, "save_steps": 2}
-        words = [*options(tmp_path, stage, model, **changes), "--output-dir", str(tmp_path / "runs" / stage)]
+        words = [
+            *options(tmp_path, stage, model, **changes),
+            "--config",
+            "searcher.max_length=2",
+            "--output-dir",
+            str(tmp_path / "runs" / stage),
+        ]
         assert train.main([str(UNLEARNING / f"{stage}.yaml"), *words]) == 0
         model = tmp_path / "runs/finetune"
     capsys.readouterr()

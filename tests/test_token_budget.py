@@ -109,7 +109,7 @@ def test_each_example_weighs_the_same(ranks: int, tmp_path: Path) -> None:
     assert forked.run_ranks(ranks, arguments, tmp_path / "logs") == [0] * ranks
     for rank in range(ranks):
         assert (tmp_path / "logs" / f"{rank}.log").read_text().count("the gradients agree") == 1
-    assert tiny.reports(tmp_path / "run", "validation")[-1]["steps"] == 8 // ranks
+    assert tiny.reports(tmp_path / "run", "validation")[-1]["batches"] == 8 // ranks
 
 
 def test_resume_is_exact(tmp_path: Path) -> None:
