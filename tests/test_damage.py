@@ -113,10 +113,10 @@ def test_the_fall_back_is_told_and_exact(file: str, done: Path, run: Path, capsy
 
 
 def test_asking_falls_back_with_a_warning(run: Path, capsys: Capture, caplog: pytest.LogCaptureFixture) -> None:
-    """rqa predict on a run's folder takes the newest whole checkpoint and says that it is not the newest."""
+    """rqa predict on RUN@last takes the newest whole checkpoint and says that it is not the newest."""
     path = run / "checkpoints/checkpoint-10/pretrained/model.safetensors"
     damages(path.stat().st_size)["deleted"](path)
-    assert main(["predict", "--checkpoint", str(run), *QUESTION]) == 0
+    assert main(["predict", "--checkpoint", f"{run}@last", *QUESTION]) == 0
     assert re.search("passed over: .*checkpoint-10/pretrained/model.safetensors: is missing", caplog.text)
 
 

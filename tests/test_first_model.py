@@ -59,12 +59,12 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "pretrained", "exported"])
 def test_a_run_starts_from_an_earlier_ones_weights(kind: str, earlier: Path, tmp_path: Path) -> None:
-    """From a run's folder (its newest whole checkpoint), a checkpoint, or a save_pretrained folder; no other name.
+    """From a run's folder (here its newest whole checkpoint), a checkpoint, or a save_pretrained folder; no other name.
 
     Weights that nothing trains are the earlier ones to the last bit; optimizer and schedule begin anew.
     """
     newest = earlier / "run/checkpoints/checkpoint-10"
-    where = {"run": earlier / "run", "checkpoint": newest, "pretrained": newest / "pretrained"}
+    where = {"run": f"{earlier / 'run'}@last", "checkpoint": newest, "pretrained": newest / "pretrained"}
     if kind == "exported":
         where[kind] = tmp_path / "exported"
         assert main(["export", "--checkpoint", str(newest), "--output", str(where[kind])]) == 0
@@ -89,7 +89,7 @@ def test_init_checkpoint_does_not_load_the_pretrained_weights(earlier: Path, tmp
     """Beside a name, which gives config and tokenizer alone: its weights may be missing."""
     shutil.copytree(earlier / "model", tmp_path / "model")
     (tmp_path / "model/model.safetensors").unlink()
-    names = {"pretrained_model_name_or_path": str(tmp_path / "model"), "init_checkpoint": str(earlier / "run")}
+    names = {"pretrained_model_name_or_path": str(tmp_path / "model"), "init_checkpoint": f"{earlier / 'run'}@last"}
     config = change(earlier / "experiment.yaml", **names, max_steps=1, learning_rate=0.0)
     assert run(config, tmp_path / "run") == 0
     assert tiny.equal(tiny.weights(tmp_path / "run", 1), tiny.weights(earlier / "run", 10))
@@ -99,7 +99,7 @@ def test_a_fusion_reader_starts_from_earlier_weights(tmp_path: Path) -> None:
     """An encoder-decoder with tied embeddings."""
     config = tiny_fusion.experiment(tmp_path, train=8, validation=3, max_steps=2)
     assert run(config, tmp_path / "run") == 0
-    changed = change(config, init_checkpoint=str(tmp_path / "run"), max_steps=1, learning_rate=0.0)
+    changed = change(config, init_checkpoint=f"{tmp_path / 'run'}@last", max_steps=1, learning_rate=0.0)
     assert run(changed, tmp_path / "again") == 0
     assert tiny.equal(tiny.weights(tmp_path / "again", 1), tiny.weights(tmp_path / "run", 2))
 
@@ -149,7 +149,8 @@ def test_weights_that_do_not_fit_are_named(earlier: Path, tmp_path: Path, capsys
 @pytest.mark.parametrize("legacy", [False, True], ids=["script", "legacy"])
 def test_a_cluster_starts_from_earlier_weights(legacy: bool, earlier: Path, tmp_path: Path) -> None:
     """By either entrypoint."""
-    path = change(earlier / "experiment.yaml", init_checkpoint=str(earlier / "run"), max_steps=10, learning_rate=0.0)
+    start = f"{earlier / 'run'}@last"
+    path = change(earlier / "experiment.yaml", init_checkpoint=start, max_steps=10, learning_rate=0.0)
     trial = Trial(tmp_path, json.loads(path.read_text()), legacy=legacy)
     with StandInMaster() as master:
         run_here(trial, master)
@@ -251,10 +252,10 @@ def test_qa_trial_trains_a_reader_of_ones_own(earlier: Path, tmp_path: Path, mon
     assert tiny.equal(load_file(saved / "model.safetensors"), tiny.weights(tmp_path / "run", 10))
     assert AutoTokenizer.from_pretrained(saved).is_fast
     # and it goes on from there
-    again = change(config, init_checkpoint=str(tmp_path / "run"), max_steps=1, learning_rate=0.0)
+    again = change(config, init_checkpoint=f"{tmp_path / 'run'}@last", max_steps=1, learning_rate=0.0)
     assert run(again, tmp_path / "again") == 0
     assert tiny.equal(tiny.weights(tmp_path / "again", 1), tiny.weights(tmp_path / "run", 10))
-    wider = change(config, init_checkpoint=str(tmp_path / "run"), data={"size": 13})
+    wider = change(config, init_checkpoint=f"{tmp_path / 'run'}@last", data={"size": 13})
     assert run(wider, tmp_path / "wider") == 2
     monkeypatch.setitem(sys.modules, QATrial.__module__, sys.modules[QATrial.__module__])  # it imports another copy
     trial: Any = pytorch.load_trial_from_checkpoint_path(str(saved.parent))
@@ -282,7 +283,7 @@ def test_a_model_with_its_own_loss_needs_nothing_else(parity: Path, tmp_path: Pa
     assert run(parity, tmp_path / "run") == 0
     training = tiny.reports(tmp_path / "run", "training")
     assert training[-1]["loss"] < 0.7 * training[0]["loss"]
-    again = change(parity, init_checkpoint=str(tmp_path / "run"), max_steps=1, learning_rate=0.0)
+    again = change(parity, init_checkpoint=f"{tmp_path / 'run'}@last", max_steps=1, learning_rate=0.0)
     assert run(again, tmp_path / "again") == 0
     assert tiny.equal(tiny.weights(tmp_path / "again", 1), tiny.weights(tmp_path / "run", 20))
 

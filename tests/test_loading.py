@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -300,7 +301,8 @@ def test_unused_columns_are_dropped_and_logged(caplog: pytest.LogCaptureFixture)
     dataset = Dataset.from_dict({name: [[1, 2]] for name in columns})
     dataset.set_format("numpy", columns=["input_ids", "example_id"], output_all_columns=True)
     before = dict(dataset.format)
-    wrapped: Any = SimpleNamespace(module=Model(), forward=lambda *inputs, **kwargs: None)
+    wrapped: Any = object.__new__(torch.nn.parallel.DistributedDataParallel)  # of ranks, without starting them
+    wrapped.__dict__["module"] = Model()
     models: list[Any] = [Model(), wrapped]
     for model in models:
         caplog.clear()

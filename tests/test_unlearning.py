@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import forked
@@ -23,6 +24,9 @@ from model_hub_rqa.trials.generation import GenerationTrial
 SETS = {"train": ["forget", "retain"], "validation": ["forget", "retain"], "mixing": "keyed"}
 
 
+SEARCHER = {"metric": "retain/eval_loss", "smaller_is_better": True}
+
+
 def unlearning(folder: Path, objective: Any, *, dropout: float = 0.0, data: Any = SETS, **changes: Any) -> Path:
     """Three questions to forget and six to keep."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +37,7 @@ def unlearning(folder: Path, objective: Any, *, dropout: float = 0.0, data: Any 
         sets[name] = {"handler": "QADataset", "args": {"hf_args": hf_args, "predict_with_generate": False}}
     settings = {"global_batch_size": 2, "max_steps": 4, "objective": objective, **changes}
     config = experiment(folder, dropout=dropout, **settings)
-    return changed(config, data={**FILES, "datasets": sets, **data}, searcher={"metric": "retain/eval_loss"})
+    return changed(config, data={**FILES, "datasets": sets, **data}, searcher=SEARCHER)
 
 
 def run(config: Path, output: Path, *arguments: str) -> None:
@@ -95,7 +99,8 @@ def test_what_is_to_be_forgotten_is(objective: Any, data: Any, tmp_path: Path) -
     """The loss on the forget set rises; with a retain set, more than that on what is to be kept."""
     config = unlearning(tmp_path, objective, data=data, max_steps=30, learning_rate=3e-3, eval_steps=30, save_steps=30)
     trial = experiments.validate(experiments.load_experiment(str(config)))
-    trial.collator = GenerationTrial.build_collator(_Here(trial.tokenizer))  # type: ignore[arg-type]
+    trial.context = SimpleNamespace(device=torch.device("cpu"))
+    trial.collator = trial.build_collator()
     from transformers import AutoModelForCausalLM
 
     folders = (tmp_path / "model", tmp_path / "run/checkpoints/checkpoint-30/pretrained")
@@ -127,14 +132,6 @@ def test_the_reference_stays_the_initial_model(tmp_path: Path, monkeypatch: pyte
     run(config, tmp_path / "run")
     assert [loss for loss, _ in seen] == pytest.approx([expected for _, expected in seen], rel=1e-4)
     assert seen[0][0] - seen[2][0] > 0.1  # so model and reference were apart
-
-
-class _Here:
-    """As much of a trial as a collator needs."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.context = type("Context", (), {"device": torch.device("cpu")})
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda one: one["name"])

@@ -79,7 +79,7 @@ def test_resume_validates_the_checkpoint(nothing: str, trained: Path, tmp_path: 
 @pytest.mark.parametrize("nothing", NOTHING)
 def test_init_checkpoint_is_validated(nothing: str, trained: Path, tmp_path: Path) -> None:
     """The same from weights alone, at 0 batches; the run's folder gives its newest checkpoint."""
-    words = overrides(nothing, f"init_checkpoint={trained / 'run'}")
+    words = overrides(nothing, f"init_checkpoint={trained / 'run'}@last")
     assert run(trained / "experiment.yaml", tmp_path / "run", *words) == 0
     assert metrics(tmp_path / "run") == metrics(trained / "run")
     assert tiny.reports(tmp_path / "run", "validation")[0]["steps"] == 0
@@ -101,7 +101,7 @@ def test_every_schedule_stands_still(trained: Path, tmp_path: Path) -> None:
 
 def test_two_ranks_validate_the_same(trained: Path, tmp_path: Path) -> None:
     """Each a part, and together the metrics and the predictions of one."""
-    words = overrides("max_steps=0", f"init_checkpoint={trained / 'run'}")
+    words = overrides("max_steps=0", f"init_checkpoint={trained / 'run'}@last")
     argv = [str(trained / "experiment.yaml"), "--output-dir", str(tmp_path / "run"), *words]
     assert forked.run_ranks(2, argv, tmp_path / "logs") == [0, 0], (tmp_path / "logs/0.log").read_text()
     assert metrics(tmp_path / "run") == metrics(trained / "run")
@@ -112,7 +112,7 @@ def test_a_fusion_reader_validates(tmp_path: Path) -> None:
     """It writes what it read and wrote."""
     config = tiny_fusion.experiment(tmp_path, train=8, validation=3, max_steps=2)
     assert run(config, tmp_path / "run") == 0
-    words = overrides("max_steps=0", f"init_checkpoint={tmp_path / 'run'}")
+    words = overrides("max_steps=0", f"init_checkpoint={tmp_path / 'run'}@last")
     assert run(config, tmp_path / "again", *words) == 0
     files = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("run", "again")]
     assert files[0] == files[1]
@@ -122,7 +122,7 @@ def test_a_fusion_reader_validates(tmp_path: Path) -> None:
 def test_a_cluster_validates_the_checkpoint(trained: Path, tmp_path: Path) -> None:
     """A trial that goes on from a checkpoint, or starts from weights; the predictions come with a checkpoint."""
     config = json.loads((trained / "experiment.yaml").read_text())
-    for changes in ({"max_steps": 0, "init_checkpoint": str(trained / "run")}, {"num_train_epochs": 0}):
+    for changes in ({"max_steps": 0, "init_checkpoint": f"{trained / 'run'}@last"}, {"num_train_epochs": 0}):
         folder = tmp_path / str(len(changes))
         folder.mkdir()
         hparams = {**config["hyperparameters"], **changes}
