@@ -15,6 +15,7 @@ from model_hub_rqa.trials import experiments
 from model_hub_rqa.trials.base import BaseTransformerTrial
 
 EXAMPLES = [{"id": f"q{number}"} for number in range(3)]
+LOSS = ["searcher.metric=eval_loss", "searcher.smaller_is_better=true"]  # what a default validation reports
 LENGTHS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "given": ({"length": [7, 8, 9], "input_ids": [[1], [1, 2], []]}, [7, 8, 9]),
     "of input_ids": ({"input_ids": [[1], [1, 2], []], "labels": [[1] * 5] * 3}, [1, 2, 0]),
@@ -73,10 +74,11 @@ def test_what_cannot_be_known_is_named(kind: str) -> None:
 def test_a_trial_need_not_give_them(tmp_path: Path) -> None:
     """Its features get both columns, and it trains and validates."""
     path = own_trials.experiment(tmp_path, "BareTrial", num_train_epochs=1)
-    trial = experiments.validate(experiments.load_experiment(str(path)))
+    trial = experiments.validate(experiments.load_experiment(str(path), LOSS))
     assert trial.datasets["train"]["length"][:] == [4] * 40
     assert trial.datasets["validation"]["example_index"][:] == list(range(9))
-    assert train.main([str(path), "--output-dir", str(tmp_path / "run"), "--config", "searcher.metric=eval_loss"]) == 0
+    words = [word for setting in LOSS for word in ("--config", setting)]
+    assert train.main([str(path), "--output-dir", str(tmp_path / "run"), *words]) == 0
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,8 @@ def test_a_missing_column_is_named_before_a_model_is_loaded(
 
 def test_a_collator_that_needs_the_model_is_tried_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """rqa validate has none, and passes it."""
+    words = [word for setting in LOSS for word in ("--config", setting)]
     path = str(own_trials.experiment(tmp_path, "NeedsModelTrial"))
-    assert cli.main(["validate", path]) == 0
-    assert cli.main(["train", path, "--output-dir", str(tmp_path / "run")]) == 2
+    assert cli.main(["validate", path, *words]) == 0
+    assert cli.main(["train", path, "--output-dir", str(tmp_path / "run"), *words]) == 2
     assert "NeedsModelTrial.build_collator: fails on two train features" in capsys.readouterr().err

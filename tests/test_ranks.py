@@ -122,14 +122,14 @@ def count_work() -> None:
 
 def test_one_voice_and_preprocessing_once(tmp_path: Path) -> None:
     """Of two ranks the first reads the data, makes the features and speaks; the other takes them and is silent."""
-    config = tiny.experiment(tmp_path, max_steps=2, learnig_rate=1)
+    config = tiny.experiment(tmp_path, max_steps=2, unheard_of=1)
     argv, logs = [str(config), "--output-dir", str(tmp_path / "run")], tmp_path / "logs"
     notes = tmp_path / "notes"
     processes = forked.start_ranks(2, argv, logs, hook=count_work, RQA_TEST_NOTES=str(notes))
     assert [forked.finish(process) for process in processes] == [0, 0]
     assert sorted(set(notes.read_text().splitlines())) == ["__call__ 0", "_write_rows 0"]
     said = (logs / "0.log").read_text()
-    assert "learnig_rate" in said
+    assert "unheard_of" in said
     assert "step 2/2" in said
     assert (logs / "1.log").read_text() == ""
 
