@@ -27,6 +27,7 @@ from model_hub_rqa.config import (
 )
 from model_hub_rqa.config.fields import init_fields, is_required, kinds_of, names_of, show
 from model_hub_rqa.config.other_tools import hint_for, known_elsewhere
+from model_hub_rqa.config.trainer_names import replaced_by_flag
 from model_hub_rqa.errors import ConfigError
 
 HYPERPARAMETERS = (
@@ -133,6 +134,10 @@ def merge(
         for name, value in values.items():
             for alias in names_of(fields[name])[1:]:
                 merged[section].pop(alias, None)
+            other = replaced_by_flag(name, value)
+            if other is not None and other not in values:
+                for alias in names_of(fields[other]):
+                    merged[section].pop(alias, None)
             merged[section][name] = value
     task = {field.name for field in init_fields(task_kwargs)} if task_kwargs is not None else set()
     for name in task & set(given.get("data", ())) & set(merged.get("hyperparameters") or {}):

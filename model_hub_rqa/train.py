@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.checkpoints import METRIC, SMALLER_IS_BETTER, checkpoints_of, steps_completed
+from model_hub_rqa.config.trainer_names import with_global_batch_size
 from model_hub_rqa.errors import ConfigError, RqaError
 from model_hub_rqa.experiment import Experiment, parse_experiment
 from model_hub_rqa.progress import is_chief, quiet_libraries
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="override a key, in the grammar of `det experiment create --config`",
     )
-    parser.add_argument("--output-dir", metavar="DIR", help="the run's folder (default: runs/NAME)")
+    parser.add_argument("--output-dir", "--output_dir", metavar="DIR", help="the run's folder (default: runs/NAME)")
     parser.add_argument(
         "--resume", metavar="DIR|RUN|latest", help="go on from a checkpoint, or from a run's newest whole one"
     )
@@ -105,8 +106,10 @@ def _run(args: argparse.Namespace, given: dict[str, dict[str, Any]]) -> int:
         raise ConfigError("--allow-unverified: needs --resume DIR, the checkpoint to trust")
     if args.allow_changed_run and args.resume is None:
         raise ConfigError("--allow-changed-run: needs --resume")
-    experiment = resolve_experiment(configuration(args, given))
-    own = args.resume if is_run(args.resume) else Path("runs") / experiment.name
+    experiment = resolve_experiment(configuration(args, given), int(os.environ.get("WORLD_SIZE", "1")))
+    named = experiment.hyperparameters.get("output_dir")  # what is no text is told with the other settings
+    folder = named if isinstance(named, str) and named else Path("runs") / experiment.name
+    own = args.resume if is_run(args.resume) else folder
     return _train_locally(experiment, Path(args.output_dir or own), args)
 
 
@@ -215,7 +218,7 @@ def _fit_locally(
         resume_from=resume_from,
         done=batches,
         changed_from=changed_from,
-        checkpoint_policy="none" if trial.trainer.validates_only else experiment.checkpoint_policy,
+        checkpoint_policy=_checkpoint_policy(trial, experiment),
         metric=experiment.metric,
         smaller_is_better=experiment.smaller_is_better,
         code=determined_fixes.code_of(type(trial)),
@@ -255,22 +258,29 @@ def fit(trainer: Any, trial: Any, **settings: Any) -> bool:
 
     from model_hub_rqa.trials import determined_fixes
 
-    epoch, accumulation = trial.batches_per_epoch(), trial.accumulation
+    epoch, accumulation, whole = trial.batches_per_epoch(), trial.accumulation, trial.num_training_batches()
 
-    def period(steps: int | None) -> Any:
+    def period(steps: int | None, strategy: str | None = None) -> Any:
+        if strategy == "no":
+            return pytorch.Batch(whole or epoch)
         return pytorch.Batch(epoch if steps is None else steps * accumulation)
 
     trainer.fit(
-        max_length=pytorch.Batch(trial.num_training_batches()),
-        validation_period=period(trial.trainer.eval_steps),
-        checkpoint_period=period(trial.trainer.save_steps),
+        max_length=pytorch.Batch(whole),
+        validation_period=period(trial.trainer.eval_steps, trial.trainer.eval_strategy),
+        checkpoint_period=period(trial.trainer.save_steps, trial.trainer.save_strategy),
         reporting_period=period(trial.trainer.logging_steps),
         **settings,
     )
     finished = not determined_fixes.was_stopped(trial.context)
-    done, whole = determined_fixes.batches_trained(trial.context), trial.num_training_batches()
+    done = determined_fixes.batches_trained(trial.context)
     logger.info("training %s after %d of %d batches", "is finished" if finished else "was stopped", done, whole)
     return finished
+
+
+def _checkpoint_policy(trial: Any, experiment: Experiment) -> str:
+    none = trial.trainer.validates_only or trial.trainer.save_strategy == "no"
+    return "none" if none else experiment.checkpoint_policy
 
 
 # ---- a cluster's task ----
@@ -310,10 +320,10 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
 
     hparams, fault = info.trial.hparams, None
     try:
-        if isinstance(hparams.get("global_batch_size"), str):  # Determined itself reads it, and knows no references
-            hparams["global_batch_size"] = read_sections(hparams, info.trial._config).hyperparameters[
-                "global_batch_size"
-            ]
+        for name in ("global_batch_size", "per_device_train_batch_size"):
+            if isinstance(hparams.get(name), str):  # Determined itself reads it, and knows no references
+                hparams[name] = read_sections(hparams, info.trial._config).hyperparameters[name]
+        hparams = with_global_batch_size(hparams, int(os.environ.get("WORLD_SIZE", "1")))
         _check_batch_size(hparams)
     except ConfigError as error:
         hparams, fault = None, error  # to be raised inside of init, where a search is told; init itself would fail
@@ -325,7 +335,7 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
                 raise fault
         trial: Any = import_trial(experiment.trial_class)(context)
         settings = {
-            "checkpoint_policy": experiment.checkpoint_policy,
+            "checkpoint_policy": _checkpoint_policy(trial, experiment),
             "latest_checkpoint": info.latest_checkpoint,
             "step_zero_validation": bool(experiment.raw.get("perform_initial_validation")),
             "profiling_enabled": bool((experiment.raw.get("profiling") or {}).get("enabled")),
@@ -336,7 +346,7 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
             return
         with tempfile.TemporaryDirectory() as files, determined_cluster.validation_on_cluster(Path(files)):
             trial.output_dir = Path(files)
-            fit(trainer, trial, **{**settings, "checkpoint_policy": "none"})
+            fit(trainer, trial, **settings)
 
 
 def _check_batch_size(hparams: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ def test_a_search_is_resolved_by_the_default_parsers() -> None:
         ("total_step", ": here it is max_steps"),
         ("text_maxlength", ": here it is max_encoder_seq_length"),
         ("lr", ": here it is learning_rate"),
-        ("per_device_train_batch_size", ": here it is global_batch_size, the batch over all slots"),
+        ("train_batch_size", ": here it is global_batch_size, the batch over all slots"),
         ("do_train", ": it is not needed here"),
         ("frobnicate", ""),
     ],

@@ -125,6 +125,9 @@ def read_value(field: "dataclasses.Field[Any]", kinds: tuple[type, ...], value: 
     """
     if value is None and field.default is None:
         return None
+    rule: Rule | None = field.metadata.get("rule")
+    if value is False and rule is not None and "no" in rule.choices:
+        value = "no"  # which YAML 1.1 reads as false where it is not quoted
     shown: Callable[[Any], str] = show_kind if field.metadata.get("secret") else show
     readers = [_READERS[kind] for kind in kinds if kind in _READERS]
     if len(readers) < len(kinds):
@@ -136,7 +139,6 @@ def read_value(field: "dataclasses.Field[Any]", kinds: tuple[type, ...], value: 
         except _WrongKindError as error:
             faults.append(error)
             continue
-        rule: Rule | None = field.metadata.get("rule")
         if rule is not None and not rule.holds(result):
             raise ValueError(f"must be {rule}, got {shown(value)}{did_you_mean(result, rule.choices)}")
         return result

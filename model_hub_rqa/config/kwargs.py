@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from model_hub_rqa.config.fields import Problem, init_fields, kinds_of, option, plain, read_value, show
+from model_hub_rqa.config.trainer_names import strategy_problems
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.languages import language_fault
 
@@ -52,6 +53,7 @@ METRIC_LR_SCHEDULER_TYPES = ("reduce_lr_on_plateau", "greedy")
 MIXINGS = ("by_size", "in_turn", "temperature", "keyed")
 """How training mixes several sets; data/mixing.py says what each does."""
 
+_STRATEGIES = ("epoch", "steps", "no")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 NO_NAME = "is required (or config_name, tokenizer_name and model_name one by one)"
 
@@ -335,13 +337,18 @@ class TrainerKwargs(Kwargs):
     global_batch_size: int = option(
         ge=1, help="examples of a batch over all slots, before accumulation (by flags alone: 8 a slot)"
     )
+    per_device_train_batch_size: int | None = option(None, ge=1, help="in its place: this times the slots")
     per_device_eval_batch_size: int | None = option(None, ge=1, help="unset: a slot's share of global_batch_size")
     num_train_epochs: float = option(
         3.0, ge=0, help="passes over the training data, where max_steps is -1; 0: validate once, and do not train"
     )
     max_steps: int = option(-1, ge=-1, help="optimizer steps; -1: num_train_epochs decides; 0: validate only")
     eval_steps: int | None = option(None, ge=1, help="steps between validations; unset: every epoch")
+    eval_strategy: str | None = option(
+        None, choices=_STRATEGIES, aliases=("evaluation_strategy",), help="no: validate at the end alone"
+    )
     save_steps: int | None = option(None, ge=1, help="steps between checkpoints; unset: every epoch")
+    save_strategy: str | None = option(None, choices=_STRATEGIES, help="no: one checkpoint, that of the last step")
     logging_steps: int = option(50, ge=1, help="steps between reports of training metrics")
     gradient_accumulation_steps: int = option(1, ge=1, help="batches for one optimizer step")
     label_smoothing_factor: float = option(
@@ -358,6 +365,12 @@ class TrainerKwargs(Kwargs):
     )
     group_by_length: bool = option(True, help="batch examples of like length together")
     save_total_limit: int | None = option(None, ge=1, help="checkpoints to keep; unset: all")
+    load_best_model_at_end: bool = option(
+        False, help="needs checkpoint_policy best or all; --checkpoint RUN takes the best either way"
+    )
+    metric_for_best_model: str | None = option(None, help="searcher.metric, where that is not given")
+    greater_is_better: bool | None = option(None, help="the opposite of searcher.smaller_is_better, likewise")
+    output_dir: str | None = option(None, help="a local run's folder, where --output-dir is not given")
     model_mode: str | None = option(None, choices=MODEL_MODES, help="unset: the trial's own")
     use_pretrained_weights: bool = option(True, help="false: start from random weights")
     init_checkpoint: str | None = option(
@@ -376,3 +389,4 @@ class TrainerKwargs(Kwargs):
     def problems(self) -> Iterator[Problem]:
         if self.bf16 and self.fp16:
             yield Problem(("fp16", "bf16"), "must not be true together with bf16, got true")
+        yield from strategy_problems(self)

@@ -11,13 +11,8 @@ from model_hub_rqa.config.fields import did_you_mean
 _BATCH = "global_batch_size, the batch over all slots"
 _NAMES = {
     # Trainer and run_qa
-    **dict.fromkeys(("train_batch_size", "batch_size", "per_gpu_train_batch_size"), _BATCH),
-    "per_device_train_batch_size": _BATCH,
-    **dict.fromkeys(("eval_strategy", "evaluation_strategy"), "eval_steps, unset for every epoch"),
-    "save_strategy": "save_steps, unset for every epoch",
-    "metric_for_best_model": "searcher.metric",
-    "greater_is_better": "searcher.smaller_is_better",
-    "load_best_model_at_end": "",
+    **dict.fromkeys(("train_batch_size", "batch_size"), _BATCH),
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
     "max_train_steps": "max_steps",
     "warmup_epochs": "warmup_ratio, a share of the run",
     # Fusion-in-Decoder
@@ -36,7 +31,7 @@ _NAMES = {
     "num_epochs": "num_train_epochs",
     "model_path": "init_checkpoint",
     "checkpoint_dir": "the option --output-dir",
-    "per_gpu_batch_size": _BATCH,
+    "per_gpu_batch_size": "per_device_train_batch_size",
     # LocalRQA
     **dict.fromkeys(("eval_data", "eval_file", "eval_data_path"), "validation_file"),
     "test_file": "rqa evaluate --data",

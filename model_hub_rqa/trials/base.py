@@ -30,6 +30,7 @@ from model_hub_rqa.config import (
     resolve_search_specs,
 )
 from model_hub_rqa.config.interpolation import interpolate, read_sections
+from model_hub_rqa.config.trainer_names import best_checkpoint_faults, with_global_batch_size
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
 from model_hub_rqa.data.counts import counting
@@ -91,7 +92,7 @@ class BaseTransformerTrial(SetsTrial):
         smaller_is_better: whether a lower value of the searcher's metric is better.
         output_dir: where files of a validation go; None (the default, as on a cluster) writes none.
         trainer, data, task: the parsed settings.
-        searcher: the configuration's ``searcher`` section, references resolved.
+        searcher, checkpoint_policy: the configuration's, references resolved.
         referred: by section the names that ``${...}`` refers to, which need no field: variables of one's own.
         examples: {"train", "validation"} as loaded; datasets: the same as features.
         file_counts: what became of the records of each file that was read.
@@ -117,6 +118,7 @@ class BaseTransformerTrial(SetsTrial):
     smaller_is_better = True
     referred: Mapping[str, Collection[str]] = {"hyperparameters": (), "data": ()}
     searcher: Mapping[str, Any] = {}
+    checkpoint_policy = "best"
     accumulation = 1
 
     def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
@@ -130,6 +132,9 @@ class BaseTransformerTrial(SetsTrial):
         config = context.get_experiment_config()
         hparams, data, self.referred = read_sections(context.get_hparams(), config)
         self.searcher = interpolate({**config, "hyperparameters": hparams}, ["searcher"]).get("searcher") or {}
+        self.checkpoint_policy = config.get("checkpoint_policy") or "best"
+        if not determined_fixes.is_loading_only(context):
+            with_global_batch_size(hparams, context.distributed.size)  # raises where two sizes disagree
         self.prepare(hparams, data)
         given = "gradient_accumulation_steps" in self.hparams
         self.accumulation = determined_fixes.set_accumulation(
@@ -272,6 +277,8 @@ class BaseTransformerTrial(SetsTrial):
                 "hyperparameters.label_smoothing_factor: must be 0, since the loss of "
                 f"{type(self).__name__} is not one of generated tokens, got {training[2].label_smoothing_factor}"
             )
+        if training is not None:
+            faults += best_checkpoint_faults(training[2], self.searcher, self.checkpoint_policy)
         if auto is not None and first is not None:
             faults += check_model_names(*auto, pretrained=first.pretrained)
         if (

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from model_hub_rqa.config.trainer_names import STRATEGIES, with_global_batch_size
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.experiment import trial_class_of
 from model_hub_rqa.flags import merge, parse_flags
@@ -18,8 +19,11 @@ _LENGTHS = {
     "gradient_accumulation_steps": 1,
     "eval_steps": None,
     "save_steps": None,
+    **dict.fromkeys(STRATEGIES),
 }
 _PERIODS = {"min_validation_period": "eval_steps", "min_checkpoint_period": "save_steps"}
+
+_NO = ("no", False)  # as YAML 1.1 reads it
 
 Given = dict[str, dict[str, Any]]
 
@@ -84,17 +88,18 @@ def config_of_flags(trial: str, given: Given, overrides: Sequence[str]) -> dict[
     from determined.cli import ntsc
 
     task_kwargs, trial_class = _task_kwargs(trial), cast("Any", import_trial(trial))
+    searcher = {"metric": trial_class.default_metric, "smaller_is_better": trial_class.default_smaller_is_better}
+    if "metric_for_best_model" in given.get("hyperparameters", {}):
+        searcher = {}
+    elif "greater_is_better" in given.get("hyperparameters", {}):
+        del searcher["smaller_is_better"]
     slots = int(os.environ.get("WORLD_SIZE", "1"))
     config = {
         "name": trial_class.__name__,
         "entrypoint": trial,
         "data": {},
         "hyperparameters": {"global_batch_size": 8 * slots},
-        "searcher": {
-            "name": "single",
-            "metric": trial_class.default_metric,
-            "smaller_is_better": trial_class.default_smaller_is_better,
-        },
+        "searcher": {"name": "single", **searcher},
         "min_validation_period": {"epochs": 1},
         "min_checkpoint_period": {"epochs": 1},
         "resources": {"slots_per_trial": slots},
@@ -103,7 +108,9 @@ def config_of_flags(trial: str, given: Given, overrides: Sequence[str]) -> dict[
         config = without_unset(ntsc.parse_config_overrides(config, overrides), overrides)
     except Exception as error:  # of many kinds, all about the user's text
         raise ConfigError(f"--config: {' '.join(str(error).split())}") from error
-    return with_lengths(merge(config, given, task_kwargs))
+    config = merge(config, given, task_kwargs)
+    config["hyperparameters"] = with_global_batch_size(config["hyperparameters"], slots)
+    return with_lengths(config)
 
 
 def with_lengths(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +130,7 @@ def with_lengths(config: Mapping[str, Any]) -> dict[str, Any]:
     legacy = entrypoint is not None and entrypoint == trial_class_of(entrypoint)
     if legacy:
         config |= {key: {"batches": settings[name] * accumulation} for key, name in _PERIODS.items() if settings[name]}
+        config = _with_strategies(config, settings)
     given = {"num_train_epochs", "max_steps"} & set(config.get("hyperparameters") or {})
     if ("max_length" in searcher and not given) or (not legacy and "max_length" not in searcher):
         return config
@@ -134,6 +142,20 @@ def with_lengths(config: Mapping[str, Any]) -> dict[str, Any]:
         config["searcher"].pop("max_length", None)
         if legacy:
             config["entrypoint"] = f"{_SCRIPT} --trial {entrypoint}"
+    return config
+
+
+def _with_strategies(config: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the periods of strategies that say more than steps do."""
+    config = {**config}
+    for key, steps in _PERIODS.items():
+        strategy = next(settings[name] for name, its_steps in STRATEGIES.items() if its_steps == steps)
+        if strategy == "epoch":
+            config[key] = {"epochs": 1}
+        elif strategy in _NO:
+            config.pop(key, None)
+    if settings["save_strategy"] in _NO:
+        config.setdefault("checkpoint_policy", "none")
     return config
 
 

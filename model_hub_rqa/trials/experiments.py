@@ -9,6 +9,7 @@ from typing import Any
 
 from model_hub_rqa.components import see_working_directory
 from model_hub_rqa.config.interpolation import referred_names, resolve_whole
+from model_hub_rqa.config.trainer_names import with_global_batch_size, with_searcher_metric
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.experiment import Experiment, parse_experiment
 
@@ -27,9 +28,26 @@ def load_experiment(path: str, overrides: Sequence[str] = (), trial: str | None 
     return resolve_experiment({**config, "entrypoint": trial} if trial is not None else config)
 
 
-def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
-    """The experiment of a configuration: its parts with references resolved, beside the whole as it is written."""
-    return dataclasses.replace(parse_experiment(resolve_whole(config), config), raw=config)
+def resolve_experiment(config: Mapping[str, Any], slots: int | None = None) -> Experiment:
+    """The experiment of a configuration: its parts with references resolved, beside the whole as it is written.
+
+    What names of transformers' Trainer say of its other keys is filled in (`config.trainer_names`).
+
+    Args:
+        config: as it is written.
+        slots: the ranks that train, None for those of ``resources.slots_per_trial``.
+    """
+    config = with_searcher_metric(config)
+    resolved = resolve_whole(config)
+    experiment = parse_experiment(resolved, config)
+    if slots is None:
+        resources = resolved.get("resources")
+        given = resources.get("slots_per_trial") if isinstance(resources, Mapping) else None
+        slots = given if isinstance(given, int) and given > 0 else 1
+    hparams = with_global_batch_size(experiment.hyperparameters, slots)
+    if hparams.get("global_batch_size") != experiment.hyperparameters.get("global_batch_size"):
+        config["hyperparameters"] = {**config["hyperparameters"], "global_batch_size": hparams["global_batch_size"]}
+    return dataclasses.replace(experiment, hyperparameters=hparams, raw=config)
 
 
 def read_config(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -94,6 +112,7 @@ def validate(experiment: Experiment) -> Any:
     trial: Any = object.__new__(trial_class)  # __init__ would go on to build the model
     trial.referred = referred_names(experiment.raw)
     trial.searcher = resolve_whole(experiment.raw).get("searcher") or {}
+    trial.checkpoint_policy = experiment.checkpoint_policy
     trial.prepare(experiment.hyperparameters, experiment.data)
     by_determined = (experiment.raw.get("optimizations") or {}).get("aggregation_frequency", 1)
     given = "gradient_accumulation_steps" in trial.hparams
