@@ -51,7 +51,7 @@ def save(folder: Path, model_type: str = "bert", mode: str = "question-answering
 
 
 def faults_of(call: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"^[\w.]+: ") as caught:
         call(*args, **kwargs)
     return caught.value.problems
 

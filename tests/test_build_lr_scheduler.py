@@ -172,7 +172,7 @@ def test_whole_epochs_take_enough_steps_and_no_more(batches: int, epochs: int, a
 
 def test_no_batches_are_a_fault() -> None:
     """Without max_steps an empty epoch gives no number; every argument at fault is named."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"^batches_per_epoch: must be > 0") as caught:
         compute_num_training_steps(batches_per_epoch=0, num_train_epochs=-1)
     assert caught.value.problems == (
         "batches_per_epoch: must be > 0, got 0",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,7 +57,7 @@ from model_hub_rqa.trials.qa import QATrial
 )
 def test_what_is_refused(entries: list[Any], faults: list[str]) -> None:
     """Unknown names and arguments, with the nearest right one, and values that break a rule; all of them."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=re.escape(faults[0])) as caught:
         build_named_callbacks(entries)
     assert len(caught.value.problems) == len(faults), caught.value.problems
     for line, fault in zip(caught.value.problems, faults, strict=True):

@@ -258,7 +258,7 @@ def test_public_names_are_there() -> None:
 
     for name in model_hub_rqa.__all__:
         assert getattr(model_hub_rqa, name) is not None
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
         _ = model_hub_rqa.no_such_name
 
 

@@ -1,5 +1,6 @@
 """Registered components: names, arguments, plugins, and every fault at once before a model is loaded."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_what_a_configuration_chooses(workplace: Path) -> None:
 def test_every_fault_at_once(workplace: Path) -> None:
     """A plugin that does not import, unregistered names, arguments that are not taken, wrong forms."""
     (workplace / "plugin_broken.py").write_text("import json\n\ndef load():\n    return json.loads('{')\n\nload()\n")
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"^data\.plugins: plugin_broken cannot be imported") as caught:
         read_components(
             {"objective": {"name": "NPOO"}, "model": {"handler": "AutoModel", "args": {"mode": "base"}}},
             {
@@ -188,7 +189,7 @@ def test_plugins_that_fail_otherwise(text: str, shown: list[str], workplace: Pat
     """Broken syntax, a module that ends the program, and a name that is taken."""
     (workplace / "plugin_text.py").write_text(text)
     OBJECTIVES.names()
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=re.escape(shown[0])) as caught:
         read_components({}, {"plugins": ["plugin_text"]})
     assert len(caught.value.problems) == 1
     for part in shown:

@@ -36,7 +36,7 @@ def parse(kind: type, **args: Any) -> Any:
 
 
 def faults(kind: type, **args: Any) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"^hyperparameters\.") as caught:
         parse(kind, **args)
     return caught.value.problems
 
@@ -231,7 +231,7 @@ def test_all_faults_of_all_types_come_at_once() -> None:
     """One error has the faults of single fields and of rules between fields, from every type, each once."""
     args = {"learning_rate": -1, "warmup_ratio": 2, "bf16": True, "fp16": True, "max_seq_length": 64}
     types = (OptimizerKwargs, LRSchedulerKwargs, ConfigKwargs, TokenizerKwargs, TrainerKwargs, ExtractiveKwargs)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"^here\.learning_rate: must be >= 0, got -1") as caught:
         parse_dict_to_dataclasses(types, args, section="here")
     assert caught.value.problems == (
         "here.learning_rate: must be >= 0, got -1",

@@ -46,7 +46,7 @@ def parse(kind: type, **args: Any) -> Any:
 
 
 def faults(kind: type, **args: Any) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"^hyperparameters\.") as caught:
         parse(kind, **args)
     return caught.value.problems
 
@@ -55,7 +55,7 @@ def test_a_dataclass_built_by_hand_checks_itself() -> None:
     """The constructor reads values like parsing does, and raises every fault at once."""
     assert ExtractiveKwargs(doc_stride=64).doc_stride == 64
     assert type(OptimizerKwargs(weight_decay=1).weight_decay) is float
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"^ExtractiveKwargs\.n_best_size: must be >= 1") as caught:
         ExtractiveKwargs(doc_stride=400, n_best_size=0)
     assert caught.value.problems == (
         "ExtractiveKwargs.n_best_size: must be >= 1, got 0",
@@ -67,7 +67,7 @@ def test_a_changed_copy_is_checked_again() -> None:
     """The dataclasses are frozen; dataclasses.replace makes a new one, under the same rules."""
     settings = LRSchedulerKwargs()
     assert dataclasses.replace(settings, num_training_steps=10).num_training_steps == 10
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field 'warmup_steps'"):
         settings.warmup_steps = 3  # type: ignore[misc]  # that is what is tested
     with pytest.raises(ConfigError, match="num_training_steps"):
         dataclasses.replace(settings, num_training_steps=0)

@@ -51,7 +51,7 @@ def test_model_hubs_names_are_taken(kind: type, alias: str, name: str, value: An
     least = {"pretrained_model_name_or_path": "m", "dataset_name": "d"}
     [settings] = parse_dict_to_dataclasses((kind,), {**least, alias: value})
     assert getattr(settings, name) == value
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=f"{name}: is given twice, also as {alias}$") as caught:
         parse_dict_to_dataclasses((kind,), {**least, alias: value, name: value})
     assert caught.value.problems == (f"hyperparameters.{name}: is given twice, also as {alias}",)
 

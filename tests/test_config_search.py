@@ -1,6 +1,7 @@
 """Search specifications that reach a trial unresolved."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -65,14 +66,14 @@ def test_a_specification_becomes_its_documented_value(spec: Any, value: Any) -> 
 )
 def test_a_malformed_specification_is_named(spec: dict[str, Any], fault: str) -> None:
     """The fault names the hyperparameter, at any depth."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
         resolve_search_specs({"outer": {"x": spec}})
     assert caught.value.problems == (f"hyperparameters.outer.x: {fault}",)
 
 
 def test_all_malformed_specifications_come_at_once() -> None:
     """One error has the faults of every hyperparameter."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"^here\.a: a search specification of type const needs val") as caught:
         resolve_search_specs({"a": {"type": "const"}, "b": {"type": "log"}, "c": 1}, section="here")
     assert [line.split(":")[0] for line in caught.value.problems] == ["here.a", "here.b", "here.b", "here.b"]
 

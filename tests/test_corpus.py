@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def lines(path: Path, *records: Any) -> Path:
 
 
 def faults(path: Path, step: Any = CorpusReader) -> list[str]:
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: ") as raised:
         list(step(path))
     for problem in raised.value.problems:
         assert problem.startswith(f"{path}: ")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -292,7 +293,7 @@ def test_a_config_may_name_several_end_tokens(config: dict[str, Any], tmp_path: 
 def test_settings_that_do_not_fit_the_model(overrides: Any, faults: list[str], config: dict[str, Any]) -> None:
     """A wrong end token, lengths beyond the model's positions, a model without a decoder."""
     config["hyperparameters"]["config_overrides"] = overrides
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError, match=re.escape(faults[0])) as error:
         trial_of(config)
     assert len(error.value.problems) == len(faults)
     for line, fault in zip(error.value.problems, faults, strict=True):

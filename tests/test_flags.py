@@ -91,7 +91,7 @@ def test_every_field_has_one_flag(task: type | None) -> None:
 
 def test_help_shows_a_group_for_each_dataclass(capsys: pytest.CaptureFixture[str]) -> None:
     """With types, rules, defaults and help; what has no default shows none."""
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match=r"^0$") as stop:
         cli.main(["train", "--trial", QA, "--help"])
     assert stop.value.code == 0
     told = " ".join(capsys.readouterr().out.split())
@@ -109,10 +109,10 @@ def test_help_shows_a_group_for_each_dataclass(capsys: pytest.CaptureFixture[str
 
 def test_help_knows_the_trial_of_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     """CONFIG --help shows the flags of its trial; a per cent sign in a help text is one."""
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^0$"):
         train.main([str(ROOT / "experiment_configs/fid_quickstart.yaml"), "--help"])
     assert "--n_context INT" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^0$"):
         parse("--help", task=EveryKind)
     assert "100 % of it" in capsys.readouterr().out
 

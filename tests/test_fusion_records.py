@@ -159,7 +159,7 @@ def test_faults_of_a_record(record: Any, faults: list[str], tmp_path: Path) -> N
     """The file, the record and its line, the rule and the value found; nothing else is wrong."""
     form = DIALOGUE if "gold_docs" in record or "gold_answer" in record else FID
     path = write(tmp_path / "f.jsonl", [form | {"id": "good"}, record])
-    with pytest.raises(DataError) as error:
+    with pytest.raises(DataError, match="line 2") as error:
         read_fusion(path)
     (line,) = error.value.problems
     assert line.startswith(f"{path}: ")
@@ -174,7 +174,7 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
     """Broken lines, duplicate ids and faulty records of one file are in one error, each on its line."""
     lines = [json.dumps(FID), json.dumps(FID), '{"id": "q3", "score": NaN}', json.dumps(FID | {"id": "q4", "ctxs": []})]
     path = write(tmp_path / "f.jsonl", [], "\n".join([*lines, json.dumps(FID)[:30]]))
-    with pytest.raises(DataError) as error:
+    with pytest.raises(DataError, match="line 5") as error:
         read_fusion(path)
     cut, nan = sorted(line for line in error.value.problems if "not JSON" in line)[::-1]
     assert "line 5" in cut
@@ -212,7 +212,7 @@ def test_faults_of_a_file(name: str, text: str, fault: str, tmp_path: Path) -> N
     """A file of another structure, an empty one, a broken one."""
     with pytest.raises(DataError, match=fault):
         read_fusion(write(tmp_path / name, [], text))
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=fault):
         read_fusion(write(tmp_path / name, [], text), on_bad_record="skip")
 
 
@@ -249,7 +249,7 @@ def test_real_files(name: str, rows: int, passages: int, gold: int, negatives: i
 def test_a_faulty_real_file(rqa_data: Path) -> None:
     """One of Faire's training questions is empty: it is named, and may be left out."""
     path = rqa_data / "rqa/faire_train.jsonl"
-    with pytest.raises(DataError) as error:
+    with pytest.raises(DataError, match="line 495: question must not be blank") as error:
         read_fusion(path)
     assert error.value.problems == (f"{path}: line 495: question must not be blank, found ''",)
     assert len(read_fusion(path, on_bad_record="skip").rows) == 574

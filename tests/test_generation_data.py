@@ -121,7 +121,9 @@ def features_of(rows: list[dict[str, Any]], on_bad_record: str = "error", **fiel
 def test_question_and_answer_that_do_not_fit(caplog: pytest.LogCaptureFixture) -> None:
     """All of them are faults of the data, or left out; none is cut."""
     rows = [row("Who?", id="short"), row("Who " * 40, id="long"), row("Who?", id="wordy", target="oil " * 40)]
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(
+        DataError, match=r"record long: question and answer must fit into max_length \(40 tokens\)"
+    ) as caught:
         features_of(rows, max_length=40)
     assert [line.partition(", got")[0] for line in caught.value.problems] == [
         f"data.train: record {name}: question and answer must fit into max_length (40 tokens)"
@@ -131,7 +133,7 @@ def test_question_and_answer_that_do_not_fit(caplog: pytest.LogCaptureFixture) -
         kept = features_of(rows, "skip", max_length=40)
     assert kept["example_index"][:].tolist() == [0]
     assert "2 examples left out" in caplog.text
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="record long: question and answer must fit"):
         features_of(rows[1:], "skip", max_length=40)
 
 

@@ -1,6 +1,7 @@
 """GenerationTrial from a configuration to predictions, on a tiny GPT-2."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def test_retrieved_passages(tmp_path: Path) -> None:
 def test_faulty_settings(section: str, change: dict[str, Any], faults: list[str], tmp_path: Path) -> None:
     """What is wrong is said in its name, all of it, before a model is built."""
     config = changed(experiment(tmp_path), **{section: change})
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=re.escape(faults[0])) as caught:
         trial_of(config)
     assert len(caught.value.problems) == len(faults)
     for line, fault in zip(sorted(caught.value.problems), sorted(faults), strict=True):
@@ -211,5 +212,5 @@ def test_examples_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "data.train: record long: question and answer must fit into max_length" in capsys.readouterr().err
     changed(config, data={"on_bad_record": "skip"})
     assert len(trial_of(config).datasets["train"]) == 8
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="record long: question and answer must fit into max_length"):
         trial_of(changed(config, data={"on_bad_record": "error"}))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,7 +131,9 @@ def test_a_slice_of_a_file(tmp_path: Path, train: str, spelled: str, expected: r
 @pytest.mark.parametrize("spelled", ["[5]", "[]", "[a:b]", "[1:2:3]", "[:1.5]", "[:5%%]", "[:+3]", "[--1:]"])
 def test_a_malformed_slice_is_named(tmp_path: Path, train: str, dev: str, spelled: str) -> None:
     """Both fields are named together, before any file is read."""
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(
+        ConfigError, match=rf"^data\.train_file: a slice must be as .*, found {re.escape(spelled)} in "
+    ) as raised:
         load(tmp_path, train_file=train + spelled, validation_file="none.json" + spelled)
     assert len(raised.value.problems) == 2
     for field, problem in zip(("data.train_file", "data.validation_file"), raised.value.problems, strict=True):
@@ -150,7 +153,7 @@ def test_a_malformed_slice_is_named(tmp_path: Path, train: str, dev: str, spelle
 )
 def test_a_slice_that_does_not_fit_the_file_is_named(tmp_path: Path, train: str, spelled: str, said: str) -> None:
     """The message holds the slice and the file's size, for every file at fault."""
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(DataError, match=re.escape(said)) as raised:
         load(tmp_path, train_file=train + spelled, validation_file=train + spelled)
     assert raised.value.problems == (f"{train}{spelled}: {said}",) * 2
 
@@ -192,7 +195,7 @@ def test_slices_come_before_split_and_subsample(tmp_path: Path, train: str) -> N
 def test_the_faults_of_both_files_are_raised_together(tmp_path: Path) -> None:
     """One run is enough to see them all."""
     bad = write(tmp_path / "bad.jsonl", [row(0), {**row(1), "question": None}])
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(DataError, match=r"record 1 \(line 2\)") as raised:
         load(tmp_path, train_file=bad, validation_file=str(tmp_path / "none.json"))
     assert [problem.split(": ")[1] for problem in raised.value.problems] == ["record 1 (line 2)", "no such file"]
 
@@ -251,7 +254,7 @@ def test_another_reader_reads_other_data(tmp_path: Path, train: str) -> None:
 )
 def test_contradicting_fields_are_named_together(tmp_path: Path, config: dict[str, Any], said: list[str]) -> None:
     """What the fields lack or contradict is told before any file is read."""
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(ConfigError, match=re.escape(said[0])) as raised:
         load(tmp_path, **config)
     assert len(raised.value.problems) == len(said)
     assert all(problem.startswith(start) for problem, start in zip(raised.value.problems, said, strict=True))

@@ -75,7 +75,7 @@ def test_the_official_hub_names_must_fit_the_version(
 def test_hub_data_that_cannot_be_had_name_the_field(monkeypatch: Any, tmp_path: Path, error: Exception) -> None:
     """Whatever datasets raises becomes one line with the field, the name and the cause."""
     hub(monkeypatch, error)
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(ConfigError, match=r"^data\.dataset_name: cannot load 'me/mine': ") as raised:
         load(tmp_path, dataset_name="me/mine")
     cause = f"cannot load 'me/mine': {type(error).__name__}: no way"
     assert raised.value.problems == (f"data.dataset_name: {cause}",)
@@ -93,7 +93,7 @@ def test_hub_data_of_another_form_are_refused(monkeypatch: Any, tmp_path: Path) 
     with pytest.raises(ConfigError, match=r'me/mine must have a split "train", found \[\'test\'\]'):
         load(tmp_path, dataset_name="me/mine")
     hub(monkeypatch, splits(train=[{"id": "1", "text": "x"}], validation=[{"id": "1"}]))
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(DataError, match="split train: misses the columns") as raised:
         load(tmp_path, dataset_name="me/mine")
     for split, problem in zip(("train", "validation"), raised.value.problems, strict=True):
         assert f"split {split}: misses the columns ['context', 'question', 'answers']" in problem

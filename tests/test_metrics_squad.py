@@ -1,6 +1,7 @@
 """SQuAD scores of whole files, and the evaluate.Metric classes around them."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,7 @@ def row(key: Any, truths: Any) -> dict[str, Any]:
 )
 def test_faults_are_listed_all_at_once(score: Callable[[], object], lines: list[str]) -> None:
     """Every fault is a line that names the place, the rule and the value found."""
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=re.escape(lines[0])) as caught:
         score()
     assert list(caught.value.problems) == lines
 

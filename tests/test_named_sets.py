@@ -1,6 +1,7 @@
 """Several named sets in the data section: what is refused, what is loaded, and how a trial trains on them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ V = [{"name": "v", "validation_file": "v.json"}]
 )
 def test_what_is_refused(data: dict[str, Any], faults: list[str]) -> None:
     """Every fault of every entry is named, with its place, the rule and the nearest right name."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=re.escape(faults[0])) as caught:
         parse(data)
     assert len(caught.value.problems) == len(faults), caught.value.problems
     for line, fault in zip(caught.value.problems, faults, strict=True):
@@ -129,7 +130,7 @@ def test_sets_are_loaded_cut_down_and_joined(tmp_path: Path) -> None:
 def test_the_faults_of_all_sets_come_together(tmp_path: Path) -> None:
     """A missing file of one set does not hide a broken slice of another."""
     sets = parse({"train": [A, {"name": "b", "train_file": "b.json[x]"}], "validation": V})
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"a\.json: no such file") as caught:
         load_named_sets(sets, seed=0)
     assert len(caught.value.problems) == 3
     assert "a.json: no such file" in str(caught.value)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_a_folder_of_ones_own_and_its_splits(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_faulty_arguments(args: dict[str, Any], fault: str, tmp_path: Path) -> None:
     """Each is named under the data set's place."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
         load(tmp_path, **args)
     assert caught.value.problems[0].startswith(f"data.datasets.TOFU.{fault}")
 
@@ -97,7 +98,7 @@ def test_faulty_arguments(args: dict[str, Any], fault: str, tmp_path: Path) -> N
 def test_faulty_records(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """All of them, each by its number; or left out, with a warning."""
     rows = [*TOFU[:2], {"question": " ", "answer": "x"}, {"question": "Who?", "answer": ""}, {"question": "Who?"}]
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="record 3: question must not be blank") as caught:
         load(tmp_path, rows)
     assert [line.partition(";")[0] for line in caught.value.problems] == [
         "data.datasets.TOFU: record 3: question must not be blank, found ' '",
@@ -178,6 +179,6 @@ def test_settings_of_a_set_that_do_not_fit(settings: dict[str, Any], fault: str,
     config = experiment(tmp_path)
     sets = {"TOFU": named(tmp_path, **settings)}
     changed(config, data={**FILES, "datasets": sets, "train": "TOFU", "validation": ["TOFU"]})
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
         experiments.validate(experiments.load_experiment(str(config)))
     assert fault in str(caught.value)

@@ -69,7 +69,7 @@ def test_other_cutoffs_and_precision() -> None:
 
 def test_faults() -> None:
     """Unknown measures are named together; a document ranked twice, or no judgements, are refused."""
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(ConfigError, match=r"^measure 'nDCG': ") as raised:
         ranking_metrics({}, {"q": {"a": 1}}, ["nDCG@10", "nDCG", "Recall@0"])
     assert [problem.split(":")[0] for problem in raised.value.problems] == ["measure 'nDCG'", "measure 'Recall@0'"]
     with pytest.raises(DataError, match="query 'q' has a document more than once"):
@@ -172,7 +172,7 @@ def test_passages_on_disk(tmp_path: Path) -> None:
     store = PassageStore(tmp_path)
     assert list(store) == passages
     assert (store[-1], store[1:3], len(store)) == (passages[-1], passages[1:3], len(passages))
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="out of "):
         store[len(passages)]
 
 
@@ -253,7 +253,7 @@ def test_stop_words_of_other_languages() -> None:
 
 def test_faults_of_bm25_settings() -> None:
     """Every field at fault is named at once; a corpus without a word is refused."""
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(ConfigError, match=r"^k1: ") as raised:
         BM25Retriever.build(PASSAGES, BM25Settings(k1=math.nan, b=2, stopwords="latin", stemmer="latin"))
     assert [problem.split(":")[0] for problem in raised.value.problems] == ["k1", "b", "stopwords", "stemmer"]
     with pytest.raises(DataError, match="none of its 1 passages has a word"):

@@ -108,7 +108,7 @@ def flip(path: Path) -> None:
 
 
 def refusals(step: Callable[[], Any]) -> list[str]:
-    with pytest.raises(CheckpointError) as raised:
+    with pytest.raises(CheckpointError, match=r"^/.*: ") as raised:
         step()
     return list(raised.value.problems)
 
@@ -175,7 +175,7 @@ def test_manifests_that_cannot_be_used(tmp_path: Path, corpus: Path) -> None:
 
 def test_faults_leave_nothing(tmp_path: Path, corpus: Path) -> None:
     """Options are checked together before the corpus is read; where the corpus has faults, no folder is left."""
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(ConfigError, match=r"^k1: ") as raised:
         build_index("none.jsonl", tmp_path, BM25Settings(k1=-1), passage_words=0, batch_size=0)
     named = [line.split(":")[0] for line in raised.value.problems]
     assert named == ["k1", "passage_words", "output", "batch_size", "none.jsonl"]
@@ -200,9 +200,9 @@ def killed_build(folder: Path) -> Path:
 
     def report(what: str, done: int, total: int) -> None:
         if what == "encoding" and done >= 33:
-            raise Killed
+            raise Killed(what)
 
-    with pytest.raises(Killed):
+    with pytest.raises(Killed, match=r"^encoding$"):
         build_index(path, folder / "index", DenseSettings("letters"), batch_size=2, report=report)
     return path
 

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -249,7 +250,7 @@ def test_decode_predictions_by_id() -> None:
 )
 def test_faults_are_listed_all_at_once(call: Callable[[], object], error: type[RqaError], lines: list[str]) -> None:
     """Every fault is a line that names the place, the rule and the value found; NaN is a fault, not a low score."""
-    with pytest.raises(error) as caught:
+    with pytest.raises(error, match=re.escape(lines[0])) as caught:
         call()
     assert list(caught.value.problems) == lines
 
