@@ -139,8 +139,8 @@ def test_help_without_a_trial_loads_nothing_heavy() -> None:
         ),
         (["--trial", QA, "--learning_rat", "1"], "--learning_rat: is not an option of this trial: did you mean --lear"),
         (
-            ["--trial", QA, "--output_dir", "x"],
-            "--output_dir: is not an option of this trial: did you mean --output-dir?",
+            ["--trial", QA, "--output_dirr", "x"],
+            "--output_dirr: is not an option of this trial",
         ),
         (["--trial", QA, "--doc_stride"], "argument --doc_stride/--doc-stride: expected one argument\n"),
         (["--trial", QA, "--bf16", "maybe"], "argument --bf16: Truthy value expected: got maybe"),
