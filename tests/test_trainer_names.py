@@ -31,7 +31,7 @@ def changed(path: Path, **sections: Any) -> str:
 
 def trained(config: Path, run: Path, *flags: str) -> tuple[list[int], list[str]]:
     """The steps after which a run validated, and its checkpoints."""
-    assert train.main([str(config), "--output-dir", str(run), *flags]) == 0
+    assert train.main([str(config), "--output_dir", str(run), *flags]) == 0
     steps = [report["steps"] for report in tiny.reports(run, "validation")]
     return steps, sorted(path.name for path in (run / "checkpoints").glob("checkpoint-*"))
 
