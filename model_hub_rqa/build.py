@@ -39,6 +39,7 @@ from model_hub_rqa.config.fields import did_you_mean, plain
 from model_hub_rqa.config.kwargs import NO_NAME, HubKwargs
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.hub import CONFIG_FILES, SHARED_NAME, TOKENIZER_FILES, WEIGHT_FILES, check_model_name
+from model_hub_rqa.libraries import sentencepiece_hint
 
 logger = logging.getLogger(__name__)
 
@@ -285,7 +286,8 @@ def _as_config_error(place: str) -> Iterator[None]:
     except _LOAD_ERRORS as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # a full disk is not the configuration's fault
-        raise ConfigError(f"{place}: {' '.join(str(error).split())[:400]}") from error
+        text = " ".join(str(error).split())[:400]
+        raise ConfigError(f"{place}: {text}{sentencepiece_hint(error)}") from error
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise

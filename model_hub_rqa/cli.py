@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model_hub_rqa import __version__
-from model_hub_rqa.errors import ConfigError, RqaError
+from model_hub_rqa.errors import RqaError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,13 +84,14 @@ def export(args: argparse.Namespace) -> None:
     import shutil
 
     from model_hub_rqa.checkpoints import check_tokenizer, pretrained_folder
-    from model_hub_rqa.commands.common import say
+    from model_hub_rqa.commands.common import check_new_folder, new_folder, say
 
-    source, target = pretrained_folder(Path(args.checkpoint), say), Path(args.output)
+    target = Path(args.output)
+    check_new_folder(target)
+    source = pretrained_folder(Path(args.checkpoint), say)
     check_tokenizer(source, needed=False)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"--output: {target} exists and is not an empty folder")
-    shutil.copytree(source, target, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    with new_folder(target) as partial:
+        shutil.copytree(source, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)
     print(f"{source} copied to {target}", file=sys.stderr)
 
 

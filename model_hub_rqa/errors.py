@@ -3,7 +3,9 @@
 A fault is one line that names the place (a field, or ``file: record``), the rule and the value found.
 """
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -54,6 +56,34 @@ class NonFiniteLoss(RqaError):
 
     The exit code is 2, since the same configuration and data would end here again.
     """
+
+
+def renamed(error: RqaError, names: Mapping[str, str]) -> RqaError:
+    """The error with other names for the fields that its lines begin with.
+
+    Args:
+        error: stays as it is.
+        names: by the field, as in ``hyperparameters.learning_rate``, what the user knows it by.
+    """
+
+    def line_of(line: str) -> str:
+        field = line.partition(": ")[0]
+        whole = max((name for name in names if _is_within(field, name)), key=len, default=None)
+        return line if whole is None else names[whole] + line.removeprefix(whole)
+
+    return type(error)([line_of(line) for line in error.problems])
+
+
+def _is_within(field: str, name: str) -> bool:
+    return field == name or field.startswith((f"{name}.", f"{name}["))
+
+
+def folder_fault(path: Path) -> str | None:
+    """Why a folder cannot be made, or be written into; None if it can."""
+    existing = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not existing.is_dir():
+        return f"{existing} is not a folder"
+    return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written"
 
 
 class Faults:

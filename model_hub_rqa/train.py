@@ -21,10 +21,10 @@ from typing import Any
 
 from model_hub_rqa.checkpoints import METRIC, SMALLER_IS_BETTER, checkpoints_of, steps_completed
 from model_hub_rqa.config.trainer_names import with_global_batch_size
-from model_hub_rqa.errors import ConfigError, RqaError
+from model_hub_rqa.errors import ConfigError, RqaError, folder_fault, renamed
 from model_hub_rqa.experiment import Experiment, parse_experiment
 from model_hub_rqa.progress import is_chief, quiet_libraries
-from model_hub_rqa.trials.command_line import configuration, parse_arguments
+from model_hub_rqa.trials.command_line import configuration, names_as_typed, parse_arguments
 from model_hub_rqa.trials.experiments import import_trial, resolve_experiment
 
 logger = logging.getLogger("model_hub_rqa")
@@ -67,7 +67,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "model_hub_rqa.train") -
     """Runs the script; returns its exit code: 0 done, 2 for what the user can mend, 1 otherwise."""
     log_to_stderr()
     try:
-        return _run(*parse_arguments(sys.argv[1:] if argv is None else argv, add_arguments, prog=prog))
+        words = sys.argv[1:] if argv is None else argv
+        args, given = parse_arguments(words, add_arguments, prog=prog)
+        try:
+            return _run(args, given)
+        except RqaError as error:
+            raise renamed(error, names_as_typed(words, args, given)) from error
     except RqaError as error:
         _report(error)
         return error.exit_code
@@ -124,6 +129,9 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
     from model_hub_rqa.config.interpolation import settle
     from model_hub_rqa.trials import determined_fixes, resuming
 
+    if fault := folder_fault(folder):
+        by_config = args.output_dir is None and "output_dir" in experiment.hyperparameters
+        raise ConfigError(f"{'hyperparameters.output_dir' if by_config else '--output-dir'}: {fault}")
     trial_class = import_trial(experiment.trial_class)
     resolved = settle(experiment.raw)
     size = {"global_batch_size": resolve_search_specs(experiment.hyperparameters).get("global_batch_size")}

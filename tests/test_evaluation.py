@@ -167,7 +167,7 @@ def test_evaluate_refuses_what_would_be_passed_over(
     assert main(evaluate_command(world, tmp_path / "results", "--top-k", "3")) == 2
     assert "--top-k: needs --index" in capsys.readouterr().err
     assert main(evaluate_command(world, tmp_path / "results", "--max-answer-length", "3")) == 2
-    assert "max_answer_length: plays no part" in capsys.readouterr().err
+    assert "--max-answer-length: is not a setting of" in capsys.readouterr().err
     assert main(evaluate_command(world, world)) == 2
     assert "exists and is not an empty folder" in capsys.readouterr().err
 

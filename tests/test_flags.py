@@ -148,21 +148,21 @@ def test_help_without_a_trial_loads_nothing_heavy() -> None:
         (["--trial", QA, "--seed", "1", "a", "b"], "too many words: b\n"),
         (["--learning_rate", "1"], "--learning_rate: is no option, unless --trial or a CONFIG before it says what is"),
         ([], "CONFIG: the experiment configuration is missing (or --trial, and flags)\n"),
-        (["--trial", "model_hub_rqa:NoTrial", "--seed", "1"], "entrypoint: model_hub_rqa:NoTrial cannot be imported"),
+        (["--trial", "model_hub_rqa:NoTrial", "--seed", "1"], "--trial: model_hub_rqa:NoTrial cannot be imported"),
         (
             ["--trial", QA, "--seed", "x", "--config_overrides", "y", "--max_seq_length", "4"],
-            "hyperparameters.config_overrides: must be a mapping, got 'y'\n"
-            "hyperparameters.pretrained_model_name_or_path: is required (or config_name, tokenizer_name and model_name "
-            "one by one)\nhyperparameters.seed: must be a whole number, got 'x'\n"
-            "data.dataset_name: is required where train_file is not given\n"
-            "data.doc_stride: must be < max_seq_length (4), got 128\n",
+            "--config_overrides: must be a mapping, got 'y'\n"
+            "--pretrained_model_name_or_path: is required (or config_name, tokenizer_name and model_name "
+            "one by one)\n--seed: must be a whole number, got 'x'\n"
+            "--dataset_name: is required where train_file is not given\n"
+            "--doc_stride: must be < max_seq_length (4), got 128\n",
         ),
     ],
 )
 def test_what_is_wrong_is_said(
     argv: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 2, with the nearest name; what is wrong with values is said all at once, by the names of a file."""
+    """Exit 2, with the nearest name; what is wrong with values is said all at once, by the names of the flags."""
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", *argv]) == 2
     assert told in capsys.readouterr().err

@@ -101,7 +101,7 @@ def test_other_models_and_settings(folder: Path, tmp_path: Path) -> None:
     GPT2ForSequenceClassification(load_reader(folder).model.config).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="a causal language model, found GPT2ForSequenceClassification"):
         load_reader(tmp_path)
-    with pytest.raises(ConfigError, match="doc_stride: plays no part"):
+    with pytest.raises(ConfigError, match="doc_stride: is not a setting of"):
         load_reader(folder, doc_stride=3)
 
 

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent / "model_hub_rqa"
 # The layer of each module or folder of the package; a new one has to be given its place here.
 LAYERS = {
     "errors": 0,
+    "libraries": 0,
     "records": 0,
     "precision": 0,
     "progress": 0,

@@ -384,9 +384,9 @@ def test_index_command(tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines() == [
         "--embedding-model: plays no part with --retriever bm25",
         "--batch-size: plays no part with --retriever bm25",
-        "k1: must be a number from 0 on, found -1.0",
+        "--k1: must be a number from 0 on, found -1.0",
         "--stemmer: plays no part with --retriever dense",
-        "embedding_model: must be given for a dense index",
+        "--embedding-model: must be given for a dense index",
     ]
     assert rqa(*command, "--retriever", "bm25", *options) == 0
     manifest = check_index(tmp_path / "index", corpus=corpus)

@@ -12,6 +12,8 @@ from model_hub_rqa.commands.common import (
     add_language,
     add_reading,
     check_language,
+    check_output_file,
+    named_as_typed,
     reading_settings,
     say,
     say_rules,
@@ -188,7 +190,8 @@ def predict(args: argparse.Namespace) -> None:
 
     squad, records = _read_data(args.data, args.on_bad_record) if args.data is not None else (True, None)
     quiet_libraries()
-    reader = load_reader(args.checkpoint, batch_size=args.batch_size, tell=say, **reading_settings(args))
+    with named_as_typed(args):
+        reader = load_reader(args.checkpoint, batch_size=args.batch_size, tell=say, **reading_settings(args))
     if args.data is None:
         _predict_one(reader, args.question, args.context)
     elif isinstance(reader, ExtractiveReader) and squad:
@@ -203,6 +206,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError("rqa predict: give either --data FILE --output FILE, or --question Q with --context C")
     if not one and args.output is None:
         raise ConfigError("--output: say where the predictions go")
+    if not one:
+        check_output_file(Path(args.output))
     if args.batch_size is not None and args.batch_size < 1:
         raise ConfigError(f"--batch-size: must be at least 1, got {args.batch_size}")
     if one:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.errors import ConfigError, RqaError, folder_fault, renamed
 from model_hub_rqa.errors import Faults as Faults  # for the commands
 from model_hub_rqa.metrics.languages import Choice, language_fault
 from model_hub_rqa.progress import format_seconds, peak_memory_mib
@@ -24,6 +24,24 @@ def check_new_folder(path: Path, option: str = "--output") -> None:
         raise ConfigError(f"{option}: must name a new folder, found the working directory")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{option}: {path} exists and is not an empty folder")
+    if fault := folder_fault(path):
+        raise ConfigError(f"{option}: {fault}")
+
+
+def check_output_file(path: Path, option: str = "--output") -> None:
+    """Raises ConfigError where ``path`` is a folder, or cannot be made."""
+    fault = f"must name a file, got the folder {path}" if path.is_dir() else folder_fault(path.parent)
+    if fault:
+        raise ConfigError(f"{option}: {fault}")
+
+
+@contextlib.contextmanager
+def named_as_typed(args: argparse.Namespace) -> Iterator[None]:
+    """Errors of what options set name the options, ``--num-beams`` for ``num_beams``."""
+    try:
+        yield
+    except RqaError as error:
+        raise renamed(error, {name: f"--{name.replace('_', '-')}" for name in vars(args)}) from error
 
 
 @contextlib.contextmanager

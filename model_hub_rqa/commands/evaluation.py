@@ -16,12 +16,14 @@ from model_hub_rqa.commands.common import (
     add_reading,
     check_language,
     check_new_folder,
+    named_as_typed,
     new_folder,
     reading_settings,
     say,
     say_rules,
 )
 from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.progress import peak_memory_mib
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def evaluate(args: argparse.Namespace) -> None:
     faults.attempt(check_language, args.language)
     records = faults.attempt(_read_questions, args.data, args.index is None, args.on_bad_record)
     manifest = _check_retrieval(args, faults)
-    faults.attempt(_check_libraries, with_retrieval=args.index is not None)
+    faults.attempt(check_libraries, "sacrebleu", *([] if args.index is None else ["ir_measures"]))
     faults.raise_any()
     assert records is not None
     pipeline = _pipeline(args)
@@ -147,7 +149,12 @@ def _read_questions(data: str, require_passages: bool, on_bad_record: str) -> "R
     from model_hub_rqa.data.slices import parse_slice
 
     part = parse_slice(data, "--data")
-    records = read_questions(part.path, require_passages=require_passages, on_bad_record=on_bad_record)
+    try:
+        records = read_questions(part.path, require_passages=require_passages, on_bad_record=on_bad_record)
+    except DataError as error:
+        if require_passages and any("ctxs" in line for line in error.problems):
+            raise DataError([*error.problems, "--index: says where to find passages for questions without"]) from error
+        raise
     start, stop = part.bounds(len(records.rows))
     return replace(records, rows=records.rows[start:stop])
 
@@ -183,26 +190,17 @@ def _check_retrieval(args: argparse.Namespace, faults: Faults) -> "Manifest | No
     return faults.attempt(check_index, args.index, corpus=args.corpus)
 
 
-def _check_libraries(*, with_retrieval: bool) -> None:
-    """Computes a score of each library, which are needed at the end, before the first question is asked."""
-    from model_hub_rqa.metrics.documents import document_metrics
-    from model_hub_rqa.metrics.generation import bleu
-
-    bleu(["a"], [["a"]])
-    if with_retrieval:
-        document_metrics([["a"]], [["a"]])
-
-
 def _pipeline(args: argparse.Namespace) -> "RQAPipeline":
     from model_hub_rqa.pipeline import DEFAULT_TOP_K, RQAPipeline, load_reader
     from model_hub_rqa.progress import quiet_libraries
     from model_hub_rqa.retrieval.index_folder import open_index
 
     quiet_libraries()
-    reader = load_reader(args.checkpoint, tell=say, **reading_settings(args))
-    if args.index is None:
-        return RQAPipeline(reader)
-    opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified before
+    with named_as_typed(args):
+        reader = load_reader(args.checkpoint, tell=say, **reading_settings(args))
+        if args.index is None:
+            return RQAPipeline(reader)
+        opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified before
     top_k = args.top_k or reader.n_context or DEFAULT_TOP_K
     return RQAPipeline(reader, opened, top_k=top_k)
 

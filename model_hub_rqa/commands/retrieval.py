@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.commands.common import Faults, Progress, check_new_folder, new_folder, say
+from model_hub_rqa.commands.common import Faults, Progress, check_new_folder, named_as_typed, new_folder, say
 from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.libraries import check_libraries
 
 if TYPE_CHECKING:
     from model_hub_rqa.data.corpus import Qrels, Query
@@ -67,18 +68,19 @@ def index(args: argparse.Namespace) -> None:
     """Builds an index folder; prints what is in it as a JSON object."""
     from model_hub_rqa.retrieval.index_folder import build_index
 
-    settings = _settings(args)
     progress = Progress("passages")
-    manifest = build_index(
-        args.corpus,
-        args.output,
-        settings,
-        passage_words=args.passage_words,
-        passage_stride=args.passage_stride,
-        on_bad_record=args.on_bad_record,
-        batch_size=args.batch_size or 32,
-        report=progress,
-    )
+    with named_as_typed(args):
+        settings = _settings(args)
+        manifest = build_index(
+            args.corpus,
+            args.output,
+            settings,
+            passage_words=args.passage_words,
+            passage_stride=args.passage_stride,
+            on_bad_record=args.on_bad_record,
+            batch_size=args.batch_size or 32,
+            report=progress,
+        )
     if manifest.n_skipped:
         say(f"{manifest.n_skipped:,} faulty documents were left out of {args.corpus}")
     say(f"{args.output}: {manifest.n_passages:,} passages; {progress.summary()}")
@@ -119,6 +121,8 @@ def retrieve(args: argparse.Namespace) -> None:
     faults.attempt(check_new_folder, output)
     queries = faults.attempt(read_queries, args.queries, on_bad_record=args.on_bad_record) or []
     qrels = faults.attempt(read_qrels, args.qrels) if args.qrels else None
+    if args.qrels:
+        faults.attempt(check_libraries, "ir_measures")
     manifest = faults.attempt(check_index, args.index, corpus=args.corpus)
     if qrels is not None and queries and manifest is not None:
         problems = _qrels_problems(qrels, queries, manifest, Path(args.index))
@@ -126,7 +130,8 @@ def retrieve(args: argparse.Namespace) -> None:
             faults.add(DataError(problems))
     faults.raise_any()
     assert manifest is not None
-    opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified above
+    with named_as_typed(args):
+        opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified above
     if qrels is not None:
         _announce(args.top_k, len(queries) - len(qrels.judgements), len(queries), opened.manifest.passage_words)
     run = _write(output, opened, queries, args.top_k)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.libraries import require
 from model_hub_rqa.metrics.languages import unicode_words
 from model_hub_rqa.metrics.text import (
     SQUAD_RULES,
@@ -191,11 +191,7 @@ def bleu_tokenizer(language: str) -> str:
 
 
 def _sacrebleu() -> Any:
-    try:
-        from sacrebleu.metrics import BLEU
-    except ImportError as error:
-        raise ConfigError("bleu: needs sacrebleu: pip install 'model-hub-rqa[evaluation]'") from error
-    return BLEU
+    return require("sacrebleu").metrics.BLEU
 
 
 def word_statistics(texts: Sequence[str]) -> dict[str, float]:

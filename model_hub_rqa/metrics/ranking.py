@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.libraries import require
 
 MEASURES = ("nDCG@10", "Recall@100", "MRR@10")
 _OURS_TO_THEIRS = {"nDCG": "nDCG", "Recall": "R", "MRR": "RR", "P": "P"}
@@ -65,11 +66,7 @@ def ranking_metrics_by_query(
     twice = [query for query in qrels if len(set(run.get(query, ()))) != len(run.get(query, ()))]
     if twice:
         raise DataError([f"run: query {query!r} has a document more than once" for query in twice])
-    try:
-        import ir_measures
-    except ImportError as error:
-        raise ConfigError("measures: need ir_measures: pip install 'model-hub-rqa[retrieval]'") from error
-
+    ir_measures = require("ir_measures")
     theirs = {
         ir_measures.parse_measure(f"{_OURS_TO_THEIRS[match[1]]}@{match[2]}"): name for name, match in names if match
     }

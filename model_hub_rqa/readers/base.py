@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar
 from model_hub_rqa.checkpoints import READER, check_tokenizer, pretrained_folder
 from model_hub_rqa.config import Kwargs, parse_dict_to_dataclasses
 from model_hub_rqa.data.answer_text import AnswerDecoder, answer_sources
-from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
+from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError, renamed
+from model_hub_rqa.libraries import sentencepiece_hint
 from model_hub_rqa.records import Answer, Question
 
 K = TypeVar("K", bound=Kwargs)
@@ -89,14 +90,14 @@ def load_pretrained(path: str | Path, auto_class: Any, what: str) -> tuple[Path,
     folder = pretrained_folder(Path(path))
     check_tokenizer(folder)
     try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, loading = auto_class.from_pretrained(
             folder, dtype="auto", local_files_only=True, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except RqaError:
         raise
     except Exception as error:  # safetensors, json and transformers each raise their own kind on damage
-        raise CheckpointError(f"{folder}: cannot be loaded as {what}: {error}") from error
+        raise CheckpointError(f"{folder}: cannot be loaded as {what}: {error}{sentencepiece_hint(error)}") from error
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"])[:5])
         raise CheckpointError(f"{folder}: holds no trained {what}: weights missing for {missing}")
@@ -128,7 +129,7 @@ def trained_settings(folder: Path, kind: type[K], overrides: Mapping[str, Any]) 
     known = {field.name for field in fields(kind)}
     unknown = [name for name in overrides if name not in known]
     if unknown:
-        raise ConfigError(f"{name}: plays no part in the reader of {folder}" for name in unknown)
+        raise ConfigError(f"{name}: is not a setting of the reader in {folder}" for name in unknown)
     path = folder / READER
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -137,5 +138,8 @@ def trained_settings(folder: Path, kind: type[K], overrides: Mapping[str, Any]) 
         settings = {}
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    parsed: K = parse_dict_to_dataclasses((kind,), {**settings, **overrides}, section=str(path))[0]
+    try:
+        parsed: K = parse_dict_to_dataclasses((kind,), {**settings, **overrides}, section=str(path))[0]
+    except ConfigError as error:
+        raise renamed(error, {f"{path}.{name}": name for name in overrides}) from error
     return parsed

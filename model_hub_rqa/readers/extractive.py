@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.checkpoints import READER
+from model_hub_rqa.checkpoints import READER, pretrained_folder
 from model_hub_rqa.config import ExtractiveKwargs
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.metrics.decoding import DecodedSpans, decode_many
@@ -61,8 +61,9 @@ class ExtractiveReader:
         from model_hub_rqa.models.extractive import is_causal, longest_window
         from model_hub_rqa.models.limits import model_limits
 
-        folder, model, tokenizer = cls.load_model(path)
+        folder = pretrained_folder(Path(path))
         known = trained_settings(folder, cls.settings_class, settings)
+        folder, model, tokenizer = cls.load_model(folder)
         if known.question_first is None and (folder / READER).is_file():
             # Version 0.1 went by the padding side, and kept no word of it. A checkpoint is read as it was trained.
             known = replace(known, question_first=tokenizer.padding_side == "right")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from model_hub_rqa.checkpoints import pretrained_folder
 from model_hub_rqa.config import FusionKwargs
 from model_hub_rqa.data.answer_text import AnswerDecoder
 from model_hub_rqa.errors import DataError
@@ -67,8 +68,9 @@ class FusionReader:
 
         from model_hub_rqa.models.limits import model_limits
 
-        folder, model, tokenizer = load_pretrained(path, AutoModelForSeq2SeqLM, "a Fusion-in-Decoder reader")
+        folder = pretrained_folder(Path(path))
         parsed = trained_settings(folder, FusionKwargs, settings)
+        folder, model, tokenizer = load_pretrained(folder, AutoModelForSeq2SeqLM, "a Fusion-in-Decoder reader")
         limits = model_limits(model)
         decoder = dict.fromkeys(("max_decoder_seq_length", "max_new_tokens"), limits.decoder)
         check_lengths(settings, {"max_encoder_seq_length": limits.encoder, **decoder}, folder)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from model_hub_rqa.checkpoints import pretrained_folder
 from model_hub_rqa.config.generation import GenerationKwargs
 from model_hub_rqa.data.answer_text import AnswerDecoder
 from model_hub_rqa.errors import ConfigError, DataError
@@ -58,8 +59,9 @@ class GenerationReader:
         from model_hub_rqa.models.extractive import longest_window
         from model_hub_rqa.models.limits import model_limits
 
-        folder, model, tokenizer = load_pretrained(path, AutoModelForCausalLM, "a causal language model")
+        folder = pretrained_folder(Path(path))
         parsed = trained_settings(folder, GenerationKwargs, settings)
+        folder, model, tokenizer = load_pretrained(folder, AutoModelForCausalLM, "a causal language model")
         room = longest_window(model_limits(model), tokenizer)
         prompt, answer = parsed.max_length, parsed.max_new_tokens
         given = next((name for name in ("max_length", "max_new_tokens") if name in settings), None)

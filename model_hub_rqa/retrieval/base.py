@@ -1,13 +1,12 @@
 """What retrievers share: the protocol, passages and where they are kept, ranking with ties in the corpus' order."""
 
-import importlib
 import json
 import mmap
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Protocol, overload
 
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.records import Hit, Passage
@@ -49,18 +48,6 @@ def check_k(k: int) -> None:
     """Raises ConfigError where ``k`` is below 1."""
     if k < 1:
         raise ConfigError(f"k: must be at least 1, found {k}")
-
-
-def require(module: str, extra: str = "retrieval") -> Any:
-    """Imports an optional library.
-
-    Raises:
-        ConfigError: it is not installed; the message names the extra to install.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"{module}: cannot be imported ({error}): pip install 'model-hub-rqa[{extra}]'") from error
 
 
 def split_document(document: Passage, words: int, stride: int | None = None) -> Iterator[Passage]:

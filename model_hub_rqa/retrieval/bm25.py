@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
+from model_hub_rqa.libraries import require
 from model_hub_rqa.records import Hit, Passage
-from model_hub_rqa.retrieval.base import Report, check_k, no_report, passage_text, require, top_k
+from model_hub_rqa.retrieval.base import Report, check_k, no_report, passage_text, top_k
 
 LANGUAGES = (
     *("danish", "dutch", "english", "french", "german", "italian", "korean", "norwegian", "portuguese", "russian"),
@@ -55,7 +56,7 @@ class BM25Settings:
             problems.append(f"stopwords: must be one of {', '.join(LANGUAGES)}, found {self.stopwords!r}")
         if self.stemmer:
             try:
-                known = require("Stemmer", "stemmer").algorithms()
+                known = require("Stemmer").algorithms()
                 if self.stemmer not in known:
                     problems.append(f"stemmer: must be one of {', '.join(known)}, found {self.stemmer!r}")
             except ConfigError as error:
@@ -148,7 +149,7 @@ class _Words:
     def __init__(self, settings: BM25Settings) -> None:
         self.vocabulary: dict[str, int] = {}
         self._stop = _stop_words(settings.stopwords)
-        self._stem = require("Stemmer", "stemmer").Stemmer(settings.stemmer).stemWord if settings.stemmer else str
+        self._stem = require("Stemmer").Stemmer(settings.stemmer).stemWord if settings.stemmer else str
         self._known: dict[str, int | None] = dict.fromkeys(self._stop)  # by word as it stands in the text
 
     def of(self, text: str) -> list[str]:

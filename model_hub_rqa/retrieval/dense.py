@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.hub import CONFIG_FILES, check_model_name
+from model_hub_rqa.libraries import require
 from model_hub_rqa.records import Hit, Passage
-from model_hub_rqa.retrieval.base import PassageStore, Report, check_k, no_report, passage_text, require, top_k
+from model_hub_rqa.retrieval.base import PassageStore, Report, check_k, no_report, passage_text, top_k
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,14 @@ class DenseSettings:
         return problems
 
 
+def model_name_fault(name: str) -> str | None:
+    """Why no embedding model has this name; None if it is a folder, or in the hub's cache or on the hub."""
+    if os.path.isdir(name):
+        return None
+    on_hub = name if "/" in name else f"sentence-transformers/{name}"  # as sentence-transformers looks for it
+    return check_model_name("embedding_model", on_hub, files=("modules.json", *CONFIG_FILES))
+
+
 class Encoder:
     """A loaded embedding model.
 
@@ -79,11 +88,8 @@ class Encoder:
             raise ConfigError(problems)
         name = settings.embedding_model
         sentence_transformers = require("sentence_transformers")
-        if not os.path.isdir(name):
-            on_hub = name if "/" in name else f"sentence-transformers/{name}"  # as sentence-transformers looks for it
-            fault = check_model_name("embedding_model", on_hub, files=("modules.json", *CONFIG_FILES))
-            if fault is not None:  # found out in seconds, where the library would try again for minutes
-                raise ConfigError(fault)
+        if fault := model_name_fault(name):  # found out in seconds, where the library would try again for minutes
+            raise ConfigError(fault)
         try:
             model = sentence_transformers.SentenceTransformer(name)
         except Exception as error:  # the hub client, safetensors and transformers each raise their own kinds

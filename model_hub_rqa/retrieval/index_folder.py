@@ -18,7 +18,8 @@ from typing import Any
 from model_hub_rqa.checkpoints import MANIFEST, file_sum
 from model_hub_rqa.data.corpus import CORPUS_ENDINGS, CorpusReader
 from model_hub_rqa.data.files import file_problems
-from model_hub_rqa.errors import CheckpointError, ConfigError
+from model_hub_rqa.errors import CheckpointError, ConfigError, folder_fault
+from model_hub_rqa.libraries import OF_INDEX, check_libraries, missing_libraries
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.retrieval.base import (
     OFFSETS,
@@ -32,7 +33,15 @@ from model_hub_rqa.retrieval.base import (
     write_passages,
 )
 from model_hub_rqa.retrieval.bm25 import BM25Retriever, BM25Settings
-from model_hub_rqa.retrieval.dense import EMBEDDINGS, PROGRESS, DenseRetriever, DenseSettings, Encoder, write_embeddings
+from model_hub_rqa.retrieval.dense import (
+    EMBEDDINGS,
+    PROGRESS,
+    DenseRetriever,
+    DenseSettings,
+    Encoder,
+    model_name_fault,
+    write_embeddings,
+)
 
 FORMAT_VERSION = 1  # raise it whenever folders of before cannot be used any more
 Settings = BM25Settings | DenseSettings
@@ -139,6 +148,9 @@ def build_index(
     target = Path(output)
     reader = CorpusReader(corpus, on_bad_record=on_bad_record)
     problems = [*settings.problems(), *split_problems(passage_words, passage_stride), *_taken(target)]
+    problems += missing_libraries(*OF_INDEX[settings.kind])
+    if isinstance(settings, DenseSettings) and settings.embedding_model:
+        problems += filter(None, [model_name_fault(settings.embedding_model)])
     if batch_size < 1:
         problems.append(f"batch_size: must be at least 1, found {batch_size}")
     if problems:
@@ -232,6 +244,7 @@ def check_index(
 ) -> Manifest:
     """Compares an index folder with its use as :func:`open_index` does, but loads no model; returns the manifest."""
     manifest = read_manifest(Path(folder))
+    check_libraries(*OF_INDEX[manifest.kind])
     problems = _problems(Path(folder), manifest, retriever, corpus, verify)
     if problems:
         raise CheckpointError(problems)
@@ -317,7 +330,8 @@ def _taken(target: Path) -> list[str]:
         return ["output: must name a new folder, found the working directory"]
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         return [f"output: {target} exists and is not an empty folder"]
-    return []
+    fault = folder_fault(target)
+    return [] if fault is None else [f"output: {fault}"]
 
 
 @contextlib.contextmanager

@@ -215,6 +215,7 @@ class BaseTransformerTrial(SetsTrial):
         for name in ("train", "validation"):
             if not len(self.datasets[name]):
                 raise DataError(f"data: the {name} split holds no example")
+        self._warn_of_large_batch()
         self.batches_checked = self.check_batches()
 
     def check_course(self) -> None:
@@ -241,6 +242,20 @@ class BaseTransformerTrial(SetsTrial):
                 faults += error.problems
         if faults:
             raise ConfigError(faults)
+
+    def _warn_of_large_batch(self) -> None:
+        """Warns where an optimizer step takes more examples than there are: each counts several times in it."""
+        trainer, examples = self.trainer, len(self.datasets["train"])
+        step = trainer.global_batch_size * trainer.gradient_accumulation_steps
+        if step <= examples or trainer.validates_only or trainer.max_tokens_per_batch is not None:
+            return
+        logger.warning(
+            "hyperparameters.global_batch_size: an optimizer step takes %d examples%s, and there are %d to train on: "
+            "they are repeated within the step",
+            step,
+            "" if trainer.gradient_accumulation_steps == 1 else f" ({trainer.global_batch_size} a batch)",
+            examples,
+        )
 
     def parse(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """Reads both sections into named settings, gathering the faults of all of them."""

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from model_hub_rqa.config.fields import names_of
 from model_hub_rqa.config.trainer_names import STRATEGIES, with_global_batch_size
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.experiment import trial_class_of
-from model_hub_rqa.flags import merge, parse_flags
-from model_hub_rqa.trials.experiments import import_trial, read_config, without_unset
+from model_hub_rqa.flags import NO, flags_of, merge, parse_flags
+from model_hub_rqa.trials.experiments import import_trial, read_config, with_overrides
 
 _SCRIPT = "python3 -m determined.launch.torch_distributed -- python3 -m model_hub_rqa.train"
 _LENGTHS = {
@@ -57,7 +58,34 @@ def parse_arguments(
         trial = trial_class_of(read_config(args.config, args.overrides).get("entrypoint"))
         if trial is None:
             raise ConfigError(f"entrypoint: {args.config} must name a trial class, so that its flags are known")
-    return parse_flags(argv, _task_kwargs(trial), add_arguments, prog=prog)
+    place = "entrypoint" if args.trial is None else "--trial"
+    return parse_flags(argv, _task_kwargs(trial, place), add_arguments, prog=prog)
+
+
+def names_as_typed(argv: Sequence[str], args: argparse.Namespace, given: Given) -> dict[str, str]:
+    """What the user knows settings by that flags set, or may set: by their places in a configuration.
+
+    A flag that is given is named as it was typed, ``--learning-rate``; without a configuration file, every setting is
+    named by its flag.
+    """
+    names = {} if args.trial is None else {"entrypoint": "--trial"}
+    if args.config is None and args.trial is None:
+        return names
+    if not given and args.config is not None:
+        return names
+    typed = {word[2:].partition("=")[0].replace("-", "_"): word.partition("=")[0] for word in argv if word[:2] == "--"}
+    for name, flag in flags_of(_task_kwargs(args.trial or _trial_of(args))).items():
+        spellings = [name, f"{NO}{name}", *names_of(flag.field)[1:]]
+        word = next((typed[spelling] for spelling in spellings if spelling in typed), None)
+        if flag.field.name in given.get(flag.section, ()) and word is not None:
+            names[f"{flag.section}.{flag.field.name}"] = word
+        elif args.config is None:
+            names[f"{flag.section}.{flag.field.name}"] = f"--{name}"
+    return names
+
+
+def _trial_of(args: argparse.Namespace) -> str:
+    return trial_class_of(read_config(args.config, args.overrides).get("entrypoint")) or ""
 
 
 def configuration(args: argparse.Namespace, given: Given) -> dict[str, Any]:
@@ -85,9 +113,7 @@ def config_of_flags(trial: str, given: Given, overrides: Sequence[str]) -> dict[
 
     The batch is that of transformers, 8 examples a slot, where no flag says otherwise; the metric is the trial's.
     """
-    from determined.cli import ntsc
-
-    task_kwargs, trial_class = _task_kwargs(trial), cast("Any", import_trial(trial))
+    task_kwargs, trial_class = _task_kwargs(trial, "--trial"), cast("Any", import_trial(trial, "--trial"))
     searcher = {"metric": trial_class.default_metric, "smaller_is_better": trial_class.default_smaller_is_better}
     if "metric_for_best_model" in given.get("hyperparameters", {}):
         searcher = {}
@@ -104,11 +130,7 @@ def config_of_flags(trial: str, given: Given, overrides: Sequence[str]) -> dict[
         "min_checkpoint_period": {"epochs": 1},
         "resources": {"slots_per_trial": slots},
     }
-    try:
-        config = without_unset(ntsc.parse_config_overrides(config, overrides), overrides)
-    except Exception as error:  # of many kinds, all about the user's text
-        raise ConfigError(f"--config: {' '.join(str(error).split())}") from error
-    config = merge(config, given, task_kwargs)
+    config = merge(with_overrides(config, overrides), given, task_kwargs)
     config["hyperparameters"] = with_global_batch_size(config["hyperparameters"], slots)
     return with_lengths(config)
 
@@ -159,11 +181,11 @@ def _with_strategies(config: dict[str, Any], settings: Mapping[str, Any]) -> dic
     return config
 
 
-def _task_kwargs(trial: str) -> type | None:
+def _task_kwargs(trial: str, place: str = "entrypoint") -> type | None:
     """The dataclass of a trial class's own settings; our trials have flags, and no others."""
     from model_hub_rqa.trials.base import BaseTransformerTrial
 
-    trial_class = import_trial(trial)
+    trial_class = import_trial(trial, place)
     if not issubclass(trial_class, BaseTransformerTrial):
-        raise ConfigError(f"--trial: {trial} is no BaseTransformerTrial, whose settings have flags")
+        raise ConfigError(f"{place}: {trial} is no BaseTransformerTrial, whose settings have flags")
     return trial_class.task_kwargs

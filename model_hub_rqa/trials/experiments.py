@@ -55,21 +55,46 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Determined's own YAML reader is used since it reads 1e-4 as a number, where PyYAML reads text.
     """
-    from determined.cli import ntsc
     from determined.common import util
 
     try:
         with open(path, encoding="utf-8") as file:
-            config = util.safe_load_yaml_with_exceptions(file)
-        if isinstance(config, dict):
-            return without_unset(ntsc.parse_config_overrides(config, overrides), overrides)
+            config = util.yaml_safe_load(file)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text: {error}") from error
-    except Exception as error:  # YAML parsers and the overrides raise many kinds, all about the user's text
-        raise ConfigError(f"{path}: cannot be parsed: {' '.join(str(error).split())}") from error
-    raise ConfigError(f"{path}: must be a mapping of keys to values, got {type(config).__name__}")
+    except Exception as error:  # the YAML parser raises many kinds, all about the user's text
+        mark = getattr(error, "problem_mark", None)  # where: its own text tells of its API as well
+        where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        text = str(error if mark is None else getattr(error, "problem", error))
+        raise ConfigError(f"{path}: cannot be parsed: {where}{' '.join(text.split())}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys to values, got {type(config).__name__}")
+    return with_overrides(config, overrides)
+
+
+def with_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A configuration with what ``--config KEY=VALUE`` says in the place of its own.
+
+    Raises:
+        ConfigError: with a line for each that is no KEY=VALUE, or whose key is below a value.
+    """
+    from determined.cli import ntsc
+
+    faults = [f"--config: must be KEY=VALUE, got {word}" for word in overrides if not word.partition("=")[1]]
+    if faults:
+        raise ConfigError(faults)
+    for word in overrides:
+        try:
+            config = ntsc.parse_config_overrides(config, [word])
+        except (TypeError, AttributeError):  # it looks for a key in a value
+            faults.append(f"--config {word}: a part of the key before its last dot is a value, not a mapping")
+        except Exception as error:  # of many kinds, all about the user's text
+            faults.append(f"--config {word}: {' '.join(str(error).split())}")
+    if faults:
+        raise ConfigError(faults)
+    return without_unset(config, overrides)
 
 
 def without_unset(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -85,8 +110,12 @@ def without_unset(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     return kept
 
 
-def import_trial(name: str) -> type:
-    """The trial class ``module:Class``; modules in the working directory are found as well."""
+def import_trial(name: str, place: str = "entrypoint") -> type:
+    """The trial class ``module:Class``; modules in the working directory are found as well.
+
+    Raises:
+        ConfigError: there is none, or it is no trial; ``place`` is where the name was given.
+    """
     module, _, qualname = name.partition(":")
     see_working_directory()
     try:
@@ -94,11 +123,11 @@ def import_trial(name: str) -> type:
         for part in qualname.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"entrypoint: {name} cannot be imported: {error}") from error
+        raise ConfigError(f"{place}: {name} cannot be imported: {error}") from error
     from determined import pytorch
 
     if not (isinstance(found, type) and issubclass(found, pytorch.PyTorchTrial)):
-        raise ConfigError(f"entrypoint: {name} is not a trial class (a PyTorchTrial)")
+        raise ConfigError(f"{place}: {name} is not a trial class (a PyTorchTrial)")
     return found
 
 

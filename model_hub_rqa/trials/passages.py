@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.config.passages import PassageKwargs
@@ -11,10 +12,12 @@ from model_hub_rqa.data.arrow_cache import Reader, cache_folder
 from model_hub_rqa.data.fusion_records import fusion_reader
 from model_hub_rqa.data.passages import choose_passages, retrieve_passages
 from model_hub_rqa.errors import ConfigError, Faults
+from model_hub_rqa.libraries import OF_INDEX, check_libraries
 from model_hub_rqa.metrics.documents import document_metrics
 from model_hub_rqa.metrics.generation import generation_metrics
 from model_hub_rqa.metrics.text import AnswerRules
 from model_hub_rqa.retrieval.base import Retriever
+from model_hub_rqa.retrieval.index_folder import read_manifest
 from model_hub_rqa.trials.base import BaseTransformerTrial
 
 _SPARE = 10  # passages retrieved beyond those wanted, since the same text may stand in a corpus several times
@@ -59,6 +62,9 @@ class PassageTrial(BaseTransformerTrial):
         ]
         if faults:
             raise ConfigError(faults)
+        if self.task.retrieves:  # a search comes at the end of long work
+            kind = "dense" if self.task.index is None else read_manifest(Path(self.task.index)).kind
+            check_libraries("ir_measures", *OF_INDEX[kind])
         return super().load_examples()
 
     def build_reader(self) -> Reader:
