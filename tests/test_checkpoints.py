@@ -63,7 +63,7 @@ def test_a_checkpoint_of_other_code_needs_an_explicit_flag(tmp_path: Path) -> No
     """Without a manifest it is refused; the flag accepts it, but never one whose sums are wrong."""
     folder = make(tmp_path / "checkpoint-10")
     (folder / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"manifest.json is missing, so its files cannot be verified"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json is missing, so its files cannot be verified"):
         verify_checkpoint(folder)
     verify_checkpoint(folder, allow_unverified=True)
     write_manifest(folder)

@@ -241,7 +241,7 @@ FATAL = {
     "not this token": (Fault("POST /api/v1/runs/start", status=401), "POST /api/v1/runs/start: Unauthenticated"),
     "no such trial": (Fault("GET /api/v1/trials/5", status=404), "GET /api/v1/trials/5: .*was told to refuse"),
     "metrics not taken": (Fault("POST .*/metrics", status=500), "POST /api/v1/trials/5/metrics: .*was told to refuse"),
-    "the last metrics not taken": (Fault("POST .*/metrics", status=500, after=11), "POST /api/v1/trials/5/metrics: "),
+    "the last metrics not taken": (Fault("POST .*/metrics", status=500, after=11), "POST .*/metrics: .*told to refuse"),
     "a checkpoint not taken": (Fault("POST /api/v1/checkpoints", status=403), "POST /api/v1/checkpoints: Forbidden"),
     "a master that is gone": (Fault(".*", drop=True, times=10**6, after=4), "POST /api/v1/trials/5/.*: .*Max retries"),
 }
