@@ -151,10 +151,10 @@ def test_an_initial_validation(trial: Trial, master: StandInMaster) -> None:
 
 
 def test_a_script_without_a_trial(trial: Trial, master: StandInMaster, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither --trial nor the entrypoint names one: exit code 2, in the entrypoint's name, and nothing was asked."""
+    """Neither --trial nor the entrypoint names one: exit code 2, in the option's name, and nothing was asked."""
     trial.trial_class = "model_hub_rqa.trials.qa:"
     assert run_here(trial, master) == 2
-    assert "entrypoint: must be module:Class, or a script with --trial" in capsys.readouterr().err
+    assert "--trial: must be module:Class, or a script with --trial" in capsys.readouterr().err
     assert master.requests == []
 
 

@@ -183,6 +183,6 @@ def test_options_of_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert answers[0] == answers[1]
         assert cli.main([*command, "--checkpoint", str(reader), "--top-p", "0.5", "--max-new-tokens", "0"]) == 2
         said = capsys.readouterr().err
-        assert "max_new_tokens: must be >= 1, got 0" in said
+        assert "--max-new-tokens: must be >= 1, got 0" in said
         assert cli.main([*command, "--checkpoint", str(reader), "--top-p", "0.5"]) == 2
-        assert "top_p: needs do_sample: true beside it, got top_p 0.5 without" in capsys.readouterr().err
+        assert "--top-p: needs do_sample: true beside it, got top_p 0.5 without" in capsys.readouterr().err

@@ -74,7 +74,11 @@ def names_as_typed(argv: Sequence[str], args: argparse.Namespace, given: Given) 
     if not given and args.config is not None:
         return names
     typed = {word[2:].partition("=")[0].replace("-", "_"): word.partition("=")[0] for word in argv if word[:2] == "--"}
-    for name, flag in flags_of(_task_kwargs(args.trial or _trial_of(args))).items():
+    try:
+        flags = flags_of(_task_kwargs(args.trial or _trial_of(args)))
+    except ConfigError:  # of the trial's name: the error at hand says it, and must not give way to another
+        return names
+    for name, flag in flags.items():
         spellings = [name, f"{NO}{name}", *names_of(flag.field)[1:]]
         word = next((typed[spelling] for spelling in spellings if spelling in typed), None)
         if flag.field.name in given.get(flag.section, ()) and word is not None:
