@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 CONFIG ?= experiment_configs/quickstart.yaml
 RUN ?= runs/quickstart
+JOBS ?= 2
 
 .PHONY: install quickstart fid-quickstart test gpu-check lint bench clean
 
@@ -32,9 +33,10 @@ fid-quickstart: install
 	    --index runs/fid_index --output-dir runs/fid_evaluation
 	$(BIN)/rqa ask --checkpoint runs/fid_quickstart --index runs/fid_index "Who made the red lamp of the mill?"
 
-# Everyday tests; SLOW=1 adds those that take longer. PYTEST passes options on, e.g. PYTEST='-k spans -x'.
+# Everyday tests; SLOW=1 adds those that take longer. PYTEST passes options on, e.g. PYTEST='-k spans -x'. JOBS processes
+# share the tests, one thread each: threads of several processes on the same cores wait for each other most of the time.
 test: install
-	$(BIN)/python -m pytest $(if $(SLOW),,-m 'not slow') $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(if $(SLOW),,-m 'not slow') $(PYTEST)
 
 # The tests that need a CUDA GPU, on one; at most 20 minutes. Without a GPU they fail here, and are skipped elsewhere.
 gpu-check: install

