@@ -18,7 +18,7 @@ BATCH_SIZE = 12
 
 
 def examples_of(path: Path) -> Dataset:
-    from model_hub_rqa.data.readers import read_squad
+    from model_hub_rqa.data.file_loaders import read_squad
 
     return Dataset.from_list(read_squad(path, version_2_with_negative=False).rows)
 
@@ -89,7 +89,7 @@ def forward(repeats: int, *, questions: int = 480, batch_size: int = 32) -> list
     """The forward pass of an evaluation: ours sorted by length, the peer's padded to 384."""
     from transformers import AutoTokenizer, default_data_collator
 
-    from model_hub_rqa.models.extractive import span_logits
+    from model_hub_rqa.tasks.extractive.model import span_logits
 
     folder = Path(tempfile.mkdtemp())
     path = data.squad("dev", questions, folder)
@@ -131,7 +131,7 @@ def features(repeats: int, *, questions: int | None = None) -> list[Row]:
     """Features of SQuAD dev for an evaluation, through Dataset.map."""
     from transformers import AutoTokenizer
 
-    from model_hub_rqa.data.extractive import FeatureBuilder, build_features
+    from model_hub_rqa.tasks.extractive.features import FeatureBuilder, build_features
 
     folder = Path(tempfile.mkdtemp())
     examples = examples_of(data.squad("dev", questions, folder))
@@ -152,10 +152,10 @@ def decoding(repeats: int, *, questions: int | None = None) -> list[Row]:
     """Answers from random logits over SQuAD dev: n-best lists, and the top answer alone."""
     from transformers import AutoTokenizer
 
-    from model_hub_rqa.data.extractive import ExtractiveCollator, FeatureBuilder, build_features
-    from model_hub_rqa.metrics.decoding import decode_predictions
-    from model_hub_rqa.metrics.spans import span_candidates
-    from model_hub_rqa.metrics.top_spans import TopSpan, decode_top, top_spans
+    from model_hub_rqa.tasks.extractive.decoding import decode_predictions
+    from model_hub_rqa.tasks.extractive.features import ExtractiveCollator, FeatureBuilder, build_features
+    from model_hub_rqa.tasks.extractive.spans import span_candidates
+    from model_hub_rqa.tasks.extractive.top_spans import TopSpan, decode_top, top_spans
 
     folder = Path(tempfile.mkdtemp())
     examples = examples_of(data.squad("dev", questions, folder))

@@ -117,7 +117,7 @@ def _sizes(batch: dict[str, torch.Tensor]) -> list[tuple[list[int], int]]:
 
 def generation(repeats: int, sizes: Sizes) -> list[Row]:
     """Greedy answers of exactly ``sizes.labels`` tokens."""
-    from model_hub_rqa.models.fusion import fusion_generate
+    from model_hub_rqa.tasks.fid.model import fusion_generate
 
     folder = Path(tempfile.mkdtemp())
     path = data.faire(sizes.batch, sizes.passages, folder)

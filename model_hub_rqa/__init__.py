@@ -10,22 +10,27 @@ __version__ = "0.2.0"
 
 _HOME = {
     "BaseTransformerTrial": "model_hub_rqa.trials.base",
+    "TaskTrial": "model_hub_rqa.trials.task_trial",
     "QATrial": "model_hub_rqa.trials.qa",
     "QABeamSearchTrial": "model_hub_rqa.trials.qa_beam_search",
     "FiDTrial": "model_hub_rqa.trials.fid",
     "GenerationTrial": "model_hub_rqa.trials.generation",
-    **dict.fromkeys(("MODELS", "DATASETS", "COLLATORS", "OBJECTIVES"), "model_hub_rqa.components"),
+    **dict.fromkeys(("MODELS", "DATASETS", "COLLATORS", "OBJECTIVES"), "model_hub_rqa.registry"),
+    "ExtractiveKwargs": "model_hub_rqa.tasks.extractive.settings",
+    "BeamSearchKwargs": "model_hub_rqa.tasks.beam_search.settings",
+    "FusionKwargs": "model_hub_rqa.tasks.fid.settings",
+    "GenerationKwargs": "model_hub_rqa.tasks.causal_lm.settings",
     "TrialCallback": "model_hub_rqa.trials.callbacks",
     "register_callback": "model_hub_rqa.trials.callbacks",
-    "ExtractiveReader": "model_hub_rqa.readers.extractive",
-    "BeamSearchReader": "model_hub_rqa.readers.beam_search",
-    "FusionReader": "model_hub_rqa.readers.fusion",
-    "GenerationReader": "model_hub_rqa.readers.generation",
+    "ExtractiveReader": "model_hub_rqa.tasks.extractive.reader",
+    "BeamSearchReader": "model_hub_rqa.tasks.beam_search.reader",
+    "FusionReader": "model_hub_rqa.tasks.fid.reader",
+    "GenerationReader": "model_hub_rqa.tasks.causal_lm.reader",
     "RQAPipeline": "model_hub_rqa.pipeline",
     "load_reader": "model_hub_rqa.pipeline",
-    "build_using_auto": "model_hub_rqa.build",
-    "build_default_optimizer": "model_hub_rqa.build",
-    "build_default_lr_scheduler": "model_hub_rqa.build",
+    "build_using_auto": "model_hub_rqa.models.build",
+    "build_default_optimizer": "model_hub_rqa.models.build",
+    "build_default_lr_scheduler": "model_hub_rqa.models.build",
     "default_load_dataset": "model_hub_rqa.data.loading",
     "remove_unused_columns": "model_hub_rqa.data.loading",
     **dict.fromkeys(
@@ -37,10 +42,6 @@ _HOME = {
             "LRSchedulerKwargs",
             "DatasetKwargs",
             "TrainerKwargs",
-            "ExtractiveKwargs",
-            "BeamSearchKwargs",
-            "FusionKwargs",
-            "GenerationKwargs",
             "parse_dict_to_dataclasses",
             "default_parse_config_tokenizer_model_kwargs",
             "default_parse_optimizer_lr_scheduler_kwargs",
@@ -54,6 +55,7 @@ __all__ = ["__version__", *_HOME]
 if TYPE_CHECKING:
     from model_hub_rqa.trials.base import BaseTransformerTrial as BaseTransformerTrial
     from model_hub_rqa.trials.qa import QATrial as QATrial
+    from model_hub_rqa.trials.task_trial import TaskTrial as TaskTrial
 
 
 def __getattr__(name: str) -> Any:

@@ -63,7 +63,7 @@ def validate(args: argparse.Namespace) -> None:
     """Says what a run of the configuration would train and which keys are unknown, or lists every fault."""
     from model_hub_rqa.config.parsing import listing_unknown
     from model_hub_rqa.progress import quiet_libraries
-    from model_hub_rqa.trials import experiments
+    from model_hub_rqa.runtime import experiments
 
     quiet_libraries()
     with listing_unknown() as unknown:

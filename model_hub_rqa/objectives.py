@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional
 
-from model_hub_rqa.components import OBJECTIVES, Components
 from model_hub_rqa.config.fields import did_you_mean
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.registry import OBJECTIVES, Components
 
 Batch = Mapping[str, Any]
 Objective = Callable[["Task", Batch], torch.Tensor]

@@ -9,12 +9,12 @@ from typing import Any
 
 from model_hub_rqa.checkpoints import pretrained_folder
 from model_hub_rqa.errors import CheckpointError, ConfigError
-from model_hub_rqa.readers.base import Reader
-from model_hub_rqa.readers.extractive import ExtractiveReader
-from model_hub_rqa.readers.fusion import FusionReader
-from model_hub_rqa.readers.generation import GenerationReader
 from model_hub_rqa.records import Answer, Hit, Question
 from model_hub_rqa.retrieval.base import Retriever
+from model_hub_rqa.tasks.causal_lm.reader import GenerationReader
+from model_hub_rqa.tasks.extractive.reader import ExtractiveReader
+from model_hub_rqa.tasks.fid.reader import FusionReader
+from model_hub_rqa.tasks.reading import Reader
 
 DEFAULT_TOP_K = 10
 
@@ -108,10 +108,10 @@ def load_reader(
     """
     from transformers import AutoConfig
 
-    from model_hub_rqa.models.beam_search import HEADS
-    from model_hub_rqa.models.causal import causal_lm_fault
-    from model_hub_rqa.models.fusion import fusion_error
-    from model_hub_rqa.readers.beam_search import BeamSearchReader
+    from model_hub_rqa.tasks.beam_search.model import HEADS
+    from model_hub_rqa.tasks.beam_search.reader import BeamSearchReader
+    from model_hub_rqa.tasks.causal_lm.model import causal_lm_fault
+    from model_hub_rqa.tasks.fid.model import fusion_error
 
     folder = pretrained_folder(Path(path), tell)
     try:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.checkpoints import METRIC, SMALLER_IS_BETTER, checkpoints_of, steps_completed
+from model_hub_rqa.commands.train_arguments import configuration, names_as_typed, parse_arguments
+from model_hub_rqa.config.experiment import Experiment, parse_experiment
 from model_hub_rqa.config.trainer_names import with_global_batch_size
 from model_hub_rqa.errors import ConfigError, RqaError, folder_fault, renamed
-from model_hub_rqa.experiment import Experiment, parse_experiment
 from model_hub_rqa.progress import is_chief, quiet_libraries
-from model_hub_rqa.trials.command_line import configuration, names_as_typed, parse_arguments
-from model_hub_rqa.trials.experiments import import_trial, resolve_experiment
+from model_hub_rqa.runtime.experiments import import_trial, resolve_experiment
 
 logger = logging.getLogger("model_hub_rqa")
 
@@ -82,7 +82,7 @@ def _report(error: RqaError) -> None:
     """Prints an error, and tells torchrun; on a cluster under its full name, which ``log_policies`` look for."""
     import determined
 
-    from model_hub_rqa.trials import cluster_run
+    from model_hub_rqa.runtime import cluster_run
 
     cluster_run.report_to_torchrun(error)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the other ranks of a host end with the same words
@@ -101,7 +101,7 @@ def log_to_stderr() -> None:
 def _run(args: argparse.Namespace, given: dict[str, dict[str, Any]]) -> int:
     import determined
 
-    from model_hub_rqa.trials.resuming import is_run
+    from model_hub_rqa.runtime.resuming import is_run
 
     if determined.get_cluster_info() is not None:
         if given:
@@ -127,7 +127,7 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
 
     from model_hub_rqa.config import resolve_search_specs
     from model_hub_rqa.config.interpolation import settle
-    from model_hub_rqa.trials import determined_fixes, resuming
+    from model_hub_rqa.runtime import determined_fixes, resuming
 
     if fault := folder_fault(folder):
         by_config = args.output_dir is None and "output_dir" in experiment.hyperparameters
@@ -188,7 +188,7 @@ def _fit_locally(
     from determined import pytorch
 
     from model_hub_rqa.progress import TrainProgress
-    from model_hub_rqa.trials import determined_fixes, local_run, resuming, summary
+    from model_hub_rqa.runtime import determined_fixes, local_run, resuming, summary
 
     began = time.monotonic()
     context = trial.context
@@ -264,7 +264,7 @@ def fit(trainer: Any, trial: Any, **settings: Any) -> bool:
     """
     from determined import pytorch
 
-    from model_hub_rqa.trials import determined_fixes
+    from model_hub_rqa.runtime import determined_fixes
 
     epoch, accumulation, whole = trial.batches_per_epoch(), trial.accumulation, trial.num_training_batches()
 
@@ -297,7 +297,7 @@ def _checkpoint_policy(trial: Any, experiment: Experiment) -> str:
 def _train_on_cluster(trial: str | None, allow_unverified: bool) -> int:
     import determined
 
-    from model_hub_rqa.trials import determined_cluster
+    from model_hub_rqa.runtime import determined_cluster
 
     info = determined.get_cluster_info()
     assert info is not None
@@ -324,7 +324,7 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
     from determined import pytorch
 
     from model_hub_rqa.config.interpolation import read_sections
-    from model_hub_rqa.trials import cluster_run, determined_cluster
+    from model_hub_rqa.runtime import cluster_run, determined_cluster
 
     hparams, fault = info.trial.hparams, None
     try:

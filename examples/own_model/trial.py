@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from model_hub_rqa.data.loading import default_load_dataset
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.trials.base import BaseTransformerTrial
+from model_hub_rqa.trials.task_trial import TaskTrial
 
 
 class QuestionModel(nn.Module):
@@ -36,7 +36,7 @@ def build_model(tokenizer: Any, num_labels: int, hidden_size: int = 64) -> nn.Mo
     return QuestionModel(len(tokenizer), tokenizer.pad_token_id, hidden_size, num_labels)
 
 
-class OwnModelTrial(BaseTransformerTrial):
+class OwnModelTrial(TaskTrial):
     """Validation reports the share of questions whose subject was told right."""
 
     default_parts = ("tokenizer",)  # transformers builds neither a config nor a model

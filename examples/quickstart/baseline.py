@@ -8,7 +8,7 @@ import random
 import sys
 from pathlib import Path
 
-from model_hub_rqa.data.readers import read_squad
+from model_hub_rqa.data.file_loaders import read_squad
 from model_hub_rqa.metrics.squad import references_from_rows, squad_v2
 
 DRAWS = 20  # predictions of the whole file, whose scores are averaged

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from model_hub_rqa.config import Kwargs, option
 from model_hub_rqa.data.rows import rows_reader
 from model_hub_rqa.metrics.ordering import kendall_tau
-from model_hub_rqa.trials.base import BaseTransformerTrial
+from model_hub_rqa.trials.task_trial import TaskTrial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class OrderingKwargs(Kwargs):
     max_sentence_length: int = option(48, ge=3, help="tokens of a sentence, its [CLS] and [SEP] included")
 
 
-class SentenceOrderingTrial(BaseTransformerTrial):
+class SentenceOrderingTrial(TaskTrial):
     """Reads rows of ``sentences``, shuffled, and ``positions``, the true place of each, counted from 0."""
 
     default_model_mode = "token-classification"  # with num_labels: 1, a number at each token

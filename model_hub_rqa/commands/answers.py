@@ -23,8 +23,8 @@ from model_hub_rqa.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from model_hub_rqa.data.predictions import Predictions
     from model_hub_rqa.metrics.text import AnswerRules
-    from model_hub_rqa.readers.base import Reader
-    from model_hub_rqa.readers.extractive import ExtractiveReader
+    from model_hub_rqa.tasks.extractive.reader import ExtractiveReader
+    from model_hub_rqa.tasks.reading import Reader
 
 
 def add_commands(commands: Any) -> None:
@@ -85,7 +85,7 @@ def score(args: argparse.Namespace) -> None:
 def _score_squad(
     args: argparse.Namespace, predictions: "Predictions | None", faults: Faults
 ) -> tuple[dict[str, Any], list[str]]:
-    from model_hub_rqa.data.readers import read_squad
+    from model_hub_rqa.data.file_loaders import read_squad
     from model_hub_rqa.metrics.squad import references_from_rows, squad_v1, squad_v2
 
     probabilities = faults.attempt(_read_object, args.na_prob_file) if args.na_prob_file else None
@@ -114,8 +114,8 @@ def _score_generated(
     args: argparse.Namespace, predictions: "Predictions | None", faults: Faults
 ) -> tuple[dict[str, Any], list[str]]:
     from model_hub_rqa.data.formats.answers import NO_ANSWER
+    from model_hub_rqa.data.formats.fid import read_fusion
     from model_hub_rqa.data.formats.nested import NO_ANSWER_WORDS
-    from model_hub_rqa.data.fusion_records import read_fusion
     from model_hub_rqa.metrics.generation import generation_metrics
 
     records = faults.attempt(read_fusion, args.data, require_passages=False) if args.data is not None else None
@@ -186,7 +186,7 @@ def predict(args: argparse.Namespace) -> None:
     _check_arguments(args)
     from model_hub_rqa.pipeline import load_reader
     from model_hub_rqa.progress import quiet_libraries
-    from model_hub_rqa.readers.extractive import ExtractiveReader
+    from model_hub_rqa.tasks.extractive.reader import ExtractiveReader
 
     squad, records = _read_data(args.data, args.on_bad_record) if args.data is not None else (True, None)
     quiet_libraries()
@@ -218,7 +218,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 def _read_data(path: str, on_bad_record: str) -> tuple[bool, Any]:
     """Whether the file is in SQuAD's form, and its questions; answers are not needed."""
-    from model_hub_rqa.data.fusion_records import read_fusion
+    from model_hub_rqa.data.formats.fid import read_fusion
     from model_hub_rqa.data.loading import load_file
     from model_hub_rqa.data.questions import is_squad_form
     from model_hub_rqa.data.slices import parse_slice

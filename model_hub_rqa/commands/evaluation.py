@@ -27,7 +27,7 @@ from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.progress import peak_memory_mib
 
 if TYPE_CHECKING:
-    from model_hub_rqa.data.readers import Records
+    from model_hub_rqa.data.file_loaders import Records
     from model_hub_rqa.pipeline import Answered, RQAPipeline
     from model_hub_rqa.retrieval.index_folder import Manifest
 
@@ -164,7 +164,7 @@ def _readable(reader: Any, records: "Records", on_bad_record: str) -> "Records":
     from dataclasses import replace
 
     from model_hub_rqa.data.questions import question_of
-    from model_hub_rqa.readers.generation import GenerationReader
+    from model_hub_rqa.tasks.causal_lm.reader import GenerationReader
 
     if not isinstance(reader, GenerationReader):
         return records

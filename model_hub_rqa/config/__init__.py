@@ -3,11 +3,7 @@
 Nothing here imports torch or transformers, so a configuration is checked in milliseconds, before any model is loaded.
 """
 
-from model_hub_rqa.config.beam_search import BeamSearchKwargs
-from model_hub_rqa.config.extractive import ExtractiveKwargs
 from model_hub_rqa.config.fields import Problem, option
-from model_hub_rqa.config.fusion import FusionKwargs
-from model_hub_rqa.config.generation import GenerationKwargs
 from model_hub_rqa.config.kwargs import (
     LR_SCHEDULER_TYPES,
     METRIC_LR_SCHEDULER_TYPES,
@@ -28,26 +24,20 @@ from model_hub_rqa.config.parsing import (
     default_parse_optimizer_lr_scheduler_kwargs,
     parse_dict_to_dataclasses,
 )
-from model_hub_rqa.config.passages import PassageKwargs
 from model_hub_rqa.config.search import resolve_search_specs
 
 __all__ = [
     "LR_SCHEDULER_TYPES",
     "METRIC_LR_SCHEDULER_TYPES",
     "MODEL_MODES",
-    "BeamSearchKwargs",
     "CallbackKwargs",
     "ConfigKwargs",
     "DatasetKwargs",
-    "ExtractiveKwargs",
-    "FusionKwargs",
-    "GenerationKwargs",
     "HubKwargs",
     "Kwargs",
     "LRSchedulerKwargs",
     "ModelKwargs",
     "OptimizerKwargs",
-    "PassageKwargs",
     "Problem",
     "TokenizerKwargs",
     "TrainerKwargs",

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from model_hub_rqa.config.extractive import ExtractiveKwargs
 from model_hub_rqa.config.fields import (
     Problem,
     init_fields,
@@ -19,8 +18,6 @@ from model_hub_rqa.config.fields import (
     read_value,
 )
 from model_hub_rqa.config.fields import show as show_value
-from model_hub_rqa.config.fusion import FusionKwargs
-from model_hub_rqa.config.generation import GenerationKwargs
 from model_hub_rqa.config.kwargs import (
     NO_NAME,
     ConfigKwargs,
@@ -48,7 +45,6 @@ ALL_KWARGS: tuple[type[Kwargs], ...] = (
     LRSchedulerKwargs,
     DatasetKwargs,
     TrainerKwargs,
-    ExtractiveKwargs,
 )
 
 
@@ -199,7 +195,12 @@ def _unknown_names(
     types: Sequence[type], args: Mapping[str, Any], place: str, known: Iterable[str]
 ) -> dict[str, tuple[str, bool]]:
     """A line for each unknown name, and whether it is a known one that was mistyped."""
-    fields = (field for kind in (*types, *ALL_KWARGS, FusionKwargs, GenerationKwargs) for field in init_fields(kind))
+    from model_hub_rqa.tasks.causal_lm.settings import GenerationKwargs
+    from model_hub_rqa.tasks.extractive.settings import ExtractiveKwargs
+    from model_hub_rqa.tasks.fid.settings import FusionKwargs
+
+    tasks = (ExtractiveKwargs, FusionKwargs, GenerationKwargs)
+    fields = (field for kind in (*types, *ALL_KWARGS, *tasks) for field in init_fields(kind))
     names = {name for field in fields for name in names_of(field)} | set(known)
     unknown = [name for name in args if name not in names]
     return {

@@ -15,7 +15,7 @@ from typing import Any
 
 from model_hub_rqa.data.checks import DOCUMENT_IDS, Checks, check_policy, filled_text, text_or_empty
 from model_hub_rqa.data.files import iter_file
-from model_hub_rqa.data.fusion_records import read_fusion
+from model_hub_rqa.data.formats.fid import read_fusion
 from model_hub_rqa.data.text_files import read_text, short
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.records import Passage, Turn

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model_hub_rqa.components import own_frames
 from model_hub_rqa.errors import DataError, Faults, RqaError
+from model_hub_rqa.registry import own_frames
 
 if TYPE_CHECKING:
     import pyarrow as pa

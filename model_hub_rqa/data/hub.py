@@ -4,7 +4,7 @@ import errno
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.data.readers import SQUAD_FEATURES
+from model_hub_rqa.data.file_loaders import SQUAD_FEATURES
 from model_hub_rqa.data.squad_version import check_official_name, check_unanswerable
 from model_hub_rqa.errors import ConfigError, DataError
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.data.arrow_cache import Reader, cached_dataset, cached_records
 from model_hub_rqa.data.counts import FileCounts, count_file
+from model_hub_rqa.data.file_loaders import Records, read_squad
 from model_hub_rqa.data.hub import load_hub_split, load_hub_splits
-from model_hub_rqa.data.readers import Records, read_squad
 from model_hub_rqa.data.sampling import split_off, subsample
 from model_hub_rqa.data.shards import Shard, join, matching_files, number_through
 from model_hub_rqa.data.slices import FileSlice, parse_slice, parse_slices
@@ -55,7 +55,7 @@ def default_load_dataset(
         data_config: an object with these attributes, or a mapping.
         seed: of the random draws.
         reader: ``reader(path, on_bad_record) -> Records`` for files; None for
-            :func:`~model_hub_rqa.data.readers.read_squad`, which checks the offsets of training files alone.
+            :func:`~model_hub_rqa.data.file_loaders.read_squad`, which checks the offsets of training files alone.
         version_2_with_negative: whether questions may be unanswerable, for read_squad; None to take it from
             data_config, where it is False by default. With a reader of your own it plays no part.
 
@@ -120,7 +120,7 @@ def load_file(
     """One SQuAD-style file, or a part of one (``dev.json[:100]``), validated and memory-mapped.
 
     Args:
-        path: as :func:`~model_hub_rqa.data.readers.read_squad` takes it, a slice may follow.
+        path: as :func:`~model_hub_rqa.data.file_loaders.read_squad` takes it, a slice may follow.
         version_2_with_negative: whether questions may be unanswerable.
         require_answers: False where answers may be missing, for a file to predict on.
         require_offsets: True for a file to train on, see `read_squad`.
@@ -146,7 +146,7 @@ def load_file(
 def squad_reader(
     version_2_with_negative: bool, *, require_answers: bool = True, require_offsets: bool = True
 ) -> Reader:
-    """:func:`~model_hub_rqa.data.readers.read_squad` in the form of a reader: ``reader(path, on_bad_record)``."""
+    """:func:`~model_hub_rqa.data.file_loaders.read_squad` in the form of a reader: ``reader(path, on_bad_record)``."""
     return functools.partial(_read_squad, version_2_with_negative, require_answers, require_offsets)
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.data.checks import check_policy
+from model_hub_rqa.data.file_loaders import Records
 from model_hub_rqa.data.files import ending_of, iter_file
+from model_hub_rqa.data.formats.fid import read_fusion
 from model_hub_rqa.data.formats.nested import is_article, is_conversation
-from model_hub_rqa.data.fusion_records import read_fusion
-from model_hub_rqa.data.readers import Records
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.records import Passage, Question, Turn
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.checks import Checks
+from model_hub_rqa.data.file_loaders import Records
 from model_hub_rqa.data.files import iter_file
-from model_hub_rqa.data.readers import Records
 
 _ENDINGS = (".json", ".jsonl", ".parquet")
 

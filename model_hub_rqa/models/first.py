@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model_hub_rqa.checkpoints import pretrained_folder
-from model_hub_rqa.components import is_component
 from model_hub_rqa.config import ConfigKwargs, ModelKwargs, TokenizerKwargs, parse_dict_to_dataclasses
 from model_hub_rqa.errors import CheckpointError, ConfigError
-from model_hub_rqa.hub import SHARED_NAME
+from model_hub_rqa.models.hub import SHARED_NAME
 from model_hub_rqa.models.initial_weights import PLACE
 from model_hub_rqa.models.own import find_builder
+from model_hub_rqa.registry import is_component
 
 _NAMES = {"config": ConfigKwargs.OWN_NAME, "tokenizer": TokenizerKwargs.OWN_NAME, "model": ModelKwargs.OWN_NAME}
 _KWARGS = {"config": ConfigKwargs, "tokenizer": TokenizerKwargs, "model": ModelKwargs}

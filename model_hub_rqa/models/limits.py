@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from model_hub_rqa import build
+from model_hub_rqa.models import build
 
 UNLIMITED = 10**9  # where neither a table nor the config sets a limit
 

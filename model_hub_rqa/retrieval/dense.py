@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.errors import CheckpointError, ConfigError
-from model_hub_rqa.hub import CONFIG_FILES, check_model_name
 from model_hub_rqa.libraries import require
+from model_hub_rqa.models.hub import CONFIG_FILES, check_model_name
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.retrieval.base import PassageStore, Report, check_k, no_report, passage_text, top_k
 

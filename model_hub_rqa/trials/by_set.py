@@ -12,12 +12,12 @@ from datasets.fingerprint import Hasher
 from determined import pytorch
 
 from model_hub_rqa.config import DatasetKwargs
+from model_hub_rqa.config.datasets import NamedSetKwargs, parse_named_sets
 from model_hub_rqa.config.fields import did_you_mean
-from model_hub_rqa.config.named_sets import NamedSetKwargs, parse_named_sets
 from model_hub_rqa.data.arrow_cache import map_examples, module_file, source_digest
 from model_hub_rqa.data.counts import FileCounts, totals
 from model_hub_rqa.data.features import with_row_numbers
-from model_hub_rqa.data.named_sets import join_sets, set_numbers
+from model_hub_rqa.data.several import join_sets, set_numbers
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.languages import choose_rules
 from model_hub_rqa.metrics.text import AnswerRules
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
-    """The part of `BaseTransformerTrial` that deals with named sets; its attributes are described there."""
+    """The part of `TaskTrial` that deals with named sets; its attributes are described there."""
 
     takes_keyed_batches = False
     validation_set = ""

@@ -15,8 +15,8 @@ from determined import pytorch
 from model_hub_rqa.config.arguments import call_with
 from model_hub_rqa.config.fields import did_you_mean, show
 from model_hub_rqa.errors import ConfigError, RqaError
-from model_hub_rqa.trials import determined_controller, determined_fixes
-from model_hub_rqa.trials.metric_names import check_metric
+from model_hub_rqa.runtime import determined_controller, determined_fixes
+from model_hub_rqa.runtime.metric_names import check_metric
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What a trial does with the components that its configuration chose by name: see `model_hub_rqa.components`."""
+"""What a trial does with the components that its configuration chose by name: see `model_hub_rqa.registry`."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
-from model_hub_rqa.components import Component, Components, read_components
 from model_hub_rqa.data.features import INDEX, check_batch
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.objectives import Batch, Objective, Task, build_objective, needed_sets, needs_reference
+from model_hub_rqa.registry import Component, Components, read_components
 
 _LATER = ("context", "model", "optimizer", "lr_scheduler", "reference", "bf16", "scaler")
 """What a trial does not have until its model is built; ``rqa validate`` has no context either."""
 
 
 class ChosenComponents:
-    """The part of `BaseTransformerTrial` that puts registered components in the place of the trial's own; its methods
+    """The part of `TaskTrial` that puts registered components in the place of the trial's own; its methods
     may use whatever the trial has.
 
     Attributes:

@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
-from model_hub_rqa.config.fusion import FusionKwargs
-from model_hub_rqa.data.fusion import FusionCollator, FusionFeatureBuilder, build_fusion_features, draw_labels
 from model_hub_rqa.data.tokens import end_token_id
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.models.encoder_decoder import (
+from model_hub_rqa.models.signature import unwrapped
+from model_hub_rqa.tasks.fid.encoder_decoder import (
     build_encoder_decoder,
     encoder_decoder_config,
     name_tokens,
 )
-from model_hub_rqa.models.fusion import (
+from model_hub_rqa.tasks.fid.features import FusionCollator, FusionFeatureBuilder, build_fusion_features, draw_labels
+from model_hub_rqa.tasks.fid.model import (
     PASSAGE_INPUTS,
     answer_losses,
     decoder_start_token_id,
@@ -25,7 +25,7 @@ from model_hub_rqa.models.fusion import (
     fusion_generate,
     shift_right,
 )
-from model_hub_rqa.models.signature import unwrapped
+from model_hub_rqa.tasks.fid.settings import FusionKwargs
 from model_hub_rqa.trials.passages import PassageTrial
 from model_hub_rqa.trials.reducers import Values
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from model_hub_rqa.config.generation import GenerationKwargs
-from model_hub_rqa.data.generation import (
+from model_hub_rqa.errors import ConfigError, Faults
+from model_hub_rqa.models.signature import unwrapped
+from model_hub_rqa.tasks.causal_lm.features import (
     ChatPrompt,
     GenerationCollator,
     GenerationFeatureBuilder,
@@ -17,10 +18,9 @@ from model_hub_rqa.data.generation import (
     left_padded_prompts,
     padding_id,
 )
-from model_hub_rqa.errors import ConfigError, Faults
-from model_hub_rqa.models.causal import answer_losses, causal_lm_fault, generate_answers
-from model_hub_rqa.models.extractive import longest_window
-from model_hub_rqa.models.signature import unwrapped
+from model_hub_rqa.tasks.causal_lm.model import answer_losses, causal_lm_fault, generate_answers
+from model_hub_rqa.tasks.causal_lm.settings import GenerationKwargs
+from model_hub_rqa.tasks.extractive.model import longest_window
 from model_hub_rqa.trials.passages import PassageTrial
 from model_hub_rqa.trials.reducers import Values
 

@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.config.passages import PassageKwargs
-from model_hub_rqa.data.answer_text import AnswerDecoder, answer_sources
 from model_hub_rqa.data.arrow_cache import Reader, cache_folder
-from model_hub_rqa.data.fusion_records import fusion_reader
-from model_hub_rqa.data.passages import choose_passages, retrieve_passages
+from model_hub_rqa.data.formats.fid import fusion_reader
 from model_hub_rqa.errors import ConfigError, Faults
 from model_hub_rqa.libraries import OF_INDEX, check_libraries
 from model_hub_rqa.metrics.documents import document_metrics
@@ -18,7 +15,10 @@ from model_hub_rqa.metrics.generation import generation_metrics
 from model_hub_rqa.metrics.text import AnswerRules
 from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.retrieval.index_folder import read_manifest
-from model_hub_rqa.trials.base import BaseTransformerTrial
+from model_hub_rqa.tasks.passages.answer_text import AnswerDecoder, answer_sources
+from model_hub_rqa.tasks.passages.choose import choose_passages, retrieve_passages
+from model_hub_rqa.tasks.passages.settings import PassageKwargs
+from model_hub_rqa.trials.task_trial import TaskTrial
 
 _SPARE = 10  # passages retrieved beyond those wanted, since the same text may stand in a corpus several times
 
@@ -33,7 +33,7 @@ _DOCUMENT_METRICS = {
 }
 
 
-class PassageTrial(BaseTransformerTrial):
+class PassageTrial(TaskTrial):
     """Reads questions with passages, chooses or retrieves what is read, and scores the answers that were written.
 
     Where ``output_dir`` is set, a validation writes predictions.jsonl there (of several sets, predictions_NAME.jsonl):
@@ -74,7 +74,7 @@ class PassageTrial(BaseTransformerTrial):
 
     def build_retriever(self) -> tuple[Retriever, str]:
         """What finds passages where the data section asks for retrieval, and a text that says what it depends on."""
-        from model_hub_rqa.retrieval.frozen import fingerprint, frozen_index
+        from model_hub_rqa.tasks.passages.frozen import fingerprint, frozen_index
 
         records = (record for examples in self.examples.values() for record in examples)
         index = frozen_index(self.task, records, cache_folder(self.data.cache_dir) / "indexes")

@@ -9,22 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from model_hub_rqa.config import ExtractiveKwargs
-from model_hub_rqa.data.answer_windows import count_long_answers, keep_negative_windows
-from model_hub_rqa.data.extractive import (
+from model_hub_rqa.data.tokens import text_backend, text_backend_json
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.metrics.squad import references_from_rows, squad_v1, squad_v2
+from model_hub_rqa.tasks.extractive.answer_windows import count_long_answers, keep_negative_windows
+from model_hub_rqa.tasks.extractive.decoding import decode_many, decode_predictions, no_answer_probability
+from model_hub_rqa.tasks.extractive.features import (
     ExtractiveCollator,
     FeatureBuilder,
     build_features,
     check_tokenizer,
     pair_template,
 )
-from model_hub_rqa.data.tokens import text_backend, text_backend_json
-from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.metrics.decoding import decode_many, decode_predictions, no_answer_probability
-from model_hub_rqa.metrics.spans import SpanCandidates, span_candidates
-from model_hub_rqa.metrics.squad import references_from_rows, squad_v1, squad_v2
-from model_hub_rqa.metrics.top_spans import TopSpan, decode_top, top_spans
-from model_hub_rqa.models.extractive import (
+from model_hub_rqa.tasks.extractive.model import (
     check_token_types,
     freeze_span_bias,
     freeze_unread,
@@ -34,8 +31,11 @@ from model_hub_rqa.models.extractive import (
     reads_question_first,
     span_logits,
 )
-from model_hub_rqa.trials.base import BaseTransformerTrial
+from model_hub_rqa.tasks.extractive.settings import ExtractiveKwargs
+from model_hub_rqa.tasks.extractive.spans import SpanCandidates, span_candidates
+from model_hub_rqa.tasks.extractive.top_spans import TopSpan, decode_top, top_spans
 from model_hub_rqa.trials.reducers import Values
+from model_hub_rqa.trials.task_trial import TaskTrial
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _V2_METRICS: Mapping[str, bool | None] = {
 }
 
 
-class QATrial(BaseTransformerTrial):
+class QATrial(TaskTrial):
     """Finds the answer to a question as a span of its context, or says that there is none (SQuAD v2.0).
 
     Validation reduces each batch to its n best spans at once (to the best one alone where nobody sees the others);

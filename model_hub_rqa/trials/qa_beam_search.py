@@ -4,21 +4,21 @@ from typing import Any
 
 import torch
 
-from model_hub_rqa import build
-from model_hub_rqa.config.beam_search import BeamSearchKwargs
-from model_hub_rqa.data.beam_search import BeamSearchCollator
-from model_hub_rqa.data.extractive import FeatureBuilder
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.metrics.beam_spans import beam_candidates, decode_beams
-from model_hub_rqa.metrics.spans import SpanCandidates
-from model_hub_rqa.models.beam_search import (
+from model_hub_rqa.models import build
+from model_hub_rqa.tasks.beam_search.collate import BeamSearchCollator
+from model_hub_rqa.tasks.beam_search.decoding import beam_candidates, decode_beams
+from model_hub_rqa.tasks.beam_search.model import (
     BeamSearchHead,
     beam_loss,
     check_head,
     prepare_head,
     search_beams,
 )
-from model_hub_rqa.models.extractive import freeze_unread, longest_window
+from model_hub_rqa.tasks.beam_search.settings import BeamSearchKwargs
+from model_hub_rqa.tasks.extractive.features import FeatureBuilder
+from model_hub_rqa.tasks.extractive.model import freeze_unread, longest_window
+from model_hub_rqa.tasks.extractive.spans import SpanCandidates
 from model_hub_rqa.trials.qa import QATrial
 
 

@@ -31,7 +31,7 @@ Row = dict[str, Any]
 def question_row(
     record: Mapping[str, Any], faults: list[str], *, answers: bool, passages: bool, question: str = "question"
 ) -> Row:
-    """The row of a record, without its id; see :data:`~model_hub_rqa.data.fusion_records.FUSION_FEATURES`.
+    """The row of a record, without its id; see :data:`~model_hub_rqa.data.formats.fid.FUSION_FEATURES`.
 
     Turns of chat_history are texts, of which the last is the assistant's and the others alternate, or objects with
     ``role`` and ``text`` (also ``speaker`` and ``content``); "" is no turn.

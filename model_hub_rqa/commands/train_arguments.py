@@ -1,0 +1,195 @@
+"""The command line of a run: options, flags of the trial's settings, and the configuration that they make together."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from model_hub_rqa.config.experiment import trial_class_of
+from model_hub_rqa.config.fields import names_of
+from model_hub_rqa.config.flags import NO, flags_of, merge, parse_flags
+from model_hub_rqa.config.trainer_names import STRATEGIES, with_global_batch_size
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.runtime.experiments import import_trial, read_config, with_overrides
+
+_SCRIPT = "python3 -m determined.launch.torch_distributed -- python3 -m model_hub_rqa.train"
+_LENGTHS = {
+    "num_train_epochs": 3.0,
+    "max_steps": -1,
+    "gradient_accumulation_steps": 1,
+    "eval_steps": None,
+    "save_steps": None,
+    **dict.fromkeys(STRATEGIES),
+}
+_PERIODS = {"min_validation_period": "eval_steps", "min_checkpoint_period": "save_steps"}
+
+_NO = ("no", False)  # as YAML 1.1 reads it
+
+Given = dict[str, dict[str, Any]]
+
+
+def parse_arguments(
+    argv: Sequence[str], add_arguments: Callable[[Any], None], *, prog: str
+) -> tuple[argparse.Namespace, Given]:
+    """The options of a command, and by section what flags of the trial's settings say.
+
+    The trial has to be known before its flags are: --trial names it, or a CONFIG that comes before them. Nothing is
+    imported for a command line without flags.
+
+    Raises:
+        ConfigError: no trial, or what `parse_flags` raises.
+    """
+    text = "Trains a trial, from an experiment configuration or from flags."
+    parser = argparse.ArgumentParser(prog=prog, description=text, allow_abbrev=False)
+    add_arguments(parser)
+    helping = any(word in ("-h", "--help") for word in argv)
+    args, rest = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
+    if helping and args.trial is None and args.config is None:
+        parser.print_help()
+        sys.exit(0)
+    if not rest and not helping:
+        return args, {}
+    trial = args.trial
+    if trial is None:
+        words = list(argv)
+        if args.config is None or (rest and words.index(args.config) > words.index(rest[0])):
+            raise ConfigError(f"{rest[0]}: is no option, unless --trial or a CONFIG before it says what is trained")
+        trial = trial_class_of(read_config(args.config, args.overrides).get("entrypoint"))
+        if trial is None:
+            raise ConfigError(f"entrypoint: {args.config} must name a trial class, so that its flags are known")
+    place = "entrypoint" if args.trial is None else "--trial"
+    return parse_flags(argv, _task_kwargs(trial, place), add_arguments, prog=prog)
+
+
+def names_as_typed(argv: Sequence[str], args: argparse.Namespace, given: Given) -> dict[str, str]:
+    """What the user knows settings by that flags set, or may set: by their places in a configuration.
+
+    A flag that is given is named as it was typed, ``--learning-rate``; without a configuration file, every setting is
+    named by its flag.
+    """
+    names = {} if args.trial is None else {"entrypoint": "--trial"}
+    if args.config is None and args.trial is None:
+        return names
+    if not given and args.config is not None:
+        return names
+    typed = {word[2:].partition("=")[0].replace("-", "_"): word.partition("=")[0] for word in argv if word[:2] == "--"}
+    try:
+        flags = flags_of(_task_kwargs(args.trial or _trial_of(args)))
+    except ConfigError:  # of the trial's name: the error at hand says it, and must not give way to another
+        return names
+    for name, flag in flags.items():
+        spellings = [name, f"{NO}{name}", *names_of(flag.field)[1:]]
+        word = next((typed[spelling] for spelling in spellings if spelling in typed), None)
+        if flag.field.name in given.get(flag.section, ()) and word is not None:
+            names[f"{flag.section}.{flag.field.name}"] = word
+        elif args.config is None:
+            names[f"{flag.section}.{flag.field.name}"] = f"--{name}"
+    return names
+
+
+def _trial_of(args: argparse.Namespace) -> str:
+    return trial_class_of(read_config(args.config, args.overrides).get("entrypoint")) or ""
+
+
+def configuration(args: argparse.Namespace, given: Given) -> dict[str, Any]:
+    """The experiment configuration that a command line means, with its references as they are written.
+
+    Args:
+        args: the options config, overrides and trial.
+        given: what flags say; it goes before the file and its overrides.
+    """
+    if args.config is None:
+        if args.trial is None:
+            raise ConfigError("CONFIG: the experiment configuration is missing (or --trial, and flags)")
+        return config_of_flags(args.trial, given, args.overrides)
+    config = read_config(args.config, args.overrides)
+    if args.trial is not None:
+        config["entrypoint"] = args.trial
+    if not given:
+        return config
+    config = merge(config, given, _task_kwargs(trial_class_of(config["entrypoint"]) or ""))
+    return with_lengths(config) if set(_LENGTHS) & set(given.get("hyperparameters", ())) else config
+
+
+def config_of_flags(trial: str, given: Given, overrides: Sequence[str]) -> dict[str, Any]:
+    """The experiment configuration of a run without a file: what flags say, and around it what a cluster needs.
+
+    The batch is that of transformers, 8 examples a slot, where no flag says otherwise; the metric is the trial's.
+    """
+    task_kwargs, trial_class = _task_kwargs(trial, "--trial"), cast("Any", import_trial(trial, "--trial"))
+    searcher = {"metric": trial_class.default_metric, "smaller_is_better": trial_class.default_smaller_is_better}
+    if "metric_for_best_model" in given.get("hyperparameters", {}):
+        searcher = {}
+    elif "greater_is_better" in given.get("hyperparameters", {}):
+        del searcher["smaller_is_better"]
+    slots = int(os.environ.get("WORLD_SIZE", "1"))
+    config = {
+        "name": trial_class.__name__,
+        "entrypoint": trial,
+        "data": {},
+        "hyperparameters": {"global_batch_size": 8 * slots},
+        "searcher": {"name": "single", **searcher},
+        "min_validation_period": {"epochs": 1},
+        "min_checkpoint_period": {"epochs": 1},
+        "resources": {"slots_per_trial": slots},
+    }
+    config = merge(with_overrides(config, overrides), given, task_kwargs)
+    config["hyperparameters"] = with_global_batch_size(config["hyperparameters"], slots)
+    return with_lengths(config)
+
+
+def with_lengths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose keys outside of ``hyperparameters`` say the same of a run's length and periods as these.
+
+    A cluster trains a ``module:Class`` entrypoint by those keys, and knows no part of an epoch, and no run without
+    training: such a run gets the script as its entrypoint, which takes the hyperparameters. A ``searcher.max_length``
+    stays where the hyperparameters say nothing of a length.
+    """
+    entrypoint, searcher = config.get("entrypoint"), config.get("searcher")
+    settings = {**_LENGTHS, **(config.get("hyperparameters") or {})}
+    epochs, steps, accumulation = (settings[name] for name in list(_LENGTHS)[:3])
+    numbers = [epochs, steps, accumulation, *(settings[name] or 1 for name in _PERIODS.values())]
+    if not all(isinstance(number, int | float) for number in numbers) or not isinstance(searcher, Mapping):
+        return {**config}  # a reference, a search specification or a fault, which is told elsewhere
+    config = {**config, "searcher": {**searcher}}
+    legacy = entrypoint is not None and entrypoint == trial_class_of(entrypoint)
+    if legacy:
+        config |= {key: {"batches": settings[name] * accumulation} for key, name in _PERIODS.items() if settings[name]}
+        config = _with_strategies(config, settings)
+    given = {"num_train_epochs", "max_steps"} & set(config.get("hyperparameters") or {})
+    if ("max_length" in searcher and not given) or (not legacy and "max_length" not in searcher):
+        return config
+    if steps > 0:
+        config["searcher"]["max_length"] = {"batches": steps * accumulation}
+    elif steps and epochs > 0 and float(epochs).is_integer():
+        config["searcher"]["max_length"] = {"epochs": int(epochs)}
+    else:
+        config["searcher"].pop("max_length", None)
+        if legacy:
+            config["entrypoint"] = f"{_SCRIPT} --trial {entrypoint}"
+    return config
+
+
+def _with_strategies(config: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the periods of strategies that say more than steps do."""
+    config = {**config}
+    for key, steps in _PERIODS.items():
+        strategy = next(settings[name] for name, its_steps in STRATEGIES.items() if its_steps == steps)
+        if strategy == "epoch":
+            config[key] = {"epochs": 1}
+        elif strategy in _NO:
+            config.pop(key, None)
+    if settings["save_strategy"] in _NO:
+        config.setdefault("checkpoint_policy", "none")
+    return config
+
+
+def _task_kwargs(trial: str, place: str = "entrypoint") -> type | None:
+    """The dataclass of a trial class's own settings; our trials have flags, and no others."""
+    from model_hub_rqa.trials.task_trial import TaskTrial
+
+    trial_class = import_trial(trial, place)
+    if not issubclass(trial_class, TaskTrial):
+        raise ConfigError(f"{place}: {trial} is no TaskTrial, whose settings have flags")
+    return trial_class.task_kwargs

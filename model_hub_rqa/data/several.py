@@ -1,0 +1,145 @@
+"""Several named sets on one side: loaded one by one, then put one after another, with the place of each kept."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from model_hub_rqa.config.datasets import NamedSetKwargs
+from model_hub_rqa.data.arrow_cache import Reader
+from model_hub_rqa.data.counts import counted_as
+from model_hub_rqa.data.loading import load_split
+from model_hub_rqa.data.sampling import subsample
+from model_hub_rqa.data.squad_version import check_unanswerable
+from model_hub_rqa.errors import ConfigError, DataError, RqaError
+from model_hub_rqa.registry import DATASETS, Component, Loaded
+
+logger = logging.getLogger(__name__)
+
+Sets = Mapping[str, Any]
+"""Data sets by name, in their order; the name is "" for the one set of a side that lists none."""
+
+
+def load_named_sets(
+    sets: Mapping[str, Sequence[NamedSetKwargs]],
+    *,
+    seed: int,
+    reader: Reader | None = None,
+    version_2_with_negative: bool = False,
+) -> Mapping[str, Sets]:
+    """Loads every set of both sides.
+
+    Args:
+        sets: what `parse_named_sets` gave.
+        seed: of the draw of samples where a set has no seed of its own.
+        reader: as `default_load_dataset` takes it; None for SQuAD's form.
+        version_2_with_negative: whether questions may be unanswerable, in SQuAD's form; the sets of a side are looked
+            at together: one of v1.1 may stand beside one of v2.0.
+
+    Returns:
+        "train" and "validation", each a mapping of names to data sets.
+
+    Raises:
+        ConfigError, DataError: the faults of all sets.
+    """
+    loaded: dict[str, dict[str, Any]] = {side: {} for side in sets}
+    problems: dict[type[RqaError], list[str]] = {ConfigError: [], DataError: []}
+    for side, entries in sets.items():
+        for one in entries:
+            try:
+                loaded[side][one.name] = load_named_set(
+                    one, side, seed=seed, reader=reader, version_2_with_negative=version_2_with_negative
+                )
+            except (ConfigError, DataError) as error:
+                lines = problems[type(error)]
+                lines += [line for line in error.problems if line not in lines]
+    for kind, lines in problems.items():
+        if lines:
+            raise kind([line for kept in problems.values() for line in kept])
+    if reader is None and version_2_with_negative:
+        parts = [(f"{side} {name}", part) for side, named in loaded.items() for name, part in named.items()]
+        every = {place: getattr(part, "examples", part) for place, part in parts}
+        check_unanswerable(every, True, "data")
+    return loaded
+
+
+def load_named_set(
+    one: NamedSetKwargs, side: str, *, seed: int, reader: Reader | None, version_2_with_negative: bool
+) -> Any:
+    """One set of one side ("train" or "validation"): the single place where an entry of a list becomes a data set.
+
+    Returns:
+        The data set; a `Loaded` one where a registered handler says so.
+    """
+    drawn_by = seed if one.seed is None else one.seed
+    if one.handler is not None:
+        component = Component(DATASETS, one.handler, one.args or {}, one.place)
+        with counted_as(side):
+            found = component.build(cache_dir=one.cache_dir, on_bad_record=one.on_bad_record or "error")
+        loaded = found if isinstance(found, Loaded) else Loaded(found)
+        limit = one.max_train_samples if side == "train" else one.max_eval_samples
+        return replace(loaded, examples=subsample(loaded.examples, limit, drawn_by))
+    return load_split(one, side, seed=drawn_by, reader=reader, version_2_with_negative=version_2_with_negative)
+
+
+def join_sets(parts: Sets) -> tuple[Any, dict[str, range]]:
+    """Puts data sets one after another.
+
+    Returns:
+        The whole, and the numbers that each set's examples have in it. Of Hugging Face's data sets, the columns that
+        all have are kept, in the types of the first; of others, the whole is a ``ConcatDataset``.
+
+    Raises:
+        DataError: the sets share no column, or have a column in types that do not fit.
+    """
+    bounds = {}
+    begin = 0
+    for name, part in parts.items():
+        bounds[name] = range(begin, begin + len(part))
+        begin += len(part)
+    return _concatenate(parts), bounds
+
+
+def _concatenate(parts: Sets) -> Any:
+    import datasets
+    import torch.utils.data
+    from datasets.fingerprint import Hasher
+
+    every = list(parts.values())
+    if len(every) == 1:
+        return every[0]
+    if not all(isinstance(part, datasets.Dataset) for part in every):
+        return torch.utils.data.ConcatDataset(every)
+    first = every[0]
+    columns = [name for name in first.column_names if all(name in part.column_names for part in every)]
+    dropped = sorted({name for part in every for name in part.column_names} - set(columns))
+    if not columns:
+        listed = "; ".join(f"{name}: {part.column_names}" for name, part in parts.items())
+        raise DataError(f"data: sets that are mixed must share their columns, found {listed}")
+    if dropped:
+        logger.info("columns that not every set has are dropped: %s", ", ".join(dropped))
+    features = first.select_columns(columns).features
+    aligned = []
+    for name, part in parts.items():
+        one = part.select_columns(columns)
+        try:
+            aligned.append(one if one.features == features else one.cast(features))
+        except (ValueError, TypeError, OverflowError) as error:  # pyarrow's errors are of these kinds
+            raise DataError(f"data: {name} does not have the types of the first set: {error}") from error
+    whole = datasets.concatenate_datasets(aligned)
+    # of the parts' own, so that it is the same in every process and Dataset.map finds its cache
+    whole._fingerprint = Hasher.hash([one._fingerprint for one in aligned])
+    return whole
+
+
+def set_numbers(bounds: Mapping[str, range], example_index: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The number of the set, in their order, that each example is in.
+
+    Args:
+        bounds: what `join_sets` gave.
+        example_index: numbers of examples in the whole.
+    """
+    ends = [numbers.stop for numbers in bounds.values()]
+    return np.searchsorted(ends, np.asarray(example_index), side="right")

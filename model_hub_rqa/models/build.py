@@ -1,0 +1,446 @@
+"""Builds config, tokenizer, model, optimizer and schedule from the settings in `model_hub_rqa.config`.
+
+Every function takes the dataclasses as well as plain dicts, and changes neither. What the user can mend, a name that
+cannot be loaded say, is raised as ConfigError, with the library's own error as its cause.
+"""
+
+from __future__ import annotations  # so that the names in them do not make transformers load its models now
+
+import contextlib
+import copy
+import errno
+import functools
+import logging
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from model_hub_rqa.config import (
+    METRIC_LR_SCHEDULER_TYPES,
+    MODEL_MODES,
+    ConfigKwargs,
+    Kwargs,
+    LRSchedulerKwargs,
+    ModelKwargs,
+    OptimizerKwargs,
+    TokenizerKwargs,
+    parse_dict_to_dataclasses,
+)
+from model_hub_rqa.config.fields import did_you_mean, plain
+from model_hub_rqa.config.kwargs import NO_NAME, HubKwargs
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.libraries import sentencepiece_hint
+from model_hub_rqa.models.hub import CONFIG_FILES, SHARED_NAME, TOKENIZER_FILES, WEIGHT_FILES, check_model_name
+from model_hub_rqa.registry import MODELS
+
+logger = logging.getLogger(__name__)
+
+K = TypeVar("K", bound=Kwargs)
+
+_LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, ImportError, StrictDataclassError, SafetensorError)
+# torch's norms and those that transformers writes itself: LayerNorm, BatchNorm1d, T5LayerNorm, LlamaRMSNorm, NoNorm,
+# MambaRMSNormGated ... but neither ConvNormLayer nor RobertaPreLayerNormEmbeddings, which hold other things as well.
+_NORM_CLASS = re.compile(r"Norm(\dd|Gated|PerHead)?$")
+
+
+# ---- config, tokenizer, model ----
+
+
+def build_using_auto(
+    config_kwargs: Mapping[str, Any] | ConfigKwargs,
+    tokenizer_kwargs: Mapping[str, Any] | TokenizerKwargs,
+    model_mode: str,
+    model_kwargs: Mapping[str, Any] | ModelKwargs,
+    use_pretrained_weights: bool = True,
+) -> tuple[transformers.PreTrainedConfig, transformers.PreTrainedTokenizerBase, transformers.PreTrainedModel]:
+    """Build config, tokenizer and model with transformers' Auto classes.
+
+    Args:
+        config_kwargs, tokenizer_kwargs, model_kwargs: the settings of each.
+        model_mode: what the model is for, a key of `MODEL_MODES`.
+        use_pretrained_weights: False starts from random weights, drawn from torch's global generator.
+
+    Returns:
+        config, tokenizer, model; ``model.config`` is a copy of the config.
+
+    Raises:
+        ConfigError: something cannot be loaded, or the tokenizer has more tokens than the model has embeddings.
+    """
+    config, tokenizer = build_config_and_tokenizer(config_kwargs, tokenizer_kwargs)
+    model = build_model(config, model_mode, model_kwargs, use_pretrained_weights)
+    check_vocabulary(tokenizer, model)
+    return config, tokenizer, model
+
+
+def build_config_and_tokenizer(
+    config_kwargs: Mapping[str, Any] | ConfigKwargs | None, tokenizer_kwargs: Mapping[str, Any] | TokenizerKwargs | None
+) -> tuple[Any, Any]:
+    """Build the config, with its overrides, and the tokenizer; of what is None, None.
+
+    Raises:
+        ConfigError: the faults of both, config and tokenizer.
+    """
+    built: list[Any] = []
+    errors = []
+    parts: tuple[tuple[Any, Any], ...] = ((_build_config, config_kwargs), (_build_tokenizer, tokenizer_kwargs))
+    for build, kwargs in parts:
+        try:
+            built.append(None if kwargs is None else build(kwargs))
+        except ConfigError as error:
+            errors.append(error)
+    if errors:
+        lines = dict.fromkeys(line for error in errors for line in error.problems)
+        raise ConfigError(lines) from (errors[0].__cause__ or errors[0])
+    config, tokenizer = built
+    return config, tokenizer
+
+
+def build_model(
+    config: transformers.PreTrainedConfig,
+    model_mode: str | type,
+    model_kwargs: Mapping[str, Any] | ModelKwargs,
+    use_pretrained_weights: bool = True,
+) -> transformers.PreTrainedModel:
+    """Build a model for a config, which is copied.
+
+    Args:
+        config: of the model.
+        model_mode: what the model is for, a key of `MODEL_MODES`; or a class with from_config and from_pretrained, as
+            transformers' Auto classes have them.
+        model_kwargs: the weights' name, ``dtype`` (float32 where it is not given), ``attn_implementation`` ...
+        use_pretrained_weights: False starts from random weights; no name is needed then.
+
+    Raises:
+        ConfigError: no such mode, the mode is not there for this config, or the weights cannot be loaded.
+    """
+    auto: Any = auto_class(model_mode) if isinstance(model_mode, str) else model_mode
+    model_mode = model_mode if isinstance(model_mode, str) else model_mode.__name__
+    config = copy.deepcopy(config)
+    field, name, kwargs = _split_name(model_kwargs, "model_name")
+    kwargs.setdefault("dtype", "float32")
+    if not use_pretrained_weights:
+        passed = {key: kwargs[key] for key in ("dtype", "attn_implementation", "trust_remote_code") if key in kwargs}
+        if passed["dtype"] == "auto":  # weights that are not loaded have no dtype of their own: the config's is taken
+            del passed["dtype"]
+        with _as_config_error(f"model_mode: {type(config).__name__} as {model_mode}"):
+            return auto.from_config(config, **passed)
+    name = _check_name(field, name, kwargs, WEIGHT_FILES)
+    with _as_config_error(f"{field}: {name!r} as {model_mode}"):
+        model, loading = auto.from_pretrained(name, config=config, output_loading_info=True, **kwargs)
+    if missing := sorted(loading["missing_keys"]):
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        logger.info("%s has no weights for %s%s: they start at random", name, ", ".join(missing[:5]), more)
+    return model
+
+
+@MODELS.register("AutoModel")
+def auto_model(
+    config: transformers.PreTrainedConfig,
+    model_kwargs: Mapping[str, Any],
+    use_pretrained_weights: bool,
+    model_mode: str,
+) -> transformers.PreTrainedModel:
+    """`build_model` as a registered component."""
+    return build_model(config, model_mode, model_kwargs, use_pretrained_weights)
+
+
+def auto_class(model_mode: str) -> Any:
+    """The Auto class of a key of `MODEL_MODES`; it is imported only now."""
+    if model_mode not in MODEL_MODES:
+        hint = did_you_mean(model_mode, MODEL_MODES)
+        raise ConfigError(f"model_mode: must be one of {', '.join(MODEL_MODES)}, got {model_mode!r}{hint}")
+    return getattr(transformers, MODEL_MODES[model_mode])
+
+
+def enable_gradient_checkpointing(model: Any) -> None:
+    """Makes the model compute its activations twice, to save memory.
+
+    Raises:
+        ConfigError: the model does not know how.
+    """
+    # the second name is the older one; both take the arguments of torch's checkpoint first
+    for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
+        if hasattr(model, name):
+            getattr(model, name)({"use_reentrant": False})
+            if hasattr(model, "config"):
+                model.config.use_cache = False
+            return
+    raise ConfigError(f"hyperparameters.gradient_checkpointing: {type(model).__name__} does not know how to do it")
+
+
+def check_vocabulary(tokenizer: transformers.PreTrainedTokenizerBase | None, model: nn.Module) -> None:
+    """Hold the tokenizer's size to the model's embeddings: an id beyond them fails in the middle of training.
+
+    Raises:
+        ConfigError: the tokenizer has more tokens than the model's input embeddings have rows.
+    """
+    if tokenizer is None or not isinstance(model, transformers.PreTrainedModel):
+        return
+    try:
+        embeddings = model.get_input_embeddings()
+    except NotImplementedError:  # transformers', of a model that does not say where its embeddings are
+        return
+    if isinstance(embeddings, nn.Embedding) and len(tokenizer) > embeddings.num_embeddings:
+        raise ConfigError(
+            f"tokenizer_name: the tokenizer has {len(tokenizer)} tokens, "
+            f"but the model has embeddings for {embeddings.num_embeddings} only"
+        )
+
+
+def _build_config(config_kwargs: Mapping[str, Any] | ConfigKwargs) -> transformers.PreTrainedConfig:
+    field, name, kwargs = _split_name(config_kwargs, "config_name")
+    overrides = kwargs.pop("config_overrides", {})
+    task = kwargs.pop("finetuning_task", None)
+    labels = {"num_labels": kwargs.pop("num_labels")} if "num_labels" in kwargs else {}
+    if name is None and "model_type" in overrides:
+        config = _config_from_scratch(overrides, labels)
+    else:
+        name = _check_name(field, name, kwargs, CONFIG_FILES)
+        with _as_config_error(f"{field}: {name!r}"):
+            config = transformers.AutoConfig.from_pretrained(name, **labels, **kwargs)
+        _apply_overrides(config, overrides, "config_overrides")
+    if task is not None:  # transformers 5 drops what is no field of the config
+        config.finetuning_task = task
+    return config
+
+
+def _config_from_scratch(overrides: Mapping[str, Any], labels: Mapping[str, Any]) -> transformers.PreTrainedConfig:
+    attributes = {name: value for name, value in overrides.items() if name != "model_type"}
+    kind = overrides["model_type"]
+    if kind not in transformers.CONFIG_MAPPING:
+        hint = did_you_mean(kind, transformers.CONFIG_MAPPING)
+        raise ConfigError(f"config_overrides.model_type: must be a model type of transformers, got {kind!r}{hint}")
+    with _as_config_error("config_overrides"):
+        _check_attributes(transformers.AutoConfig.for_model(kind), attributes, "config_overrides")
+        return transformers.AutoConfig.for_model(kind, **labels, **attributes)
+
+
+def _apply_overrides(config: transformers.PreTrainedConfig, overrides: Mapping[str, Any], place: str) -> None:
+    _check_attributes(config, overrides, place)
+    for name, value in overrides.items():
+        inner = getattr(config, name)
+        if isinstance(inner, transformers.PreTrainedConfig) and isinstance(value, Mapping):
+            _apply_overrides(inner, value, f"{place}.{name}")
+        else:
+            with _as_config_error(f"{place}.{name}"):
+                setattr(config, name, value)
+
+
+def _check_attributes(config: transformers.PreTrainedConfig, names: Iterable[str], place: str) -> None:
+    """A misspelt attribute would be set, kept in the checkpoint and read by nobody."""
+    known = config.to_dict()
+    faults = [
+        f"{place}.{name}: {type(config).__name__} has no such attribute{did_you_mean(name, known)}"
+        for name in names
+        if not hasattr(config, name)
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _build_tokenizer(tokenizer_kwargs: Mapping[str, Any] | TokenizerKwargs) -> transformers.PreTrainedTokenizerBase:
+    field, name, kwargs = _split_name(tokenizer_kwargs, "tokenizer_name")
+    name = _check_name(field, name, kwargs, TOKENIZER_FILES)
+    with _as_config_error(f"{field}: {name!r}"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **kwargs)
+    # Where the vocabulary's file is missing, transformers 5 makes a tokenizer of special tokens (and T5's "▁") unasked.
+    special = set(tokenizer.all_special_ids)
+    if all(number in special or token == "▁" for token, number in tokenizer.get_vocab().items()):
+        raise ConfigError(f"{field}: {name!r} has no vocabulary: the tokenizer has special tokens only")
+    return tokenizer
+
+
+def _split_name(kwargs: Mapping[str, Any] | HubKwargs, own: str) -> tuple[str, str | None, dict[str, Any]]:
+    """The field that names what is loaded, the name, and the other arguments that are set, copied."""
+    given = kwargs if isinstance(kwargs, Mapping) else vars(kwargs)
+    copied = {key: plain(value) for key, value in given.items() if value is not None}
+    shared_name = copied.pop(SHARED_NAME, None)
+    own_name = copied.pop(own, None)
+    return (SHARED_NAME, shared_name, copied) if own_name is None else (own, own_name, copied)
+
+
+def _check_name(field: str, name: str | None, kwargs: Mapping[str, Any], files: tuple[str, ...]) -> str:
+    if name is None:
+        raise ConfigError(f"{field}: {NO_NAME}")
+    hub = {key: kwargs.get(key) for key in ("revision", "cache_dir", "token")}
+    if "subfolder" not in kwargs and (fault := check_model_name(field, name, files=files, **hub)):
+        raise ConfigError(fault)
+    return name
+
+
+@contextlib.contextmanager
+def _as_config_error(place: str) -> Iterator[None]:
+    """Turn what transformers raises for a bad name, file or setting into a ConfigError that names the place."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except _LOAD_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # a full disk is not the configuration's fault
+        text = " ".join(str(error).split())[:400]
+        raise ConfigError(f"{place}: {text}{sentencepiece_hint(error)}") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ConfigError(f"{place}: the weights have other sizes than the config says") from error
+
+
+# ---- optimizer and schedule ----
+
+
+def build_default_optimizer(
+    model: nn.Module, optimizer_kwargs: Mapping[str, Any] | OptimizerKwargs
+) -> torch.optim.Optimizer:
+    """Build AdamW (Loshchilov and Hutter 2019), fused where torch has it for the model's device, or Adafactor.
+
+    The parameters that need a gradient are in two groups, without an empty one: those with weight decay, then those of
+    `no_decay_names` without. Parameters that are tied count once. Adafactor (Shazeer and Stern 2018) takes no
+    learning rate with ``relative_step``.
+
+    Raises:
+        ConfigError: a setting is wrong, or no parameter needs a gradient.
+    """
+    settings = _instance(OptimizerKwargs, optimizer_kwargs)
+    no_decay = no_decay_names(model)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not trained:
+        raise ConfigError("optimizer: no parameter of the model needs a gradient")
+    split = (
+        ([parameter for name, parameter in trained if name not in no_decay], settings.weight_decay),
+        ([parameter for name, parameter in trained if name in no_decay], 0.0),
+    )
+    groups = [{"params": parameters, "weight_decay": decay} for parameters, decay in split if parameters]
+    if settings.use_adafactor:
+        return transformers.Adafactor(
+            groups,
+            lr=None if settings.relative_step else settings.learning_rate,
+            scale_parameter=settings.scale_parameter,
+            relative_step=settings.relative_step,
+            warmup_init=settings.warmup_init,
+        )
+    return torch.optim.AdamW(
+        groups,
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+        fused=all(_has_fused_adamw(parameter.device, parameter.dtype) for _, parameter in trained),
+    )
+
+
+def no_decay_names(model: nn.Module) -> set[str]:
+    """The parameters without weight decay, by their names in ``model.named_parameters()``: biases, norms and vectors.
+
+    Vectors are all parameters of one dimension or none. A norm is known by its module's class (and the classes that it
+    inherits from), so that T5's ``layer_norm`` is one whatever it is called; an embedding that is named a bias (T5's
+    ``relative_attention_bias``) counts as a bias.
+    """
+    found: set[int] = set()
+    for path, module in model.named_modules():
+        is_norm = any(_NORM_CLASS.search(kind.__name__) for kind in type(module).__mro__)
+        in_bias = path.rpartition(".")[2].endswith("bias")
+        own = module.named_parameters(recurse=False)
+        found.update(
+            id(parameter) for name, parameter in own if is_norm or in_bias or "bias" in name or parameter.ndim < 2
+        )
+    return {name for name, parameter in model.named_parameters() if id(parameter) in found}
+
+
+@functools.cache
+def _has_fused_adamw(device: torch.device, dtype: torch.dtype) -> bool:
+    # Only a step tells: the constructor takes fused=True on any device, and which have it differs between releases.
+    parameter = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
+    parameter.grad = torch.zeros_like(parameter)
+    try:
+        torch.optim.AdamW([parameter], fused=True).step()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def build_default_lr_scheduler(
+    optimizer: torch.optim.Optimizer,
+    scheduler_kwargs: Mapping[str, Any] | LRSchedulerKwargs,
+    num_training_steps: int | None = None,
+) -> LRScheduler:
+    """Build a schedule of transformers, to be stepped after every optimizer step.
+
+    An Adafactor that finds its own learning rate (``relative_step``) gets a schedule that only reports that rate.
+
+    Args:
+        optimizer: as `build_default_optimizer` makes it.
+        scheduler_kwargs: type, warmup and what the type takes beside. The warmup is ``warmup_steps``, or else
+            ``ceil(warmup_ratio * num_training_steps)``.
+        num_training_steps: all optimizer steps; None takes the field of that name.
+
+    Raises:
+        ConfigError: the type steps on a metric, or what it needs is missing or wrong.
+    """
+    settings = _instance(LRSchedulerKwargs, scheduler_kwargs)
+    kind, extra = settings.lr_scheduler_type, dict(settings.lr_scheduler_kwargs or {})
+    if kind in METRIC_LR_SCHEDULER_TYPES:
+        raise ConfigError(f"lr_scheduler_type: must be one that steps with the optimizer, but {kind} steps on a metric")
+    if any(group["lr"] is None for group in optimizer.param_groups):
+        return transformers.optimization.AdafactorSchedule(optimizer)
+    total = settings.num_training_steps if num_training_steps is None else num_training_steps
+    warmup = _warmup_steps(settings, total)
+    if total is not None and warmup > total:
+        logger.warning("the warmup of %d steps is longer than the training of %d", warmup, total)
+    try:
+        return transformers.get_scheduler(kind, optimizer, warmup, total, extra)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        place = "num_training_steps" if total is None else "lr_scheduler_kwargs"
+        raise ConfigError(f"{place}: {kind}: {error}") from error
+
+
+def _warmup_steps(settings: LRSchedulerKwargs, total: int | None) -> int:
+    if settings.warmup_steps > 0 or settings.warmup_ratio == 0:
+        return settings.warmup_steps
+    if total is None:
+        raise ConfigError("num_training_steps: is required with warmup_ratio")
+    return math.ceil(settings.warmup_ratio * total)
+
+
+def compute_num_training_steps(
+    *, batches_per_epoch: int, num_train_epochs: float, max_steps: int = -1, gradient_accumulation_steps: int = 1
+) -> int:
+    """Optimizer steps of a whole run, as transformers' Trainer counts them.
+
+    ``max_steps`` where it is at least 0, else ``ceil(num_train_epochs * ceil(batches_per_epoch / accumulation))``: the
+    last, smaller accumulation of an epoch is a step of its own.
+
+    Args:
+        batches_per_epoch: batches that one slot sees in an epoch, ``ceil(examples / global_batch_size)``.
+        num_train_epochs: passes over the data, also a fraction, or none.
+        max_steps: optimizer steps, or -1.
+        gradient_accumulation_steps: batches for one step.
+
+    Raises:
+        ConfigError: there is no batch, or an argument is out of its range.
+    """
+    if max_steps >= 0:
+        return max_steps
+    names, values = (
+        ("batches_per_epoch", "gradient_accumulation_steps"),
+        (batches_per_epoch, gradient_accumulation_steps),
+    )
+    faults = [f"{name}: must be > 0, got {value}" for name, value in zip(names, values, strict=True) if not value > 0]
+    if not num_train_epochs >= 0:
+        faults.append(f"num_train_epochs: must be >= 0, got {num_train_epochs}")
+    if faults:
+        raise ConfigError(faults)
+    steps_per_epoch = -(-batches_per_epoch // gradient_accumulation_steps)
+    return math.ceil(num_train_epochs * steps_per_epoch)
+
+
+def _instance(kind: type[K], kwargs: Mapping[str, Any] | K) -> K:
+    read: list[K] = parse_dict_to_dataclasses((kind,), kwargs, section="") if isinstance(kwargs, Mapping) else [kwargs]
+    return read[0]

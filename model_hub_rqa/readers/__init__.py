@@ -1,1 +1,0 @@
-"""Trained readers to ask, without Determined: from a checkpoint's folder to answers."""

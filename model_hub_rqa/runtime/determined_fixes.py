@@ -1,0 +1,448 @@
+"""Workarounds for Determined 0.38.1 (its last release), and nothing else; those for a cluster: `determined_cluster`.
+
+With the other modules of this name, the only one that touches its internals. What each one answers is said where it
+stands. Facts were measured with torch 2.13 and transformers 5.23.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import determined
+import torch
+from determined import core, pytorch, util
+
+from model_hub_rqa.checkpoints import METADATA, RECORD, STATE, write_manifest
+from model_hub_rqa.errors import CheckpointError, ConfigError
+from model_hub_rqa.runtime import resuming
+
+logger = logging.getLogger(__name__)
+
+
+def is_loading_only(context: pytorch.PyTorchTrialContext) -> bool:
+    """Whether a trial is made only to receive a checkpoint's weights (load_trial_from_checkpoint_path)."""
+    return not context._managed_training
+
+
+def trial_seed(context: pytorch.PyTorchTrialContext) -> int | None:
+    """The seed that the cluster gave this trial, None elsewhere (``get_trial_seed`` raises there)."""
+    return context._trial_seed
+
+
+def set_accumulation(context: pytorch.PyTorchTrialContext, steps: int | None) -> int:
+    """Makes gradient_accumulation_steps hold under every entrypoint; call it before wrap_optimizer.
+
+    Only ``pytorch.init`` takes the number, and a legacy entrypoint calls that itself, with the configuration's
+    ``optimizations.aggregation_frequency``.
+
+    Returns:
+        The micro-batches of an optimizer step.
+    """
+    given = context._aggregation_frequency
+    if steps is None:
+        return given
+    if given not in (1, steps):
+        raise ConfigError(
+            f"hyperparameters.gradient_accumulation_steps: is {steps}, "
+            f"but optimizations.aggregation_frequency is {given}: give one of them, or the same number"
+        )
+    context._aggregation_frequency = steps
+    return steps
+
+
+@contextlib.contextmanager
+def without_sync(context: pytorch.PyTorchTrialContext, model: torch.nn.Module, stepping: bool) -> Iterator[None]:
+    """Wraps forward and backward of a micro-batch that does not step: no gradients travel between ranks.
+
+    Determined's own ``no_sync`` wraps backward alone, and DDP decides in forward, so nothing is saved by it.
+    """
+    if not stepping and isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def steps_now(context: pytorch.PyTorchTrialContext) -> bool:
+    """Whether the current micro-batch ends with an optimizer step."""
+    return context._should_communicate_and_update()
+
+
+class CheckpointCallback(pytorch.PyTorchCallback):
+    """Makes checkpoints loadable, whole and verifiable.
+
+    - numpy's RNG state holds an array, which torch.load (weights_only since torch 2.6) refuses: plain ints instead.
+    - DDP puts ``module.`` before every key, and load_trial_from_checkpoint_path loads without DDP: taken off, and put
+      back for DDP. Determined itself goes by the keys, which may begin so without DDP: a model may have a child of this
+      name.
+    - A flipped bit is not noticed by Determined: a manifest of sums is.
+
+    Args:
+        save_pretrained: called with the checkpoint's folder before the manifest is written.
+        context: has the models.
+    """
+
+    def __init__(self, save_pretrained: Any, context: pytorch.PyTorchTrialContext) -> None:
+        self.save_pretrained = save_pretrained
+        self.context = context
+
+    def on_checkpoint_save_start(self, checkpoint: dict[str, Any]) -> None:
+        name, keys, *rest = checkpoint["rng_state"]["np_rng_state"]
+        checkpoint["rng_state"]["np_rng_state"] = (str(name), [int(key) for key in keys], *rest)
+        checkpoint["models_state_dict"] = [
+            {key.removeprefix(prefix): value for key, value in state.items()}
+            for prefix, state in zip(self._prefixes(), checkpoint["models_state_dict"], strict=True)
+        ]
+
+    def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["models_state_dict"] = [
+            {prefix + key: value for key, value in state.items()}
+            for prefix, state in zip(self._prefixes(), checkpoint["models_state_dict"], strict=True)
+        ]
+
+    def _prefixes(self) -> list[str]:
+        ddp = torch.nn.parallel.DistributedDataParallel
+        return ["module." if isinstance(model, ddp) else "" for model in self.context.models]
+
+    def on_checkpoint_write_end(self, checkpoint_dir: str) -> None:
+        self.save_pretrained(Path(checkpoint_dir))
+        write_manifest(Path(checkpoint_dir))
+
+    def on_checkpoint_upload_end(self, uuid: Any) -> None:
+        if isinstance(uuid, CheckpointError):  # the chief's, in place of the name of what it could not write
+            raise uuid
+
+
+class ScheduleCallback(pytorch.PyTorchCallback):
+    """Makes a resumed run follow the schedule of its configuration, from its first step on.
+
+    A checkpoint brings the learning rate that the old schedule had next: 0 at its end, where
+    ``det experiment continue --config hyperparameters.max_steps=N`` goes on. The schedule itself is a function of the
+    step, so the rate is computed anew; where the configuration is as it was, that gives the same number.
+
+    Args:
+        schedulers: of ``context.lr_schedulers``. Those that are no plain LambdaLR stay as the checkpoint has them: of
+            transformers', reduce_lr_on_plateau and Adafactor's own.
+    """
+
+    def __init__(self, schedulers: list[pytorch.LRScheduler]) -> None:
+        plain: list[Any] = [one._scheduler for one in schedulers]
+        self.schedulers = [one for one in plain if type(one) is torch.optim.lr_scheduler.LambdaLR]
+        self.peaks: list[list[Any]] = []
+
+    def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
+        self.peaks = [list(one.base_lrs) for one in self.schedulers]
+
+    def on_training_start(self) -> None:
+        for scheduler, peaks in zip(self.schedulers, self.peaks, strict=False):  # no peaks: nothing was loaded
+            scheduler.base_lrs = peaks
+            rates = [peak * rate(scheduler.last_epoch) for peak, rate in zip(peaks, scheduler.lr_lambdas, strict=True)]
+            for group, peak, rate in zip(scheduler.optimizer.param_groups, peaks, rates, strict=True):
+                group["initial_lr"], group["lr"] = peak, rate
+            scheduler._last_lr = rates
+
+
+def batches_trained(context: pytorch.PyTorchTrialContext) -> int:
+    """Batches that this trial has trained, those before a resume included."""
+    index = context._current_batch_idx
+    return context._steps_completed if index is None else index + 1
+
+
+def was_stopped(context: pytorch.PyTorchTrialContext) -> bool:
+    """Whether ``Trainer.fit`` returned since it was told to (preempted, or stopped): it returns normally then.
+
+    Every rank must call it: only the chief knows what it told the master.
+    """
+    acknowledged = getattr(context._core.preempt, "_ack_sent", False)  # absent off the cluster
+    return context.get_stop_requested() or bool(context.distributed.broadcast(acknowledged))
+
+
+def join_process_group() -> core.DistributedContext | None:
+    """Joins the ranks that torchrun started on this machine or several; None where there is only one.
+
+    Off the cluster ``pytorch.init`` does not do it; on the cluster it does, and doing it twice fails. Determined's own
+    messages go through two fixed ports, where two jobs on a host would meet: the chief chooses free ones.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return None
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    os.environ["USE_TORCH_DISTRIBUTED"] = "True"
+    rank = torch.distributed.get_rank()
+    ports = _free_ports(2) if rank == 0 else [0, 0]
+    torch.distributed.broadcast_object_list(ports, src=0, group=torch.distributed.new_group(backend="gloo"))
+    return core.DistributedContext(
+        rank=rank,
+        size=torch.distributed.get_world_size(),
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+        cross_rank=int(os.environ["GROUP_RANK"]),
+        cross_size=int(os.environ["GROUP_WORLD_SIZE"]),
+        chief_ip=os.environ.get("MASTER_ADDR"),
+        pub_port=ports[0],
+        pull_port=ports[1],
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+class LocalCheckpoints(core.DummyCheckpointContext):
+    """Checkpoints of a local run, as ``checkpoint-STEPS`` folders under one root; the steps are the optimizer's.
+
+    A checkpoint is written under another name, flushed to disk, and renamed when it is whole, so that a killed
+    process or a full disk never leaves a folder that looks like a checkpoint.
+
+    Args:
+        distributed: the ranks.
+        root: where the folders go.
+        record: of the run, for the metadata of each checkpoint.
+        on_stored: called with the folder of each new checkpoint.
+        accumulation: the batches of an optimizer step.
+    """
+
+    def __init__(
+        self,
+        distributed: core.DistributedContext,
+        root: Path,
+        record: Mapping[str, Any],
+        on_stored: Any,
+        *,
+        accumulation: int,
+    ) -> None:
+        super().__init__(distributed, storage_manager=None)  # type: ignore[arg-type]  # both users of it are below
+        self.root = root
+        self.record = record
+        self.on_stored = on_stored
+        self.accumulation = accumulation
+
+    @contextlib.contextmanager
+    def store_path(self, metadata: dict[str, Any] | None = None, *, shard: bool = False) -> Iterator[tuple[Path, str]]:
+        assert metadata is not None, "a trial's controller gives metadata"
+        assert not shard, "a trial's controller stores whole checkpoints"
+        final = self.root / f"checkpoint-{metadata['steps_completed'] // self.accumulation}"
+        partial = self.root / f".{final.name}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial, final.name
+            content = {**metadata, RECORD: self.record}
+            (partial / METADATA).write_text(json.dumps(content, indent=1), encoding="utf-8")
+            write_manifest(partial)
+            _flush(partial)
+            set_aside(final)
+            partial.rename(final)
+            shutil.rmtree(_aside(final), ignore_errors=True)
+        except Exception as error:  # on a full disk torch, safetensors and tokenizers each raise their own kind
+            free = shutil.disk_usage(self.root).free
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, determined.InvalidHP):
+                raise
+            words = " ".join(str(error).split())
+            failure = CheckpointError(f"{final}: could not be written, with {free:,} bytes of disk left: {words}")
+            self._dist.broadcast(failure)  # the other ranks wait for the checkpoint's name
+            raise failure from error
+        self.on_stored(final)
+
+    @contextlib.contextmanager
+    def restore_path(self, storage_id: str, *args: Any, **kwargs: Any) -> Iterator[Path]:
+        yield Path(storage_id)
+
+
+def set_aside(checkpoint: Path) -> None:
+    """Takes a checkpoint, where there is one, out of the run under a hidden name, until its steps are trained anew."""
+    if checkpoint.exists():
+        shutil.rmtree(_aside(checkpoint), ignore_errors=True)
+        checkpoint.rename(_aside(checkpoint))
+
+
+def _aside(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f".{checkpoint.name}.replaced")
+
+
+def _flush(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def use_local_backends(
+    context: pytorch.PyTorchTrialContext, checkpoints: LocalCheckpoints, train: core.TrainContext
+) -> None:
+    """Puts a run's own checkpoint and reporting contexts in place of those that only log."""
+    context._core.checkpoint = checkpoints
+    context._core.train = train
+
+
+@contextlib.contextmanager
+def local_controller(
+    *,
+    resume_from: Path | None,
+    done: int = 0,
+    changed_from: Mapping[str, Any] | None = None,
+    checkpoint_policy: str,
+    metric: str,
+    smaller_is_better: bool,
+    code: Path | None,
+    validates_only: bool = False,
+    interrupted: Callable[[], bool] = lambda: False,
+    on_validation_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[None]:
+    """While this is open, ``Trainer.fit`` resumes exactly and keeps ``checkpoint_policy: best`` off the cluster too.
+
+    - Determined's local resume starts data and batch numbers at 0 and overshoots: it begins after ``done`` batches.
+    - It restores the settings of optimizer and schedule along with their state: with ``changed_from``, the record of
+      another run, those of this run hold, and batches are counted by this run's accumulation.
+    - Its local training turns "best" into "all".
+    - Its local checkpoints copy the whole working directory, be it a home directory: only ``code`` (the file or
+      package of the trial class, None where it is installed) is copied.
+    - It validates only after training: with ``validates_only`` it validates once and writes no checkpoint.
+    - It looks for a stop at reports and validations alone, and each rank at its own flag: all ranks look together,
+      after every optimizer step.
+    - It finishes a validation first, which may take long: where ``interrupted()`` is true on any rank, all leave it
+      after the batch at hand, and a resume makes it up. ``on_validation_batch`` hears how many are done, of how many.
+    - It loads what it finds of a checkpoint, and starts at 0 where the trial's number is another (the cluster's).
+    - It tells an error of a reducer along with every value that was reduced, which fills a log with numbers.
+    """
+
+    class LocalController(pytorch._PyTorchTrialController):
+        def __init__(self, **settings: Any) -> None:
+            if resume_from is not None:
+                settings["steps_completed"] = done
+                settings["latest_checkpoint"] = str(resume_from)
+            settings |= {"checkpoint_policy": checkpoint_policy, "searcher_metric_name": metric}
+            settings["smaller_is_better"] = smaller_is_better
+            super().__init__(**settings)
+            self.context._steps_completed = done
+
+        def _run(self) -> None:
+            if not validates_only:
+                super()._run()
+                return
+            with contextlib.suppress(pytorch._ShouldExit):
+                self._validate()
+
+        def _train(self, length: Any, train_boundaries: list[Any]) -> None:
+            self.boundaries = train_boundaries
+            if resume_from is not None:
+                self._stop_requested()  # by a callback, of a run that had ended before it was resumed
+                if self.validation_period.should_stop(self.start_from_batch) and not self._validation_is_current():
+                    self._validate()  # the run was stopped in it
+            super()._train(length, train_boundaries)
+
+        def _step_batch(self) -> None:
+            super()._step_batch()
+            if steps_now(self.context) and _any_rank_stops(self.context, self.context.get_stop_requested()):
+                for boundary in self.boundaries:
+                    boundary.limit_reached |= boundary.step_type == pytorch._TrainBoundaryType.REPORT
+
+        def _stop_requested(self) -> None:
+            if _any_rank_stops(self.context, self.context.get_stop_requested()):
+                raise pytorch._ShouldExit()
+
+        def _leave_if_interrupted(self) -> None:
+            if _any_rank_stops(self.context, interrupted()):
+                raise pytorch._ShouldExit()
+
+        def _looking_up(self, evaluate_batch: Any) -> Any:
+            """The trial's ``evaluate_batch``, with a look for a signal after each batch: as many looks on each rank."""
+            batches = len(self.validation_loader or ())
+            most = max(self.context.distributed.allgather(batches))
+            takes_number = util.has_param(evaluate_batch, "batch_idx", 2)
+
+            def evaluate(batch: Any, batch_idx: int) -> Any:
+                found = evaluate_batch(batch=batch, **({"batch_idx": batch_idx} if takes_number else {}))
+                on_validation_batch(batch_idx + 1, batches)
+                is_last = batch_idx + 1 == batches and not self.test_mode
+                for _ in range(1 + most - batches if is_last else 1):
+                    self._leave_if_interrupted()
+                return found
+
+            return evaluate
+
+        def _validate(self) -> dict[str, Any]:
+            self._leave_if_interrupted()
+            evaluate = self._looking_up(self.trial.evaluate_batch)
+            try:
+                with mock.patch.object(self.trial, "evaluate_batch", evaluate):
+                    return super()._validate()
+            except ValueError as error:
+                if error.__cause__ is None:
+                    raise
+                raise error.__cause__ from None
+
+        def _load(self, load_path: Path) -> None:
+            kept = resuming.keeping_new_settings(self.context) if changed_from else contextlib.nullcontext()
+            try:
+                with kept:
+                    super()._load(load_path)
+            except Exception as error:  # torch, pickle and every load_state_dict raise their own kinds
+                words = " ".join(str(error).split())
+                raise CheckpointError(f"{load_path}: cannot be loaded into this configuration: {words}") from error
+            found, expected = self.state.batches_trained if self.state else None, self.start_from_batch
+            if found != expected:
+                raise CheckpointError(
+                    f"{load_path / STATE}: must be of batch {expected}, as {METADATA} is, got {found}"
+                )
+
+        def _load_state(self, state: Any) -> None:
+            if changed_from:
+                counted = {name: state[name] for name in ("batches_trained", "last_val", "last_ckpt")}
+                accumulation = self.context._aggregation_frequency
+                counted = {
+                    name: resuming.batches_of(number, changed_from, accumulation) for name, number in counted.items()
+                }
+                state = {**state, **counted, "epochs_trained": self._get_epoch_idx(counted["batches_trained"])}
+            super()._load_state({**state, "trial_id": self.trial_id})
+
+    def write_code(path: Path, on_cluster: bool) -> None:
+        target = path / "code"
+        target.mkdir()
+        if code is not None and code.is_dir():
+            shutil.copytree(code, target / code.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif code is not None:
+            shutil.copy2(code, target)
+
+    # Trainer.fit has no argument for either: it takes them from their modules by name.
+    with (
+        mock.patch.object(pytorch, "_PyTorchTrialController", LocalController),
+        mock.patch.object(util, "write_user_code", write_code),
+    ):
+        yield
+
+
+def _any_rank_stops(context: pytorch.PyTorchTrialContext, wanted: bool) -> bool:
+    """Whether any rank wants to stop, which every rank then knows of; all of them must call it."""
+    if context.distributed.size > 1:
+        flag = torch.tensor(int(wanted), device=context.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        wanted = bool(flag)
+    if wanted:
+        context.set_stop_requested(True)
+    return wanted
+
+
+def code_of(trial_class: type) -> Path | None:
+    """The file or top package of a trial class that lives under the working directory and is not ours."""
+    top = trial_class.__module__.partition(".")[0]
+    if top == __name__.partition(".")[0]:
+        return None
+    file = getattr(sys.modules.get(top), "__file__", None)
+    if file is None or not Path(file).resolve().is_relative_to(Path.cwd().resolve()):
+        return None
+    return Path(file).parent if Path(file).name == "__init__.py" else Path(file)
