@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.checkpoints import pretrained_folder
+from model_hub_rqa.checkpoints import TASK, pretrained_folder
 from model_hub_rqa.errors import CheckpointError, ConfigError
+from model_hub_rqa.readers import Reader as TaskReader
 from model_hub_rqa.records import Answer, Hit, Question
 from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.tasks.causal_lm.reader import GenerationReader
 from model_hub_rqa.tasks.extractive.reader import ExtractiveReader
 from model_hub_rqa.tasks.fid.reader import FusionReader
-from model_hub_rqa.tasks.reading import Reader
+from model_hub_rqa.tasks.reading import Reader, read_settings_file
 
 DEFAULT_TOP_K = 10
 
@@ -114,6 +115,9 @@ def load_reader(
     from model_hub_rqa.tasks.fid.model import fusion_error
 
     folder = pretrained_folder(Path(path), tell)
+    size: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+    if TASK in read_settings_file(folder):
+        return TaskReader.from_pretrained(folder, **size, **settings)  # type: ignore[return-value]
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # json and transformers raise several kinds
@@ -135,5 +139,4 @@ def load_reader(
             f"{folder}: must be a question-answering model, an encoder-decoder or a causal language model, found "
             + ", ".join(names)
         )
-    size: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     return kind.from_pretrained(folder, **size, **settings)  # verified above

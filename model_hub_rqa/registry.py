@@ -9,6 +9,7 @@ import functools
 import importlib
 import inspect
 import os
+import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -62,7 +63,8 @@ class Registry:
     def names(self) -> list[str]:
         """All names, sorted."""
         for home in self._homes:
-            importlib.import_module(home)
+            for module in _modules_below(home.removesuffix(".*")) if home.endswith(".*") else [home]:
+                importlib.import_module(module)
         return sorted(self._handlers)
 
     def handler(self, name: Any) -> Callable[..., Any]:
@@ -116,6 +118,10 @@ COLLATORS = Registry(
 """Handlers return what makes a batch, a plain dict of tensors, of a list of features."""
 OBJECTIVES = Registry("objective", homes=["model_hub_rqa.objectives"], leading=2)
 """Functions ``objective(task, batch, **args)``, or classes whose instances are called so; see `objectives`."""
+
+
+TASKS = Registry("task", homes=["model_hub_rqa.tasks.*"])
+"""Classes derived from `tasks.base.Task`."""
 
 
 @dataclass(frozen=True)
@@ -274,6 +280,11 @@ def own_frames(error: BaseException) -> str:
 
 def _frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
     return list(traceback.extract_tb(trace))
+
+
+def _modules_below(package: str) -> Iterator[str]:
+    for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+        yield found.name
 
 
 def _origin(handler: Any) -> str:

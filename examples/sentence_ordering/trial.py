@@ -36,7 +36,7 @@ class SentenceOrderingTrial(TaskTrial):
         return rows_reader("sentences", "positions")
 
     def build_datasets(self):
-        encode = functools.partial(encode_row, tokenizer=self.tokenizer, max_length=self.task.max_sentence_length)
+        encode = functools.partial(encode_row, tokenizer=self.tokenizer, max_length=self.settings.max_sentence_length)
         return {split: self.map_examples(split, encode) for split in self.examples}
 
     def build_collator(self):

@@ -184,12 +184,17 @@ def _read_object(path: str) -> dict[str, Any]:
 def predict(args: argparse.Namespace) -> None:
     """Answers one question (JSON on stdout) or all of a file (written to --output)."""
     _check_arguments(args)
+    from model_hub_rqa.checkpoints import pretrained_folder
     from model_hub_rqa.pipeline import load_reader
     from model_hub_rqa.progress import quiet_libraries
+    from model_hub_rqa.readers import named_task
     from model_hub_rqa.tasks.extractive.reader import ExtractiveReader
 
-    squad, records = _read_data(args.data, args.on_bad_record) if args.data is not None else (True, None)
     quiet_libraries()
+    task = named_task(pretrained_folder(Path(args.checkpoint)))
+    if task is not None and not task.takes_questions():
+        return _predict_task(args)
+    squad, records = _read_data(args.data, args.on_bad_record) if args.data is not None else (True, None)
     with named_as_typed(args):
         reader = load_reader(args.checkpoint, batch_size=args.batch_size, tell=say, **reading_settings(args))
     if args.data is None:
@@ -198,6 +203,21 @@ def predict(args: argparse.Namespace) -> None:
         _predict_spans(reader, records, Path(args.output))
     else:
         _predict_texts(reader, records, squad, Path(args.output))
+
+
+def _predict_task(args: argparse.Namespace) -> None:
+    from model_hub_rqa.readers import Reader
+    from model_hub_rqa.tasks.base import write_file
+
+    if args.data is None:
+        raise ConfigError("--question: this task needs more than a question and a context: give --data FILE")
+    with named_as_typed(args):
+        reader = Reader.from_pretrained(args.checkpoint, batch_size=args.batch_size, tell=say, **reading_settings(args))
+    examples = reader.task.load(args.data, labelled=False, on_bad_record=args.on_bad_record)
+    output = Path(args.output)
+    for name, content in reader.task.files(reader.read(examples, files=True), examples).items():
+        write_file(output.with_name(name.replace("predictions.json", output.name)), content)
+    say(f"{len(examples)} predictions in {output}")
 
 
 def _check_arguments(args: argparse.Namespace) -> None:

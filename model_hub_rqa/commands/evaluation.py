@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from model_hub_rqa.data.file_loaders import Records
     from model_hub_rqa.pipeline import Answered, RQAPipeline
     from model_hub_rqa.retrieval.index_folder import Manifest
+    from model_hub_rqa.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,10 @@ def evaluate(args: argparse.Namespace) -> None:
     faults = Faults()
     output = Path(args.output_dir)
     faults.attempt(check_new_folder, output, "--output-dir")
+    task = faults.attempt(_named_task, args.checkpoint)
+    if task is not None and not task.takes_questions():
+        faults.raise_any()
+        return _evaluate_task(args, output)
     if args.batch_size < 1:
         faults.add(ConfigError(f"--batch-size: must be at least 1, found {args.batch_size}"))
     faults.attempt(check_language, args.language)
@@ -122,6 +127,32 @@ def evaluate(args: argparse.Namespace) -> None:
         _write(folder / "score.json", scores)
         logger.info("scores: %s", json.dumps(scores))
     say(f"{len(records.rows):,} questions in {output}; {progress.summary()}")
+    print(json.dumps(scores))
+
+
+def _named_task(checkpoint: str) -> "type[Task] | None":
+    from model_hub_rqa.checkpoints import pretrained_folder
+    from model_hub_rqa.readers import named_task
+
+    return named_task(pretrained_folder(Path(checkpoint)))
+
+
+def _evaluate_task(args: argparse.Namespace, output: Path) -> None:
+    """The same for a task whose examples are more than questions and passages: its own metrics and files."""
+    from model_hub_rqa.readers import Reader
+    from model_hub_rqa.tasks.base import write_file
+
+    if args.index is not None:
+        raise ConfigError("--index: this task has no passages to retrieve")
+    with named_as_typed(args):
+        reader = Reader.from_pretrained(args.checkpoint, tell=say, **reading_settings(args))
+    examples = reader.task.load(args.data, on_bad_record=args.on_bad_record)
+    results = reader.read(examples, files=True)
+    scores = {"n_questions": len(examples), **reader.task.metrics(results, examples)}
+    with new_folder(output, "--output-dir") as folder:
+        for name, content in reader.task.files(results, examples).items():
+            write_file(folder / name, content)
+        _write(folder / "score.json", scores)
     print(json.dumps(scores))
 
 

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from model_hub_rqa.config.experiment import trial_class_of
 from model_hub_rqa.config.fields import names_of
@@ -50,16 +50,17 @@ def parse_arguments(
         sys.exit(0)
     if not rest and not helping:
         return args, {}
-    trial = args.trial
+    trial, task = args.trial, _flag(argv, "--task")
     if trial is None:
         words = list(argv)
         if args.config is None or (rest and words.index(args.config) > words.index(rest[0])):
             raise ConfigError(f"{rest[0]}: is no option, unless --trial or a CONFIG before it says what is trained")
-        trial = trial_class_of(read_config(args.config, args.overrides).get("entrypoint"))
+        config = read_config(args.config, args.overrides)
+        trial, task = trial_class_of(config.get("entrypoint")), task or _task_of(config)
         if trial is None:
             raise ConfigError(f"entrypoint: {args.config} must name a trial class, so that its flags are known")
     place = "entrypoint" if args.trial is None else "--trial"
-    return parse_flags(argv, _task_kwargs(trial, place), add_arguments, prog=prog)
+    return parse_flags(argv, _task_kwargs(trial, place, task), add_arguments, prog=prog)
 
 
 def names_as_typed(argv: Sequence[str], args: argparse.Namespace, given: Given) -> dict[str, str]:
@@ -75,7 +76,9 @@ def names_as_typed(argv: Sequence[str], args: argparse.Namespace, given: Given) 
         return names
     typed = {word[2:].partition("=")[0].replace("-", "_"): word.partition("=")[0] for word in argv if word[:2] == "--"}
     try:
-        flags = flags_of(_task_kwargs(args.trial or _trial_of(args)))
+        config = {} if args.config is None else read_config(args.config, args.overrides)
+        task = _task_of(given) or _task_of(config)
+        flags = flags_of(_task_kwargs(args.trial or trial_class_of(config.get("entrypoint")) or "", task=task))
     except ConfigError:  # of the trial's name: the error at hand says it, and must not give way to another
         return names
     for name, flag in flags.items():
@@ -88,8 +91,12 @@ def names_as_typed(argv: Sequence[str], args: argparse.Namespace, given: Given) 
     return names
 
 
-def _trial_of(args: argparse.Namespace) -> str:
-    return trial_class_of(read_config(args.config, args.overrides).get("entrypoint")) or ""
+def _flag(words: Sequence[str], name: str) -> str | None:
+    """The value of a flag among words that are not parsed yet."""
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == name or word.startswith(f"{name}="):
+            return word.partition("=")[2] or following
+    return None
 
 
 def configuration(args: argparse.Namespace, given: Given) -> dict[str, Any]:
@@ -108,7 +115,11 @@ def configuration(args: argparse.Namespace, given: Given) -> dict[str, Any]:
         config["entrypoint"] = args.trial
     if not given:
         return config
-    config = merge(config, given, _task_kwargs(trial_class_of(config["entrypoint"]) or ""))
+    config = merge(
+        config,
+        given,
+        _task_kwargs(trial_class_of(config["entrypoint"]) or "", task=_task_of(given) or _task_of(config)),
+    )
     return with_lengths(config) if set(_LENGTHS) & set(given.get("hyperparameters", ())) else config
 
 
@@ -117,15 +128,15 @@ def config_of_flags(trial: str, given: Given, overrides: Sequence[str]) -> dict[
 
     The batch is that of transformers, 8 examples a slot, where no flag says otherwise; the metric is the trial's.
     """
-    task_kwargs, trial_class = _task_kwargs(trial, "--trial"), cast("Any", import_trial(trial, "--trial"))
-    searcher = {"metric": trial_class.default_metric, "smaller_is_better": trial_class.default_smaller_is_better}
+    defaults = _defaults(trial, "--trial", _task_of(given))
+    searcher = {"metric": defaults["default_metric"], "smaller_is_better": defaults["default_smaller_is_better"]}
     if "metric_for_best_model" in given.get("hyperparameters", {}):
         searcher = {}
     elif "greater_is_better" in given.get("hyperparameters", {}):
         del searcher["smaller_is_better"]
     slots = int(os.environ.get("WORLD_SIZE", "1"))
-    config = {
-        "name": trial_class.__name__,
+    config: dict[str, Any] = {
+        "name": trial.rpartition(":")[2],
         "entrypoint": trial,
         "data": {},
         "hyperparameters": {"global_batch_size": 8 * slots},
@@ -134,7 +145,7 @@ def config_of_flags(trial: str, given: Given, overrides: Sequence[str]) -> dict[
         "min_checkpoint_period": {"epochs": 1},
         "resources": {"slots_per_trial": slots},
     }
-    config = merge(with_overrides(config, overrides), given, task_kwargs)
+    config = merge(with_overrides(config, overrides), given, defaults["task_kwargs"])
     config["hyperparameters"] = with_global_batch_size(config["hyperparameters"], slots)
     return with_lengths(config)
 
@@ -185,11 +196,29 @@ def _with_strategies(config: dict[str, Any], settings: Mapping[str, Any]) -> dic
     return config
 
 
-def _task_kwargs(trial: str, place: str = "entrypoint") -> type | None:
-    """The dataclass of a trial class's own settings; our trials have flags, and no others."""
-    from model_hub_rqa.trials.task_trial import TaskTrial
+def _task_kwargs(trial: str, place: str = "entrypoint", task: Any = None) -> type | None:
+    """The dataclass of the settings of a trial's task; our trials have flags, and no others.
 
-    trial_class = import_trial(trial, place)
+    Args:
+        trial: the trial's class, ``module:Class``.
+        place: where it is given, for messages.
+        task: what the hyperparameter ``task`` says.
+    """
+    found: type | None = _defaults(trial, place, task)["task_kwargs"]
+    return found
+
+
+def _defaults(trial: str, place: str, task: Any) -> dict[str, Any]:
+    """What a trial, or its task, says of itself: ``task_kwargs``, ``default_metric``, ``default_smaller_is_better``."""
+    from model_hub_rqa.trials.task_trial import TaskTrial, find_task, task_defaults
+
+    trial_class: Any = import_trial(trial, place)
     if not issubclass(trial_class, TaskTrial):
         raise ConfigError(f"{place}: {trial} is no TaskTrial, whose settings have flags")
-    return trial_class.task_kwargs
+    own = {name: getattr(trial_class, name) for name in ("task_kwargs", "default_metric", "default_smaller_is_better")}
+    return {**own, **task_defaults(trial_class, find_task(trial_class, {"task": task}))}
+
+
+def _task_of(config: Mapping[str, Any]) -> Any:
+    hparams = config.get("hyperparameters")
+    return hparams.get("task") if isinstance(hparams, Mapping) else None

@@ -371,6 +371,7 @@ class TrainerKwargs(Kwargs):
     metric_for_best_model: str | None = option(None, help="searcher.metric, where that is not given")
     greater_is_better: bool | None = option(None, help="the opposite of searcher.smaller_is_better, likewise")
     output_dir: str | None = option(None, help="a local run's folder, where --output-dir is not given")
+    task: str | None = option(None, help="of TaskTrial: a registered name, or package.module:Class")
     model_mode: str | None = option(None, choices=MODEL_MODES, help="unset: the trial's own")
     use_pretrained_weights: bool = option(True, help="false: start from random weights")
     init_checkpoint: str | None = option(

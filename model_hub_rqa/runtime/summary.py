@@ -100,7 +100,7 @@ def _arguments(trial: Any) -> dict[str, Any]:
         "lr_scheduler": vars(trial.lr_scheduler_kwargs),
         "trainer": vars(trial.trainer),
         "data": vars(trial.data),
-        "task": {} if trial.task is None else vars(trial.task),
+        "task": {} if trial.settings is None else vars(trial.settings),
     }
     resolved: dict[str, Any] = _without_secrets(
         {**parts, "callbacks": trial.callback_kwargs.callbacks or [], "seed": trial.seed}

@@ -130,16 +130,28 @@ def trained_settings(folder: Path, kind: type[K], overrides: Mapping[str, Any]) 
     unknown = [name for name in overrides if name not in known]
     if unknown:
         raise ConfigError(f"{name}: is not a setting of the reader in {folder}" for name in unknown)
-    path = folder / READER
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        settings = {name: kept[name] for name in known if name in kept}
-    except FileNotFoundError:
-        settings = {}
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    kept, path = read_settings_file(folder), folder / READER
+    settings = {name: kept[name] for name in known if name in kept}
     try:
         parsed: K = parse_dict_to_dataclasses((kind,), {**settings, **overrides}, section=str(path))[0]
     except ConfigError as error:
         raise renamed(error, {f"{path}.{name}": name for name in overrides}) from error
     return parsed
+
+
+def read_settings_file(folder: Path) -> Mapping[str, Any]:
+    """What training left in reader.json; nothing where another tool wrote the folder.
+
+    Raises:
+        CheckpointError: the file is no JSON object.
+    """
+    path = folder / READER
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(kept, dict):
+        raise CheckpointError(f"{path}: cannot be read: must be an object, got {type(kept).__name__}")
+    return kept

@@ -174,7 +174,7 @@ def metrics_by_set(
     """
     found: dict[str, dict[str, float]] = {}
     for name, numbers in bounds.items():
-        part = {key: value for key, value in values.items() if _example(key) in numbers}
+        part = {key: value for key, value in values.items() if example_number(key) in numbers}
         if part:
             found[name] = compute(name, part)
         else:
@@ -192,5 +192,6 @@ def metrics_by_set(
     return result
 
 
-def _example(key: Any) -> int:
+def example_number(key: Any) -> int:
+    """The number of the example that a value of a validation is of."""
     return int(key[0] if isinstance(key, tuple) else key)

@@ -45,7 +45,7 @@ class FiDTrial(PassageTrial):
     task_kwargs = FusionKwargs
     default_metric = "exact_match"
     default_smaller_is_better = False
-    task: FusionKwargs
+    settings: FusionKwargs
 
     @property
     def higher_is_better(self) -> Mapping[str, bool | None]:
@@ -73,7 +73,7 @@ class FiDTrial(PassageTrial):
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
         config, tokenizer = super().build_config_and_tokenizer()
-        if self.task.encoder_decoder_from is not None:
+        if self.settings.encoder_decoder_from is not None:
             config = encoder_decoder_config(config, tokenizer)
         return config, tokenizer
 
@@ -83,9 +83,9 @@ class FiDTrial(PassageTrial):
         faults = [
             f"data.{name}: must be at most {limit:,}, the longest that this model takes, got {value:,}"
             for name, value, limit in (
-                ("max_encoder_seq_length", self.task.max_encoder_seq_length, self.limits.encoder),
-                ("max_decoder_seq_length", self.task.max_decoder_seq_length, self.limits.decoder),
-                ("max_new_tokens", self.task.max_new_tokens or 0, self.limits.decoder),
+                ("max_encoder_seq_length", self.settings.max_encoder_seq_length, self.limits.encoder),
+                ("max_decoder_seq_length", self.settings.max_decoder_seq_length, self.limits.decoder),
+                ("max_new_tokens", self.settings.max_new_tokens or 0, self.limits.decoder),
             )
             if value > limit
         ]
@@ -105,7 +105,7 @@ class FiDTrial(PassageTrial):
 
     def feature_builder(self, *, training: bool) -> FusionFeatureBuilder:
         start = decoder_start_token_id(self.config)
-        return FusionFeatureBuilder(self.tokenizer, self.task, decoder_start_token_id=start, training=training)
+        return FusionFeatureBuilder(self.tokenizer, self.settings, decoder_start_token_id=start, training=training)
 
     def build_collator(self) -> FusionCollator:
         return FusionCollator(
@@ -115,13 +115,13 @@ class FiDTrial(PassageTrial):
     # ---- model ----
 
     def build_model(self) -> torch.nn.Module:
-        if self.task.encoder_decoder_from is None:
+        if self.settings.encoder_decoder_from is None:
             model = super().build_model()
         else:
             pretrained = self.trainer.use_pretrained_weights
             model = build_encoder_decoder(self.config, self.model_kwargs, pretrained)
         name_tokens(model, self.tokenizer)
-        enable_fusion(model, self.task.encoder_chunk_size)
+        enable_fusion(model, self.settings.encoder_chunk_size)
         return model
 
     # ---- training and evaluation ----
@@ -151,10 +151,10 @@ class FiDTrial(PassageTrial):
         model = unwrapped(self.model)  # ranks may have different numbers of batches
         labels = batch["answer_ids"]
         with self.autocast():
-            fused = encode_passages(model, batch, encoder_chunk_size=self.task.encoder_chunk_size)
+            fused = encode_passages(model, batch, encoder_chunk_size=self.settings.encoder_chunk_size)
             logits = model(**fused.inputs, **self.decoder_inputs(labels)).logits
             indices = batch["example_index"].tolist()
-            written = fusion_generate(model, batch, fused=fused, seed=(self.seed, *indices), **self.task.generation)
+            written = fusion_generate(model, batch, fused=fused, seed=(self.seed, *indices), **self.settings.generation)
         losses, tokens = answer_losses(logits, labels)
         values = zip(losses.tolist(), tokens.tolist(), self.answer_texts(written, indices), strict=True)
         self.reducer.update(dict(zip(indices, values, strict=True)))

@@ -39,7 +39,7 @@ class GenerationTrial(PassageTrial):
     default_metric = "eval_loss"
     smooths_labels = True
     task_kwargs = GenerationKwargs
-    task: GenerationKwargs
+    settings: GenerationKwargs
 
     @property
     def higher_is_better(self) -> Mapping[str, bool | None]:
@@ -81,7 +81,7 @@ class GenerationTrial(PassageTrial):
         for side, sets in self.sets.items():
             for name in sets or [""]:
                 try:
-                    found[side, name] = dataclasses.replace(self.task, **self.set_settings.get((side, name), {}))
+                    found[side, name] = dataclasses.replace(self.settings, **self.set_settings.get((side, name), {}))
                 except ConfigError as error:
                     lines = (line.partition(".")[2] for line in error.problems)
                     faults |= dict.fromkeys(f"{self._place(side, name)}.{line}" for line in lines)
@@ -176,7 +176,7 @@ class GenerationTrial(PassageTrial):
             end_ids=self.end_ids,
             padding=padding,
             seed=(self.seed, *indices),
-            **self.task.generation,
+            **self.settings.generation,
         )
         found = iter(self.answer_texts(written, indices))
         return [next(found) if one else None for one in wanted.tolist()]

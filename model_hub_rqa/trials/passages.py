@@ -43,12 +43,12 @@ class PassageTrial(TaskTrial):
         passages: {"train", "validation"} examples with the passages that are read.
     """
 
-    task: PassageKwargs
+    settings: PassageKwargs
 
     @property
     def higher_is_better(self) -> Mapping[str, bool | None]:
         """Of the scores of `answer_metrics`."""
-        return {**_ANSWER_METRICS, **(_DOCUMENT_METRICS if self.task.retrieves else {})}
+        return {**_ANSWER_METRICS, **(_DOCUMENT_METRICS if self.settings.retrieves else {})}
 
     def load_examples(self) -> Mapping[str, Any]:
         entries: dict[str, Any] = {
@@ -62,14 +62,14 @@ class PassageTrial(TaskTrial):
         ]
         if faults:
             raise ConfigError(faults)
-        if self.task.retrieves:  # a search comes at the end of long work
-            kind = "dense" if self.task.index is None else read_manifest(Path(self.task.index)).kind
+        if self.settings.retrieves:  # a search comes at the end of long work
+            kind = "dense" if self.settings.index is None else read_manifest(Path(self.settings.index)).kind
             check_libraries("ir_measures", *OF_INDEX[kind])
         return super().load_examples()
 
     def build_reader(self) -> Reader:
         # Retrieval among the records' own passages needs them; without, gold passages are welcome and not needed.
-        retrieved = self.task.embedding_model and (self.task.index or self.task.corpus_file)
+        retrieved = self.settings.embedding_model and (self.settings.index or self.settings.corpus_file)
         return fusion_reader(require_passages=not retrieved)
 
     def build_retriever(self) -> tuple[Retriever, str]:
@@ -77,11 +77,11 @@ class PassageTrial(TaskTrial):
         from model_hub_rqa.tasks.passages.frozen import fingerprint, frozen_index
 
         records = (record for examples in self.examples.values() for record in examples)
-        index = frozen_index(self.task, records, cache_folder(self.data.cache_dir) / "indexes")
+        index = frozen_index(self.settings, records, cache_folder(self.data.cache_dir) / "indexes")
         return index, fingerprint(index)
 
     def build_datasets(self) -> Mapping[str, Any]:
-        found = self.build_retriever() if self.task.retrieves else None
+        found = self.build_retriever() if self.settings.retrieves else None
         self.passages = {"train": self.training_passages(found), "validation": self.validation_passages(found)}
         faults = Faults()
         features = {split: faults.attempt(self.build_features, split) for split in self.passages}
@@ -95,27 +95,27 @@ class PassageTrial(TaskTrial):
     def training_passages(self, found: tuple[Retriever, str] | None) -> Any:
         """The training examples with the passages that are read: the record's own, or, where embedding_model is
         given, its gold ones among those retrieved."""
-        examples, task = self.examples["train"], self.task
-        if found is None or not task.embedding_model:
+        examples, settings = self.examples["train"], self.settings
+        if found is None or not settings.embedding_model:
             return choose_passages(
                 examples,
-                n_context=task.n_context,
-                num_hard_negatives=task.num_hard_negatives,
+                n_context=settings.n_context,
+                num_hard_negatives=settings.num_hard_negatives,
                 seed=self.seed,
                 overwrite_cache=self.data.overwrite_cache,
             )
-        return self._retrieved(examples, found, task.embedding_max_num_to_retrieve, keep_gold=True)
+        return self._retrieved(examples, found, settings.embedding_max_num_to_retrieve, keep_gold=True)
 
     def validation_passages(self, found: tuple[Retriever, str] | None) -> Any:
         """The validation examples with the passages that are read: retrieved ones alone where there is a retriever."""
-        examples, task = self.examples["validation"], self.task
+        examples, settings = self.examples["validation"], self.settings
         if found is None:
             return choose_passages(
-                examples, n_context=task.n_context, seed=self.seed, overwrite_cache=self.data.overwrite_cache
+                examples, n_context=settings.n_context, seed=self.seed, overwrite_cache=self.data.overwrite_cache
             )
-        wanted = task.embedding_max_num_to_retrieve
-        if not task.embedding_model and task.n_context is not None:
-            wanted = task.n_context  # trained on so many of the records' own
+        wanted = settings.embedding_max_num_to_retrieve
+        if not settings.embedding_model and settings.n_context is not None:
+            wanted = settings.n_context  # trained on so many of the records' own
         return self._retrieved(examples, found, wanted, keep_gold=False)
 
     def _retrieved(self, examples: Any, found: tuple[Retriever, str], wanted: int, *, keep_gold: bool) -> Any:
@@ -125,7 +125,7 @@ class PassageTrial(TaskTrial):
             examples,
             functools.partial(retriever.search, k=wanted + gold + _SPARE),
             max_num_to_retrieve=wanted,
-            n_context=self.task.n_context,
+            n_context=self.settings.n_context,
             keep_gold=keep_gold,
             seed=self.seed,
             fingerprint=fingerprint,
@@ -154,7 +154,7 @@ class PassageTrial(TaskTrial):
 
     def retrieval_metrics(self, numbers: list[Any], rules: AnswerRules) -> dict[str, float]:
         """How well the frozen retriever found the gold passages of these validation examples; nothing without one."""
-        if not self.task.retrieves:
+        if not self.settings.retrieves:
             return {}
         read, given = (source["validation"].select(numbers)["passages"] for source in (self.passages, self.examples))
         retrieved = [[passage["text"] for passage in row] for row in read]

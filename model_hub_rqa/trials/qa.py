@@ -59,29 +59,29 @@ class QATrial(TaskTrial):
     task_kwargs = ExtractiveKwargs
     default_metric = "f1"
     default_smaller_is_better = False
-    task: ExtractiveKwargs
+    settings: ExtractiveKwargs
     decode = staticmethod(decode_many)
 
     @property
     def higher_is_better(self) -> Mapping[str, bool | None]:
-        return _V2_METRICS if self.task.version_2_with_negative else _V1_METRICS
+        return _V2_METRICS if self.settings.version_2_with_negative else _V1_METRICS
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
         config, tokenizer = super().build_config_and_tokenizer()
-        if self.task.question_first is None:  # a checkpoint's reader.json says it for good
-            self.task = dataclasses.replace(self.task, question_first=reads_question_first(config))
+        if self.settings.question_first is None:  # a checkpoint's reader.json says it for good
+            self.settings = dataclasses.replace(self.settings, question_first=reads_question_first(config))
         return config, tokenizer
 
     def check(self) -> None:
         check_tokenizer(self.tokenizer)
         faults = []
         limit = longest_window(self.limits, self.tokenizer)
-        if self.task.max_seq_length > limit:
+        if self.settings.max_seq_length > limit:
             faults.append(
                 f"data.max_seq_length: must be at most {limit}, the longest input of this model and tokenizer, "
-                f"got {self.task.max_seq_length}"
+                f"got {self.settings.max_seq_length}"
             )
-        if not self.task.question_first and is_causal(self.config):
+        if not self.settings.question_first and is_causal(self.config):
             kind = self.config.model_type
             faults.append(f"data.question_first: must be true for a {kind}, whose tokens see what is before them alone")
         template = pair_template(text_backend(text_backend_json(self.tokenizer)), self.tokenizer.cls_token_id)
@@ -99,16 +99,16 @@ class QATrial(TaskTrial):
             )
             for split in ("train", "validation")
         }
-        if self.task.max_negative_windows is not None:
+        if self.settings.max_negative_windows is not None:
             cls_index = self.feature_builder(labels=True).template.cls_index
             features["train"] = keep_negative_windows(
-                features["train"], self.task.max_negative_windows, cls_index=cls_index, seed=self.seed
+                features["train"], self.settings.max_negative_windows, cls_index=cls_index, seed=self.seed
             )
         return features
 
     def _count_answers(self) -> None:
         """Counts the validation answers that no span can be, and says so: no training could find them."""
-        limit = self.task.max_answer_length
+        limit = self.settings.max_answer_length
         counts = count_long_answers(self.examples["validation"], self.tokenizer, limit)
         self.validation_answers = counts
         answered, longer = counts.values()
@@ -124,10 +124,10 @@ class QATrial(TaskTrial):
     def feature_builder(self, *, labels: bool) -> FeatureBuilder:
         return FeatureBuilder(
             self.tokenizer,
-            max_seq_length=self.task.max_seq_length,
-            doc_stride=self.task.doc_stride,
+            max_seq_length=self.settings.max_seq_length,
+            doc_stride=self.settings.doc_stride,
             labels=labels,
-            question_first=bool(self.task.question_first),
+            question_first=bool(self.settings.question_first),
         )
 
     def build_model(self) -> torch.nn.Module:
@@ -147,7 +147,7 @@ class QATrial(TaskTrial):
     @property
     def wants_n_best(self) -> bool:
         """Whether anybody sees n-best lists, or needs "no answer" beside the answer."""
-        return self.output_dir is not None or self.task.version_2_with_negative
+        return self.output_dir is not None or self.settings.version_2_with_negative
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         places = zip(batch["example_index"].tolist(), batch["feature_index"].tolist(), strict=True)
@@ -164,8 +164,8 @@ class QATrial(TaskTrial):
             end_logits.cpu().numpy(),
             batch["offsets"].cpu().numpy(),
             batch["cls_index"].cpu().numpy(),
-            n_best_size=self.task.n_best_size,
-            max_answer_length=self.task.max_answer_length,
+            n_best_size=self.settings.n_best_size,
+            max_answer_length=self.settings.max_answer_length,
         )
         return found if isinstance(found, list) else list(zip(*(column.tolist() for column in found), strict=True))
 
@@ -180,7 +180,7 @@ class QATrial(TaskTrial):
         if not self.wants_n_best:
             spans = TopSpan(*map(np.array, zip(*values.values(), strict=True)))
             owners = [number[example] for example, _ in keys]
-            answers = decode_top(contexts, owners, spans, n_best_size=self.task.n_best_size)
+            answers = decode_top(contexts, owners, spans, n_best_size=self.settings.n_best_size)
             return squad_v1(dict(zip(ids, answers, strict=True)), references, rules=rules)
         by_example: dict[str, dict[int, SpanCandidates]] = {}
         for (example, feature), candidates in zip(keys, values.values(), strict=True):
@@ -188,13 +188,13 @@ class QATrial(TaskTrial):
         predictions, n_best, null_odds = decode_predictions(
             dict(zip(ids, contexts, strict=True)),
             by_example,
-            n_best_size=self.task.n_best_size,
-            version_2_with_negative=self.task.version_2_with_negative,
-            null_score_diff_threshold=self.task.null_score_diff_threshold,
+            n_best_size=self.settings.n_best_size,
+            version_2_with_negative=self.settings.version_2_with_negative,
+            null_score_diff_threshold=self.settings.null_score_diff_threshold,
             decode=self.decode,
         )
         self._write({"predictions": predictions, "nbest_predictions": n_best, "null_odds": null_odds})
-        if not self.task.version_2_with_negative:
+        if not self.settings.version_2_with_negative:
             return squad_v1(predictions, references, rules=rules)
         probabilities = {key: no_answer_probability(odds) for key, odds in null_odds.items()}
         return squad_v2(predictions, references, probabilities, rules=rules)

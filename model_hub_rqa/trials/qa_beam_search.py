@@ -31,7 +31,7 @@ class QABeamSearchTrial(QATrial):
     """
 
     task_kwargs = BeamSearchKwargs
-    task: BeamSearchKwargs
+    settings: BeamSearchKwargs
     wants_n_best = True
     decode = staticmethod(decode_beams)
 
@@ -40,12 +40,12 @@ class QABeamSearchTrial(QATrial):
             raise ConfigError("hyperparameters.model: plays no part here, the head of XLNet or XLM is always built")
         config, tokenizer = super().build_config_and_tokenizer()
         for name in ("start_n_top", "end_n_top"):
-            if getattr(self.task, name) is not None:
-                setattr(config, name, getattr(self.task, name))
+            if getattr(self.settings, name) is not None:
+                setattr(config, name, getattr(self.settings, name))
         return config, tokenizer
 
     def check(self) -> None:
-        faults = check_head(self.config, self.task.max_seq_length)
+        faults = check_head(self.config, self.settings.max_seq_length)
         if self.trainer.model_mode not in (None, self.default_model_mode):
             mode = self.trainer.model_mode
             faults.append(f"hyperparameters.model_mode: must be {self.default_model_mode} or unset, got {mode}")
@@ -81,6 +81,6 @@ class QABeamSearchTrial(QATrial):
         return beam_candidates(
             *beams,
             batch["offsets"].cpu().numpy(),
-            n_best_size=self.task.n_best_size,
-            max_answer_length=self.task.max_answer_length,
+            n_best_size=self.settings.n_best_size,
+            max_answer_length=self.settings.max_answer_length,
         )

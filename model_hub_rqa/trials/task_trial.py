@@ -11,14 +11,13 @@ import logging
 import random
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from determined import pytorch
 
-from model_hub_rqa.checkpoints import PRETRAINED, READER, TOKENIZER_SUM, tokenizer_sum
+from model_hub_rqa.checkpoints import PRETRAINED, READER, TASK, TOKENIZER_SUM, tokenizer_sum
 from model_hub_rqa.config import (
     CallbackKwargs,
     DatasetKwargs,
@@ -47,6 +46,7 @@ from model_hub_rqa.models.own import PLACE as MODEL
 from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
 from model_hub_rqa.models.precision import computes_in_bf16, warn_of_slow_bf16
 from model_hub_rqa.models.signature import forward_names, taken_by, unwrapped
+from model_hub_rqa.registry import TASKS
 from model_hub_rqa.runtime import (
     cluster_run,
     determined_cluster,
@@ -56,7 +56,8 @@ from model_hub_rqa.runtime import (
     run_length,
 )
 from model_hub_rqa.runtime.finite import FiniteCheck, SkippedSteps
-from model_hub_rqa.trials.by_set import SetsTrial
+from model_hub_rqa.tasks.base import Task, task_name, write_file
+from model_hub_rqa.trials.by_set import SetsTrial, example_number
 from model_hub_rqa.trials.callbacks import MetricError, build_named_callbacks
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
 
@@ -74,6 +75,9 @@ class TaskTrial(SetsTrial):
     validation. Everything that can be wrong with the configuration or the data is found before a model is loaded.
 
     Attributes:
+        task_class: the task that is trained; None to take the one that the hyperparameter ``task`` names, or, for a
+            trial that overrides the hooks above itself, none.
+        task: an instance of it.
         default_model_mode: the Auto class where the hyperparameter ``model_mode`` is not given (`build.MODEL_MODES`).
         default_bf16: whether to compute in bfloat16 where the machine has it and ``bf16`` is not given.
         label_names: the columns of a batch that hold labels; a default validation hands them on to `compute_metrics`.
@@ -91,7 +95,7 @@ class TaskTrial(SetsTrial):
             without it has unknown metrics, which are not checked.
         smaller_is_better: whether a lower value of the searcher's metric is better.
         output_dir: where files of a validation go; None (the default, as on a cluster) writes none.
-        trainer, data, task: the parsed settings.
+        trainer, data, settings: the parsed settings; ``settings`` are the task's.
         searcher, checkpoint_policy: the configuration's, references resolved.
         referred: by section the names that ``${...}`` refers to, which need no field: variables of one's own.
         examples: {"train", "validation"} as loaded; datasets: the same as features.
@@ -111,10 +115,11 @@ class TaskTrial(SetsTrial):
     stop_reason: str | None = None
     metric_error: Exception | None = None
     default_parts: Collection[str] = ("config", "tokenizer", "model")
+    task_class: type[Task] | None = None
+    task: Task | None = None
     task_kwargs: type | None = None
     default_metric = "eval_loss"
     default_smaller_is_better = True
-    higher_is_better: Any = MappingProxyType({"eval_loss": False, "loss": False})
     smaller_is_better = True
     referred: Mapping[str, Collection[str]] = {"hyperparameters": (), "data": ()}
     searcher: Mapping[str, Any] = {}
@@ -146,6 +151,8 @@ class TaskTrial(SetsTrial):
             self.check_course()
         torch.manual_seed(self.seed)
         model: Any = self.build_model()
+        if self.task is not None:
+            self.task.prepare_model(model)
         build.check_vocabulary(self.tokenizer, model)
         with determined_cluster.warm_start(context) as warm:
             if warm is not None:
@@ -185,6 +192,11 @@ class TaskTrial(SetsTrial):
             batch: Any = context.to_device(self.collator(rows))
             check_loss(self.trainer.model, model, self.model_inputs(batch), self.autocast())
 
+    @property
+    def higher_is_better(self) -> Mapping[str, bool | None]:
+        """Of each metric; a class may set a plain dict in its place."""
+        return {"eval_loss": False, "loss": False} if self.task is None else self.task.higher_is_better
+
     # ---- configuration and data: all that comes before a model ----
 
     def prepare(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
@@ -203,12 +215,12 @@ class TaskTrial(SetsTrial):
         self.sets: dict[str, dict[str, range]] = {"train": {}, "validation": {}}
         context = getattr(self, "context", None)
         if context is not None and determined_fixes.is_loading_only(context):
-            self.config, self.tokenizer = self.build_config_and_tokenizer()
+            self._build_config_and_tokenizer()
             return
         with counting() as self.file_counts:
             loaded = self.take_settings(self._once_per_host(self.load_examples))
         self.examples = self._join_sets(loaded)
-        self.config, self.tokenizer = self.build_config_and_tokenizer()
+        self._build_config_and_tokenizer()
         self.check()
         built = self._once_per_host(self.build_datasets)
         self.datasets = complete_datasets(built, self.examples, f"{type(self).__name__}.build_datasets")
@@ -260,6 +272,7 @@ class TaskTrial(SetsTrial):
     def parse(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """Reads both sections into named settings, gathering the faults of all of them."""
         faults: list[str] = []
+        self.use_task(hparams)
 
         def attempt(step: Callable[[], T]) -> T | None:
             try:
@@ -317,11 +330,27 @@ class TaskTrial(SetsTrial):
         self.config_kwargs, self.tokenizer_kwargs, self.model_kwargs = auto
         self.optimizer_kwargs, self.lr_scheduler_kwargs, trainer = training
         self.trainer = dataclasses.replace(trainer, use_pretrained_weights=first.pretrained)
-        self.data, self.task = settings[0], settings[2] if len(settings) > 2 else None
+        self.data, self.settings = settings[0], settings[2] if len(settings) > 2 else None
         self.named_sets = sets
         self.callback_kwargs, self.callbacks = settings[1], callbacks
-        self.data_settings = {**vars(self.data), **({} if self.task is None else vars(self.task))}
+        self.data_settings = {**vars(self.data), **({} if self.settings is None else vars(self.settings))}
         self.seed = self._seed()
+        if self.task_class is not None:
+            self.task = self.task_class(self.settings)
+            self.task.seed, self.task.language = self.seed, self.data.language
+            self.task.overwrite_cache, self.task.on_bad_record = self.data.overwrite_cache, self.data.on_bad_record
+            self.task.label_smoothing = self.trainer.label_smoothing_factor
+            self.task.padding_multiple = self.pad_to_multiple_of
+
+    def use_task(self, hparams: Mapping[str, Any]) -> None:
+        """Takes over what the task says of itself: its settings, its model mode, its metric.
+
+        Raises:
+            ConfigError: the hyperparameter ``task`` names no task, or another one than the trial's.
+        """
+        self.task_class = find_task(type(self), hparams)
+        for name, value in task_defaults(type(self), self.task_class).items():
+            setattr(self, name, value)
 
     def load_examples(self) -> Mapping[str, Any]:
         """The raw "train" and "validation" examples; either may be a mapping of several sets by name."""
@@ -336,7 +365,7 @@ class TaskTrial(SetsTrial):
 
     def build_reader(self) -> Reader | None:
         """What reads and validates a file of examples; None for SQuAD's form."""
-        return None
+        return None if self.task is None else self.task.file_loader()
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
         """The model's config and tokenizer; a subclass may look at ``self.examples``, say for num_labels."""
@@ -344,6 +373,12 @@ class TaskTrial(SetsTrial):
         return build.build_config_and_tokenizer(
             self.config_kwargs if "config" in parts else None, self.tokenizer_kwargs if "tokenizer" in parts else None
         )
+
+    def _build_config_and_tokenizer(self) -> None:
+        self.config, self.tokenizer = self.build_config_and_tokenizer()
+        if self.task is not None:
+            self.task.setup(self.config, self.tokenizer, self.limits)
+            self.config = self.task.config
 
     @functools.cached_property
     def limits(self) -> Limits:
@@ -362,7 +397,10 @@ class TaskTrial(SetsTrial):
         where they are missing and can be known: ``length``, the tokens of a feature, counted from its lists, and
         ``example_index``, the row of ``self.examples[split]`` that it is made of, where it maps row by row.
         """
-        raise ConfigError(f"{type(self).__name__}.build_datasets: must be written, since a task has its own features")
+        if self.task is None:
+            raise ConfigError(f"{type(self).__name__}.build_datasets: must be written, or a task be named (task)")
+        self.read = self.task.prepare(self.examples)
+        return {split: self.task.features(self.read[split], training=split == "train") for split in self.read}
 
     # ---- model, optimizer, scheduler, loaders ----
 
@@ -372,7 +410,7 @@ class TaskTrial(SetsTrial):
         if self.first.builder is not None:
             given = {"config": self.config, "tokenizer": self.tokenizer}
             return build_own_model(self.trainer.model, self.first.builder, **given)
-        mode = self.trainer.model_mode or self.default_model_mode
+        mode = self.trainer.model_mode or (self.default_model_mode if self.task is None else self.task.auto_class())
         return build.build_model(self.config, mode, self.model_kwargs, self.trainer.use_pretrained_weights)
 
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -394,7 +432,9 @@ class TaskTrial(SetsTrial):
 
     def build_collator(self) -> Callable[[list[Any]], dict[str, Any]]:
         """Makes a plain dict of tensors of a list of features; ``example_index`` among them, for a validation."""
-        raise ConfigError(f"{type(self).__name__}.build_collator: must be written, since a task has its own features")
+        if self.task is None:
+            raise ConfigError(f"{type(self).__name__}.build_collator: must be written, or a task be named (task)")
+        return self.task.collate
 
     def batches_per_epoch(self) -> int:
         """Micro-batches of an epoch on one rank."""
@@ -520,6 +560,8 @@ class TaskTrial(SetsTrial):
 
         Call ``self.model`` itself and not a part of it, or gradients are not reduced over ranks.
         """
+        if self.task is not None:
+            return self.task.loss(self.model, batch)
         loss = loss_of(self.model(**self.model_inputs(batch)))
         if loss is None:
             raise ConfigError(f"{type(self).__name__}: the model gives no loss, and the trial has no compute_loss")
@@ -545,8 +587,14 @@ class TaskTrial(SetsTrial):
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Hands on, by ``example_index``, what `predict` gives, the labels and the columns of ``include_inputs``.
 
-        For a trial without metrics of its own it hands on the loss of the batch, from `compute_loss`.
+        Of a task, it hands on what `Task.predict` gives. For a trial without metrics of its own it hands on the loss of
+        the batch, from `compute_loss`.
         """
+        if self.task is not None:
+            self.task.wants_files = self.output_dir is not None
+            with self.autocast():
+                self.reducer.update(self.task.predict(unwrapped(self.model), batch))
+            return {}
         if not self._overrides("compute_metrics"):
             loss = self._validation_loss(batch)
             self.reducer.update(dict.fromkeys(batch["example_index"].tolist(), loss))
@@ -584,9 +632,26 @@ class TaskTrial(SetsTrial):
         Where ``data.validation`` lists several sets, it is called for each with that set's values alone.
         For an override a value is {name: array}: an example's rows of what `predict` gave and of the columns handed
         on. By default it is eval_loss (and loss, another name of it): the mean over the examples of their batch's loss.
+        Of a task, the values are its predictions: they are decoded, written where ``output_dir`` is set, and scored.
         """
+        if self.task is not None:
+            return self._task_metrics(self.task, values)
         loss = sum(values.values()) / len(values)
         return {"eval_loss": loss, "loss": loss}
+
+    def _task_metrics(self, task: Task, values: Values) -> dict[str, float]:
+        keys: Any = list(values)
+        numbers = sorted({example_number(key) for key in keys})
+        rows: dict[Any, int] = {number: row for row, number in enumerate(numbers)}
+        examples = self.evaluated(self.read["validation"], numbers)
+        predictions = {
+            (rows[key[0]], *key[1:]) if isinstance(key, tuple) else rows[key]: value for key, value in values.items()
+        }
+        results = task.decode(predictions, examples)
+        if self.output_dir is not None:
+            for name, content in task.files(results, examples).items():
+                write_file(self.prediction_path(name), content)
+        return task.metrics(results, examples)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 or fp16 for the forward pass, as the hyperparameters say."""
@@ -647,7 +712,9 @@ class TaskTrial(SetsTrial):
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
         found = None if self.tokenizer is None else tokenizer_sum(folder)
-        settings = {**({} if self.task is None else vars(self.task)), TOKENIZER_SUM: found}
+        settings = {**({} if self.settings is None else vars(self.settings)), TOKENIZER_SUM: found}
+        if self.task_class is not None:
+            settings[TASK] = task_name(self.task_class)
         (folder / READER).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
     # ---- helpers ----
@@ -677,6 +744,39 @@ class TaskTrial(SetsTrial):
         if fault is not None:
             raise fault
         return step() if result is None else result
+
+
+def find_task(trial: type["TaskTrial"], hparams: Mapping[str, Any]) -> type[Task] | None:
+    """The task that a trial trains: its own, or the one that the hyperparameter ``task`` names.
+
+    Raises:
+        ConfigError: there is no such task, or the trial has another one.
+    """
+    name = hparams.get("task")
+    if name is None:
+        return trial.task_class
+    try:
+        found: Any = TASKS.handler(name)
+    except ValueError as error:
+        raise ConfigError(f"hyperparameters.task: {error}") from error
+    if trial.task_class not in (None, found):
+        raise ConfigError(f"hyperparameters.task: must be unset for {trial.__name__}, which has its own, got {name}")
+    return cast("type[Task]", found)
+
+
+def task_defaults(trial: type["TaskTrial"], task: type[Task] | None) -> dict[str, Any]:
+    """What a trial's class attributes are for a task, where the trial does not set them itself."""
+    if task is None:
+        return {}
+    of_task = {
+        "task_kwargs": task.Settings,
+        "default_model_mode": task.model_mode,
+        "default_bf16": task.default_bf16,
+        "smooths_labels": task.smooths_labels,
+        "default_metric": task.metric,
+        "default_smaller_is_better": task.smaller_is_better,
+    }
+    return {name: value for name, value in of_task.items() if getattr(trial, name) is getattr(TaskTrial, name)}
 
 
 def _to_numpy(column: Any) -> Any:

@@ -1,0 +1,251 @@
+"""Task: one kind of question answering, from a record of a file to the metrics of a validation.
+
+A new task is one file: see ``multiple_choice.py``. `TaskTrial` trains any task and `Reader` asks any task, with one
+`Task.predict`.
+"""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from model_hub_rqa.config import Kwargs
+from model_hub_rqa.data.arrow_cache import Reader as FileLoader
+from model_hub_rqa.data.arrow_cache import cached_dataset, map_examples
+from model_hub_rqa.data.checks import Checks
+from model_hub_rqa.data.features import with_row_numbers
+from model_hub_rqa.data.file_loaders import Records
+from model_hub_rqa.data.files import iter_file
+from model_hub_rqa.data.slices import parse_slice
+from model_hub_rqa.errors import DataError
+from model_hub_rqa.models import build
+from model_hub_rqa.models.limits import Limits
+from model_hub_rqa.models.signature import forward_names, taken_by
+from model_hub_rqa.records import Answer, Question
+
+LABELS = "labels"
+
+
+class Task:
+    """From a record to metrics. Override what differs; N is the examples of a data set, B the features of a batch.
+
+    ================  ==============================  =========================================================
+    member            takes                           gives
+    ================  ==============================  =========================================================
+    `Settings`                                        a dataclass: read from ``data``, overridden by hyperparameters
+    `parse`           a record of a file              an example: a dict of plain values, or ValueError
+    `prepare`         {split: examples}               the same, with what is read beside them (retrieved passages)
+    `encode`          an example                      a feature: lists of numbers
+    `collate`         B features                      a batch: {name: tensor [B, ...]}
+    `loss`            the model, a batch              a scalar tensor
+    `predict`         the model, a batch              {example_index: prediction}, on every rank
+    `decode`          N examples' predictions         a list of N results, on the first rank
+    `metrics`         N results, N examples           {name: number}
+    `files`           N results, N examples           {file name: content}
+    `answers`         N results, N examples           a list of N `Answer`
+    ================  ==============================  =========================================================
+
+    Attributes:
+        name: as it is registered; ``package.module:Class`` names a task that is not.
+        metric, smaller_is_better: what chooses the best checkpoint, where no configuration says it.
+        higher_is_better: of each metric, whether a higher value is better; None for one that is neither. A property,
+            where it depends on the settings.
+        batch_size: features that a Reader reads at a time.
+        settings: an instance of ``Settings``.
+        config, tokenizer, limits: the model's; from `setup` on.
+        seed: of every draw.
+        language: of the gold answers: a code, or "auto".
+        padding_multiple: batches are padded to a multiple of so many tokens.
+        label_smoothing: for a loss over generated tokens.
+        overwrite_cache, on_bad_record: of the ``data`` section.
+        wants_files: whether `files` is called, so that `predict` keeps what only files show.
+        wants_scores: whether answers need a confidence, and passages a score.
+    """
+
+    name: ClassVar[str] = ""
+    Settings: ClassVar[type[Kwargs]] = Kwargs
+    model_mode: ClassVar[str] = "base"
+    default_bf16: ClassVar[bool] = False
+    smooths_labels: ClassVar[bool] = False
+    metric: ClassVar[str] = "eval_loss"
+    smaller_is_better: ClassVar[bool] = False
+    higher_is_better: Any = MappingProxyType({})
+    batch_size: ClassVar[int] = 32
+
+    def __init__(self, settings: Any = None) -> None:
+        self.settings: Any = self.Settings() if settings is None else settings
+        self.config: Any = None
+        self.tokenizer: Any = None
+        self.limits = Limits()
+        self.seed = 42
+        self.language = "auto"
+        self.padding_multiple = 1
+        self.label_smoothing = 0.0
+        self.overwrite_cache = False
+        self.on_bad_record = "error"
+        self.wants_files = False
+        self.wants_scores = False
+
+    def setup(self, config: Any, tokenizer: Any, limits: Limits) -> None:
+        """Takes what the model came with; an override may change the config, and raises ConfigError for settings that
+        do not fit."""
+        self.config, self.tokenizer, self.limits = config, tokenizer, limits
+
+    # ---- data ----
+
+    def parse(self, record: Mapping[str, Any], *, labelled: bool = True) -> Mapping[str, Any]:
+        """An example of a file's record.
+
+        Args:
+            record: as it stands in the file.
+            labelled: whether it must have its gold answer.
+
+        Raises:
+            ValueError: what is wrong with the record: the field, the rule and the value.
+        """
+        return record
+
+    def file_loader(self, *, labelled: bool = True) -> FileLoader | None:
+        """What reads and checks a file, ``loader(path, on_bad_record)``: by default `parse` sees each record."""
+        return functools.partial(_load_records, self.parse, labelled)
+
+    def load(self, path: str, *, labelled: bool = True, on_bad_record: str = "error") -> Any:
+        """The examples of a file, or of a part of one (``dev.json[:100]``), as a datasets.Dataset.
+
+        Raises:
+            DataError: every error of the file, each with the record's place.
+        """
+        part = parse_slice(path)
+        loader = self.file_loader(labelled=labelled)
+        assert loader is not None, f"{type(self).__name__} has no file loader: it overrides load"
+        examples = cached_dataset(part.path, loader, on_bad_record=on_bad_record)
+        return examples.select(range(*part.bounds(len(examples))))
+
+    def prepare(self, examples: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The examples that are encoded and scored, by split: "train" and "validation"."""
+        return examples
+
+    @classmethod
+    def takes_questions(cls) -> bool:
+        """Whether an example is no more than a question with passages, so that ``rqa ask`` and a retriever can make
+        one."""
+        return cls.examples_of is not Task.examples_of
+
+    def examples_of(self, questions: Sequence[Question]) -> Any:
+        """Questions with their passages as examples, a datasets.Dataset; for ``rqa ask``.
+
+        Raises:
+            DataError: this task needs more than a question and passages.
+        """
+        raise DataError(f"{self.name}: needs more than a question and passages: use rqa predict --data FILE")
+
+    # ---- features and batches ----
+
+    def encode(self, example: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A feature: plain lists of numbers. `features` adds ``length`` and ``example_index`` to it."""
+        raise NotImplementedError(f"{type(self).__name__} must define encode")
+
+    def features(self, examples: Any, *, training: bool) -> Any:
+        """The features of a data set, as a datasets.Dataset, cached until data, settings or code change.
+
+        An example may have several features, or none: their ``example_index`` is its row.
+        """
+        columns = examples.column_names
+        return with_row_numbers(
+            map_examples(examples, self.encode, overwrite_cache=self.overwrite_cache, remove_columns=columns)
+        )
+
+    def collate(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A batch: tensors by name, each with a row a feature."""
+        raise NotImplementedError(f"{type(self).__name__} must define collate")
+
+    # ---- the model ----
+
+    def auto_class(self) -> Any:
+        """What builds the model, with ``from_config`` and ``from_pretrained``."""
+        return build.auto_class(self.model_mode)
+
+    def prepare_model(self, model: Any) -> None:
+        """Changes a model that was just built, such as freezing a part of it."""
+
+    @classmethod
+    def reads(cls, config: Any) -> bool:
+        """Whether a checkpoint that does not name its task is of this one, by its config."""
+        return False
+
+    def loss(self, model: Any, batch: Mapping[str, Any]) -> Any:
+        """The loss of a batch, a scalar: the mean over its examples."""
+        return model(**self.inputs(model, batch)).loss
+
+    def predict(self, model: Any, batch: Mapping[str, Any]) -> dict[Any, Any]:
+        """{id: prediction} of a batch. An id is a number of ``batch["example_index"]``, or a tuple that begins with it
+        where an example has several features. Small values: they travel from rank to rank."""
+        raise NotImplementedError(f"{type(self).__name__} must define predict")
+
+    def inputs(self, model: Any, batch: Mapping[str, Any], *, labels: bool = True) -> dict[str, Any]:
+        """The columns of a batch that the model's forward takes."""
+        columns = {name: value for name, value in batch.items() if labels or name != LABELS}
+        return taken_by(forward_names(model), columns)
+
+    # ---- results ----
+
+    def decode(self, predictions: Mapping[Any, Any], examples: Any) -> list[Any]:
+        """One result an example, in their order; the ids of the predictions are rows of ``examples``."""
+        return [predictions[row] for row in range(len(examples))]
+
+    def metrics(self, results: Sequence[Any], examples: Any) -> dict[str, float]:
+        """The metrics of a data set."""
+        raise NotImplementedError(f"{type(self).__name__} must define metrics")
+
+    def answers(self, results: Sequence[Any], examples: Any) -> list[Answer]:
+        """The results as answers; by default their texts."""
+        return [Answer(str(result)) for result in results]
+
+    def files(self, results: Sequence[Any], examples: Any) -> dict[str, Any]:
+        """What a validation or ``rqa predict`` writes, by file name: an object as JSON, a list a line each (.jsonl)."""
+        ids = examples["id"][:] if "id" in examples.column_names else map(str, range(len(examples)))
+        texts = (answer.text for answer in self.answers(results, examples))
+        return {"predictions.json": dict(zip(ids, texts, strict=True))}
+
+
+def _load_records(parse: Any, labelled: bool, path: str, on_bad_record: str) -> Records:
+    checks, rows = Checks(path, on_bad_record), []
+    for place, record in iter_file(Path(path)):
+        if not checks.is_object(place, record):
+            continue
+        errors: list[str] = []
+        id_ = checks.identify(place, record, errors)
+        try:
+            row = {"id": id_, **parse(record, labelled=labelled)}
+        except ValueError as error:
+            errors.append(str(error))
+        if checks.passed(place, id_, errors):
+            rows.append(row)
+    skipped = checks.finish(len(rows))
+    return Records(rows, skipped, checks.n_bad)
+
+
+def task_name(task: type[Task]) -> str:
+    """What names a task in a configuration and in a checkpoint's reader.json."""
+    return task.name or f"{task.__module__}:{task.__qualname__}"
+
+
+def write_file(path: Path | None, content: Any) -> None:
+    """Writes what `Task.files` gives: an object as JSON, a list as JSON lines; nothing where either is missing.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    if path is None or not content:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            if isinstance(content, list):
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in content)
+            else:
+                json.dump(content, file, indent=1, ensure_ascii=False)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
