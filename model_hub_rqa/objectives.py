@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from model_hub_rqa.config.fields import did_you_mean
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.registry import OBJECTIVES, Components
+from model_hub_rqa.registry import OBJECTIVES, RegisteredObjects
 
 Batch = Mapping[str, Any]
 Objective = Callable[["Task", Batch], torch.Tensor]
@@ -129,7 +129,7 @@ class NPO(_ForgetRetain):
         return self.gamma * loss + self.retain_term(task, batch)
 
 
-def build_objective(components: Components, train_sets: Sequence[str], keyed: bool) -> Objective | None:
+def build_objective(components: RegisteredObjects, train_sets: Sequence[str], keyed: bool) -> Objective | None:
     """The objective that a configuration chose, or None; its data sets are there.
 
     Args:
@@ -146,7 +146,7 @@ def build_objective(components: Components, train_sets: Sequence[str], keyed: bo
     objective: Objective = chosen.build()
     needed = needed_sets(objective)
     missing = [name for name in needed if name not in train_sets]
-    place, got = chosen.place, ", ".join(train_sets) or "none"
+    place, got = chosen.path, ", ".join(train_sets) or "none"
     wanted = " and ".join(needed)
     if missing:
         hints = "".join(did_you_mean(name, train_sets) for name in missing[:1])

@@ -122,7 +122,7 @@ def task_of(folder: Path) -> type[Task]:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # json and transformers raise several kinds
         raise CheckpointError(f"{folder}: has no config that can be read: {error}") from error
-    tasks: list[Any] = [TASKS.handler(name) for name in TASKS.names()]
+    tasks: list[Any] = [TASKS.find(name) for name in TASKS.names()]
     for task in tasks:
         if task.reads(config):
             return cast("type[Task]", task)
@@ -140,7 +140,7 @@ def named_task(folder: Path) -> type[Task] | None:
     if TASK not in kept:
         return None
     try:
-        return cast("type[Task]", TASKS.handler(kept[TASK]))
+        return cast("type[Task]", TASKS.find(kept[TASK]))
     except ValueError as error:
         raise CheckpointError(f"{folder / READER}: task: {error}") from error
 

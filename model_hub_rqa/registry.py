@@ -1,8 +1,8 @@
-"""Models, datasets, collators and objectives by name: registered with a decorator, chosen in a configuration.
+"""Models, tasks, datasets, collators and the like by name: registered with a decorator, chosen in a configuration.
 
-A component registers as ``@OBJECTIVES.register("Focal")`` above a function or a class; a configuration chooses it as
-``objective: {name: Focal, args: {gamma: 2.0}}``. The arguments are passed as they are, once they have been held to
-the handler's signature, so that a misspelt one is found before anything heavy runs.
+A function or a class registers as ``@OBJECTIVES.register("Focal")``; a configuration chooses it as
+``objective: {name: Focal, args: {gamma: 2.0}}``, or without registering as ``objective: my_package.losses:focal``. Its
+arguments are checked by its signature, so that a misspelt one is an error before a model is loaded.
 """
 
 import functools
@@ -12,255 +12,371 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, TypeVar
 
-from model_hub_rqa.config.fields import did_you_mean, plain, show
+from model_hub_rqa.config.fields import did_you_mean, kinds_of_hint, plain, read_value, show
 from model_hub_rqa.errors import ConfigError, RqaError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_NAMES = ("handler", "name")
+_ARGS = ("args", "method_args")
+
 
 class Registry:
-    """Handlers of one kind, by name.
+    """Factories of one kind, by name.
 
     Args:
-        kind: what the handlers make, in a word, for messages.
-        homes: modules that register the package's own handlers; they are imported when a name is first looked up.
-        offered: arguments that a handler gets from the trial where it takes them, and never from a configuration.
-        leading: positional parameters that a function gets at each call (a class gets them when its instance is
-            called), so that no configuration gives them.
+        kind: what the factories make, in a word, for messages.
+        modules: built-in modules that register the package's own; of a package, all modules below it. They are
+            imported when a name is first looked up.
+        injected: arguments that the package gives to a factory that has a parameter of that name; a configuration may
+            not give them.
+        positional: how many positional arguments a function gets at each call. The arguments of the configuration are
+            bound to the function; a class is called with them, and its instance gets the positional ones.
+        flat: whether arguments may stand beside the name, without ``args``.
     """
 
-    def __init__(self, kind: str, homes: Iterable[str] = (), offered: Iterable[str] = (), leading: int = 0) -> None:
-        self.kind = kind
-        self.offered = tuple(offered)
-        self.leading = leading
-        self._homes = tuple(homes)
-        self._handlers: dict[str, Callable[..., Any]] = {}
+    def __init__(
+        self,
+        kind: str,
+        modules: Iterable[str] = (),
+        injected: Iterable[str] = (),
+        positional: int = 0,
+        flat: bool = False,
+    ) -> None:
+        self.kind, self.injected, self.positional, self.flat = kind, frozenset(injected), positional, flat
+        self._modules = tuple(modules)  # that are not imported yet
+        self._factories: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str) -> Callable[[F], F]:
-        """A decorator that makes a function or class known as ``name``.
+        """A decorator that registers a function or a class as ``name``.
 
         Raises:
-            ConfigError: another handler has the name. (The same one, from a module that is imported again, replaces
-                itself.)
+            ConfigError: another factory has the name. The same one, from a module that is imported again, replaces
+                itself.
         """
 
-        def add(handler: F) -> F:
-            known = self._handlers.get(name)
-            if known is not None and _origin(known) != _origin(handler):
+        def add(factory: F) -> F:
+            if not factory.__module__.startswith(self._modules):
+                self._import_modules()  # so that nobody takes a built-in name before it is there
+            known = self._factories.get(name)
+            if known is not None and _origin(known) != _origin(factory):
                 raise ConfigError(
-                    f"the {self.kind} {name!r} is registered twice, by {_origin(known)} and by {_origin(handler)}"
+                    f"the {self.kind} {name!r} is registered twice, by {_origin(known)} and by {_origin(factory)}"
                 )
-            self._handlers[name] = handler
-            return handler
+            self._factories[name] = factory
+            return factory
 
         return add
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        for home in self._homes:
-            for module in _modules_below(home.removesuffix(".*")) if home.endswith(".*") else [home]:
-                importlib.import_module(module)
-        return sorted(self._handlers)
+        self._import_modules()
+        return sorted(self._factories)
 
-    def handler(self, name: Any) -> Callable[..., Any]:
-        """The handler of a name.
+    def find(self, name: Any) -> Callable[..., Any]:
+        """The factory of a registered name, or the object that ``package.module:object`` names.
 
         Raises:
             ValueError: there is none; the text has the nearest name and the list of all.
         """
         names = self.names()
-        if not isinstance(name, str) or name not in self._handlers:
+        if isinstance(name, str) and name in self._factories:
+            return self._factories[name]
+        if not isinstance(name, str) or not ({".", ":"} & set(name.strip(".:"))):
             listed = ", ".join(names) or "there is none"
             hint = did_you_mean(name, names)
-            raise ValueError(f"must be a registered {self.kind} ({listed}), got {show(name)}{hint}")
-        return self._handlers[name]
+            rule = f"must be a registered {self.kind} ({listed}) or package.module:object"
+            raise ValueError(f"{rule}, got {show(name)}{hint}")
+        found = import_object(name)
+        if not callable(found):
+            raise ValueError(f"must name a function or a class, got {name}, a {type(found).__name__}")
+        factory: Callable[..., Any] = found
+        return factory
 
-    def argument_faults(self, name: str, args: Mapping[str, Any]) -> list[str]:
-        """What is wrong with arguments for a handler: ``argument: fault``, a line each; values are not looked at."""
-        handler = self.handler(name)
-        parameters = list(inspect.signature(handler).parameters.values())
-        if not inspect.isclass(handler):
-            parameters = parameters[self.leading :]
-        named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-        own = {one.name: one for one in named if one.name not in self.offered}
-        takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
-        faults = []
-        for key in args:
-            if key in self.offered:
-                faults.append(f"{key}: is given by the trial, not by a configuration")
-            elif key not in own and not takes_any:
-                known = f"it takes {', '.join(own)}" if own else "it takes none"
-                faults.append(f"{key}: {name} has no such argument ({known}){did_you_mean(key, own)}")
-        required = (one.name for one in own.values() if one.default is one.empty)
-        return faults + [f"{key}: is required by {name}" for key in required if key not in args]
+    def from_config(self, value: Any, path: str, **shared: Any) -> "RegisteredObject":
+        """Reads a choice: ``NAME``, or ``{name: NAME, args: {...}}``; nothing is built.
 
+        ``handler`` is another word for ``name``, and ``method_args`` for ``args``. Beside ``_target_: NAME``, all other
+        keys are arguments.
 
-MODELS = Registry(
-    "model",
-    homes=["model_hub_rqa.models.build"],
-    offered=["config", "tokenizer", "model_kwargs", "use_pretrained_weights"],
-)
-"""Handlers return the model, a torch.nn.Module."""
-DATASETS = Registry(
-    "dataset", homes=["model_hub_rqa.tasks.causal_lm.qa_dataset"], offered=["cache_dir", "on_bad_record"]
-)
-"""Handlers return examples, a datasets.Dataset in the form that the trial reads, or a `Loaded`."""
-COLLATORS = Registry(
-    "collator",
-    homes=["model_hub_rqa.tasks.extractive.features", "model_hub_rqa.tasks.causal_lm.features"],
-    offered=["tokenizer", "pad_to_multiple_of"],
-)
-"""Handlers return what makes a batch, a plain dict of tensors, of a list of features."""
-OBJECTIVES = Registry("objective", homes=["model_hub_rqa.objectives"], leading=2)
-"""Functions ``objective(task, batch, **args)``, or classes whose instances are called so; see `objectives`."""
+        Args:
+            value: what the configuration has.
+            path: where it stands there, for messages.
+            **shared: mappings for arguments of that name, if the factory takes them; keys of ``value`` win.
 
+        Raises:
+            ConfigError: no such name, or arguments that do not fit the factory's signature; all of them.
+        """
+        name, args, args_path, errors = self._split(value, path)
+        read: dict[str, Any] = {}
+        try:
+            factory = self.find(name)
+        except ValueError as error:
+            errors.append(f"{path}: {error}")
+        else:
+            if isinstance(args, Mapping):
+                for key, value in shared.items():
+                    own = {} if args.get(key) is None else args[key]
+                    if isinstance(value, Mapping) and isinstance(own, Mapping) and _parameter(factory, key):
+                        args = {**args, key: {**value, **own}}
+                read, wrong = read_arguments(factory, args, name, self.injected, self.positional)
+                errors += [f"{args_path}.{line}" for line in wrong]
+        if errors:
+            raise ConfigError(errors)
+        return RegisteredObject(self, name, factory, read, path, args_path)
 
-TASKS = Registry("task", homes=["model_hub_rqa.tasks.*"])
-"""Classes derived from `tasks.base.Task`."""
+    def _split(self, value: Any, path: str) -> tuple[Any, Any, str, list[str]]:
+        """Name, arguments, where they stand, and the errors of the keys."""
+        given = {"name": value} if isinstance(value, str) else value
+        if not isinstance(given, Mapping) or not {"_target_", *_NAMES} & set(given):
+            raise ConfigError(f"{path}: must be a name, or a mapping with name and args, got {show(value)}")
+        flat = "_target_" in given or (self.flat and not set(_ARGS) & set(given))
+        names = ["_target_"] if "_target_" in given else [key for key in _NAMES if key in given]
+        args_keys = [] if flat else [key for key in _ARGS if key in given]
+        errors = [f"{path}.{two[1]}: is given twice, also as {two[0]}" for two in (names, args_keys) if len(two) > 1]
+        others = {key: inner for key, inner in given.items() if key not in names}
+        if flat:
+            return given[names[0]], others, path, errors
+        known = (*_NAMES, *_ARGS)
+        errors += [f"{path}.{key}: is no key here{did_you_mean(key, known)}" for key in others if key not in known]
+        args_key = (*args_keys, "args")[0]
+        args = {} if others.get(args_key) is None else others[args_key]
+        if not isinstance(args, Mapping):
+            errors.append(f"{path}.{args_key}: must be a mapping of arguments, got {show(args)}")
+        return given[names[0]], args, f"{path}.{args_key}", errors
+
+    def _import_modules(self) -> None:
+        for name in self._modules:
+            module = importlib.import_module(name)
+            for below in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{module.__name__}."):
+                importlib.import_module(below.name)
+        self._modules = ()
 
 
 @dataclass(frozen=True)
-class Component:
-    """A handler that a configuration chose, with its arguments, which fit its signature; ``place`` is for messages."""
+class RegisteredObject:
+    """A factory that a configuration chose, with arguments that fit its signature.
+
+    Attributes:
+        registry: where it was looked up.
+        name: as the configuration has it.
+        factory: the function or class.
+        args: what it is called with.
+        path, args_path: where the choice and its arguments stand in the configuration, for messages.
+    """
 
     registry: Registry
     name: str
+    factory: Callable[..., Any]
     args: Mapping[str, Any]
-    place: str
+    path: str
+    args_path: str
 
-    def build(self, **offered: Any) -> Any:
-        """What the handler makes of the arguments; of ``offered``, it gets those that it takes.
+    def takes(self, name: str, *, required: bool = False) -> bool:
+        """Whether the factory has a parameter of this name, and, if ``required``, no default for it."""
+        parameter = _parameter(self.factory, name)
+        return parameter is not None and not (required and parameter.default is not parameter.empty)
 
-        A function with leading parameters is not called: the arguments are bound to it.
+    def build(self, **injected: Any) -> Any:
+        """What the factory makes of the arguments; of ``injected``, it gets those that it takes, and None only where it
+        has no default. A function of positional arguments is not called: the arguments are bound to it.
 
         Raises:
-            RqaError: the handler's own, each line under the component's place.
+            RqaError: the factory's own, each line under the object's path in the configuration. Its ValueError is a
+                ConfigError.
         """
-        handler = self.registry.handler(self.name)
-        if self.registry.leading and not inspect.isclass(handler):
-            return functools.partial(handler, **plain(self.args))
-        taken = inspect.signature(handler).parameters
-        given = {key: value for key, value in offered.items() if key in taken}
+        if self.registry.positional and not inspect.isclass(self.factory):
+            return functools.partial(self.factory, **plain(self.args))
+        given = {key: value for key, value in injected.items() if self.takes(key, required=value is None)}
         try:
-            return handler(**given, **plain(self.args))
+            return self.factory(**given, **plain(self.args))
         except RqaError as error:
-            lines = [f"{self.place}{'.' if line.startswith('args.') else ': '}{line}" for line in error.problems]
+            lines = [
+                f"{self.args_path}.{line.removeprefix('args.')}" if line.startswith("args.") else f"{self.path}: {line}"
+                for line in error.problems
+            ]
             raise type(error)(lines) from error
+        except ValueError as error:
+            raise ConfigError(f"{self.path}: {error}") from error
+
+
+TASKS = Registry("task", modules=["model_hub_rqa.tasks"])
+"""Classes derived from `tasks.base.Task`."""
+MODELS = Registry(
+    "model",
+    modules=["model_hub_rqa.models.build"],
+    injected=["config", "tokenizer", "model_kwargs", "use_pretrained_weights"],
+)
+"""Factories return the model, a torch.nn.Module."""
+DATASETS = Registry("dataset", modules=["model_hub_rqa.tasks"], injected=["cache_dir", "on_bad_record"])
+"""Factories return examples, a datasets.Dataset in the format that the trial reads, or a `Loaded`."""
+COLLATORS = Registry("collator", modules=["model_hub_rqa.tasks"], injected=["tokenizer", "pad_to_multiple_of"])
+"""Factories return what makes a batch, a plain dict of tensors, of a list of features."""
+OBJECTIVES = Registry("objective", modules=["model_hub_rqa.objectives"], positional=2)
+"""Functions ``objective(task, batch, **args)``, or classes whose instances are called so; see `objectives`."""
+CALLBACKS = Registry("callback", modules=["model_hub_rqa.trials.callbacks"], flat=True)
+"""Subclasses of ``trials.callbacks.TrialCallback``."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a data set's handler may return: its examples, and the settings of the trial's task, by name, that hold for
-    this set alone."""
+    """What a dataset's factory may return: its examples, and the settings of the trial's task, by name, that hold for
+    this dataset alone."""
 
     examples: Any
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Components:
-    """The components of a run; None, or nothing, where a trial's own part is used."""
+class RegisteredObjects:
+    """What the configuration of a run chose by name; None where a trial's own part is used."""
 
-    collator: Component | None = None
-    model: Component | None = None
-    objective: Component | None = None
+    collator: RegisteredObject | None = None
+    model: RegisteredObject | None = None
+    objective: RegisteredObject | None = None
 
 
-def read_components(hparams: Mapping[str, Any], data: Mapping[str, Any]) -> Components:
+def read_registered(hparams: Mapping[str, Any], data: Mapping[str, Any]) -> RegisteredObjects:
     """Imports the plugins, and looks up all that a configuration chooses by name.
 
     Args:
-        hparams: ``objective`` and ``model`` are read; a ``model`` with ``_target_`` is no component.
-        data: ``plugins``, ``collator`` and the data sets with a ``handler`` are read.
+        hparams: ``objective`` and ``model`` are read.
+        data: ``plugins`` and ``collator`` are read.
 
     Raises:
-        ConfigError: every plugin that does not import, every unregistered name, every argument that does not fit.
+        ConfigError: every plugin that does not import, every unknown name, every argument that does not fit.
     """
-    faults = import_plugins(data.get("plugins"))
-    chosen: dict[str, Component | None] = {}
-    model = hparams.get("model")
-    for key, value, registry, place in (
+    errors = import_plugins(data.get("plugins"))
+    read: dict[str, RegisteredObject] = {}
+    choices: list[tuple[str, Any, Registry, str]] = [
         ("collator", data.get("collator"), COLLATORS, "data.collator"),
-        ("model", model if is_component(model) else None, MODELS, "hyperparameters.model"),
+        ("model", hparams.get("model"), MODELS, "hyperparameters.model"),
         ("objective", hparams.get("objective"), OBJECTIVES, "hyperparameters.objective"),
-    ):
-        chosen[key] = None if value is None else _read(value, registry, place, faults)
-    for place, entry in _sets(data):
-        _read(entry, DATASETS, place, faults)
-    if faults:
-        raise ConfigError(faults)
-    return Components(**chosen)
+    ]
+    for key, value, registry, path in choices:
+        try:
+            if value is not None:
+                read[key] = registry.from_config(value, path)
+        except ConfigError as error:
+            errors += error.problems
+    if errors:
+        raise ConfigError(errors)
+    return RegisteredObjects(**read)
 
 
-def _sets(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The data sets that handlers load, with their places: under ``datasets``, or in the lists themselves."""
-    named = data.get("datasets")
-    places = {f"data.datasets.{name}": entry for name, entry in named.items()} if isinstance(named, Mapping) else {}
-    for side in ("train", "validation"):
-        entries = data.get(side)
-        for number, entry in enumerate(entries if isinstance(entries, list) else []):
-            places[f"data.{side}[{number}]"] = entry
-    for place, entry in places.items():
-        if isinstance(entry, Mapping) and {"handler", "args"} & set(entry):
-            yield place, {key: entry.get(key) for key in ("handler", "args")}
+def read_arguments(
+    factory: Callable[..., Any], args: Mapping[str, Any], name: str, injected: Iterable[str] = (), positional: int = 0
+) -> tuple[dict[str, Any], list[str]]:
+    """Reads arguments by a signature; nothing is called.
 
+    Args:
+        factory: a function or a class. A parameter annotated as int, float, bool or str is read as such a field of a
+            configuration is: 2.0 is an int, "2" is not.
+        args: by name, as the configuration has them.
+        name: of the factory, for messages.
+        injected: names that the package gives.
+        positional: how many of a function's first parameters are not for the configuration.
 
-def is_component(model: Any) -> bool:
-    """Whether the hyperparameter ``model`` is meant to choose a registered one, and not ``{_target_: ...}``."""
-    return isinstance(model, str) or (isinstance(model, Mapping) and bool({"handler", "name"} & set(model)))
-
-
-def _read(value: Any, registry: Registry, place: str, faults: list[str]) -> Component | None:
-    """``NAME``, or ``{handler: NAME, args: {...}}`` (``name`` for ``handler`` is the same)."""
-    given = {"handler": value} if isinstance(value, str) else value
-    if not isinstance(given, Mapping) or not {"handler", "name"} & set(given):
-        faults.append(f"{place}: must be a name, or a mapping with handler and args, got {show(value)}")
-        return None
-    keys = ("handler", "name", "args")
-    found = [f"{place}.{key}: is no key here{did_you_mean(key, keys)}" for key in given if key not in keys]
-    if "handler" in given and "name" in given:
-        found.append(f"{place}.name: is given twice, also as handler")
-    name: Any = given.get("handler", given.get("name"))
-    args = given.get("args")
-    args = {} if args is None else args
-    try:
-        registry.handler(name)
-    except ValueError as fault:
-        found.append(f"{place}: {fault}")
-    else:
-        if isinstance(args, Mapping):
-            found += [f"{place}.args.{fault}" for fault in registry.argument_faults(name, args)]
+    Returns:
+        The arguments, copied, and the errors, a line each: ``argument: error``.
+    """
+    parameters = list(inspect.signature(factory).parameters.values())
+    if not inspect.isclass(factory):
+        parameters = parameters[positional:]
+    named = {one.name: one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    own = {key: one for key, one in named.items() if key not in injected}
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    hints = _hints(factory)
+    read, errors = {}, []
+    for key, value in args.items():
+        if key in own:
+            try:
+                read[key] = _read_argument(own[key], hints.get(key, Any), value)
+            except ValueError as error:
+                errors.append(f"{key}: {error}")
+        elif key in named:
+            errors.append(f"{key}: is given by the package, not by a configuration")
+        elif takes_any:
+            read[key] = plain(value)
         else:
-            found.append(f"{place}.args: must be a mapping of arguments, got {show(args)}")
-    faults += found
-    return None if found else Component(registry, name, plain(args), place)
+            known = f"it takes {', '.join(own)}" if own else "it takes none"
+            errors.append(f"{key}: {name} has no such argument ({known}){did_you_mean(key, own)}")
+    required = (one.name for one in own.values() if one.default is one.empty)
+    return read, errors + [f"{key}: is required by {name}" for key in required if key not in args]
+
+
+def _read_argument(parameter: inspect.Parameter, hint: Any, value: Any) -> Any:
+    kinds = kinds_of_hint(hint)
+    optional = value is None and types.NoneType in typing.get_args(hint)
+    if optional or value == "" or not kinds or not set(kinds) <= {int, float, bool, str}:
+        return plain(value)
+    return read_value(field(default=parameter.default), kinds, value)
+
+
+def _parameter(factory: Callable[..., Any], name: str) -> inspect.Parameter | None:
+    return inspect.signature(factory).parameters.get(name)
+
+
+def _hints(factory: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(getattr(factory, "__init__") if inspect.isclass(factory) else factory)  # noqa: B009
+    except Exception:  # of many kinds: a name that only a type checker imports, an object without annotations
+        return {}
+
+
+def import_object(reference: str) -> Any:
+    """The object that ``package.module:object`` names, or ``package.module.object``.
+
+    Modules in the working directory are found as well. Raises ValueError if there is none, or its module fails.
+    """
+    see_working_directory()
+    module, colon, _ = reference.partition(":")
+    words = reference.replace(":", ".").split(".")
+    longest = len(module.split(".")) if colon else len(words) - 1
+    for cut in range(longest, longest - 1 if colon else 0, -1):
+        name = ".".join(words[:cut])
+        try:
+            found: Any = importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing is not None and f"{name}.".startswith(f"{missing}."):
+                continue
+            raise ValueError(f"{name} cannot be imported:\n{own_frames(error)}") from error
+        for word in words[cut:]:
+            if not hasattr(found, word):
+                hint = did_you_mean(word, [known for known in dir(found) if not known.startswith("_")])
+                raise ValueError(f"{name} has no {'.'.join(words[cut:])}{hint}")
+            found = getattr(found, word)
+        return found
+    raise ValueError(f"there is no module {module if colon else words[0]}, got {reference}")
 
 
 def import_plugins(names: Any) -> list[str]:
-    """Imports the user's modules, which register their components; modules in the working directory are found too.
+    """Imports the user's modules, which register what they define; modules in the working directory are found too.
 
     Returns:
-        The faults: for a module that does not import, its error under the frames of its own files.
+        The errors: for a module that does not import, its error under the frames of its own files.
     """
     if names is None:
         return []
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
         return [f"data.plugins: must be a list of modules, got {show(names)}"]
     see_working_directory()
-    faults = []
+    errors = []
     for name in names:
         try:
             importlib.import_module(name)
-        except ConfigError as error:  # two components of one name
-            faults += [f"data.plugins: {name}: {line}" for line in error.problems]
+        except ConfigError as error:  # two factories of one name
+            errors += [f"data.plugins: {name}: {line}" for line in error.problems]
         except (Exception, SystemExit) as error:
-            faults.append(f"data.plugins: {name} cannot be imported:\n{own_frames(error)}")
-    return faults
+            errors.append(f"data.plugins: {name} cannot be imported:\n{own_frames(error)}")
+    return errors
 
 
 def see_working_directory() -> None:
@@ -271,21 +387,12 @@ def see_working_directory() -> None:
 
 def own_frames(error: BaseException) -> str:
     """A traceback from the first frame of the module itself to the last that is neither Python's nor a library's."""
-    frames = [frame for frame in _frames(error.__traceback__) if not frame.filename.startswith("<frozen ")]
-    frames = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
+    passed = ("<frozen ", __file__, importlib.__file__)
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(passed)]
     libraries = (f"{os.sep}site-packages{os.sep}", os.path.dirname(os.__file__) + os.sep)
     own = [frame for frame in frames if not any(part in frame.filename for part in libraries)] or frames[:1]
     return "".join([*traceback.format_list(own), *traceback.format_exception_only(error)]).rstrip()
 
 
-def _frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
-    return list(traceback.extract_tb(trace))
-
-
-def _modules_below(package: str) -> Iterator[str]:
-    for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-        yield found.name
-
-
-def _origin(handler: Any) -> str:
-    return f"{handler.__module__}.{handler.__qualname__}"
+def _origin(factory: Any) -> str:
+    return f"{factory.__module__}.{factory.__qualname__}"

@@ -10,9 +10,14 @@ from model_hub_rqa.config.kwargs import DatasetKwargs, Kwargs
 from model_hub_rqa.config.parsing import parse_dict_to_dataclasses
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.languages import language_fault
+from model_hub_rqa.registry import DATASETS, RegisteredObject
 
 SIDES = ("train", "validation")
 _NAME = re.compile(r"[\w.-]+")
+_SOURCES = ("dataset_name", "train_file", "validation_file")
+_NEEDS_DATASETS = (
+    "needs a dataset whose factory takes it, as QADataset does; files are read with the fields of the data section"
+)
 _INHERITED = ("on_bad_record", "language", "cache_dir", "overwrite_cache", "revision", "token", "dataset_config_name")
 
 
@@ -26,8 +31,10 @@ class NamedSetKwargs(Kwargs):
     name: str = option(help="what its metrics and its batches are called")
     dataset_name: str | None = option(None, help="a data set on the hub, or a folder of one: its split of this side")
     dataset_config_name: str | None = option(None, help="which configuration of the data set")
-    handler: str | None = option(None, help="a registered data set that loads it, in place of a file")
-    args: Mapping[str, Any] | None = option(None, help="the handler's arguments, as they are")
+    handler: str | None = option(
+        None, help="a registered dataset, or package.module:object, that loads it, in place of a file"
+    )
+    args: Mapping[str, Any] | None = option(None, help="the handler's arguments", aliases=("method_args",))
     train_file: str | list[Any] | None = option(  # noqa: RUF009 - a field like the others, but of a list
         None, help="the file to train on, or several, as in the data section"
     )
@@ -49,12 +56,13 @@ class NamedSetKwargs(Kwargs):
     )
 
     place: str = field(default="", init=False)  # in the configuration, for messages
+    factory: RegisteredObject | None = field(default=None, init=False)  # of handler and args; None for files
 
     def problems(self) -> Iterator[Problem]:
-        sources = ("dataset_name", "train_file", "validation_file")
-        if self.handler is not None:
-            given = [name for name in sources if getattr(self, name) is not None]
-            yield from (Problem((name, "handler"), "plays no part beside handler") for name in given)
+        given = [name for name in _SOURCES if getattr(self, name) is not None]
+        beside = [name for name in ("handler", "args") if getattr(self, name) is not None]
+        if beside:
+            yield from (Problem((name, *beside), f"is ignored beside {beside[0]}") for name in given)
         if self.language is not None and (fault := language_fault(self.language)):
             yield Problem(("language",), fault)
         if self.name is not None and not _NAME.fullmatch(self.name):
@@ -73,6 +81,8 @@ def parse_named_sets(data: DatasetKwargs) -> dict[str, tuple[NamedSetKwargs, ...
             ``data.datasets``, and two sets of one name on a side.
     """
     if data.train is None and data.validation is None:
+        if data.template_args is not None:
+            raise ConfigError(f"data.template_args: {_NEEDS_DATASETS}")
         return {}
     faults: list[str] = []
     sets = {}
@@ -80,9 +90,55 @@ def parse_named_sets(data: DatasetKwargs) -> dict[str, tuple[NamedSetKwargs, ...
         entries = getattr(data, side)
         found = [_plain_set(data)] if entries is None else _read_entries(entries, side, data, faults)
         sets[side] = tuple(found)
+    factories = [one.factory for found in sets.values() for one in found if one.factory is not None]
+    if not faults and data.template_args is not None and not any(one.takes("template_args") for one in factories):
+        faults.append(f"data.template_args: {_NEEDS_DATASETS}")
     if faults:
         raise ConfigError(faults)
     return sets
+
+
+def check_factories(data: Mapping[str, Any]) -> None:
+    """Looks up the factories of all datasets, used or not, and their arguments.
+
+    Args:
+        data: the section as it stands in the configuration.
+
+    Raises:
+        ConfigError: every unknown name, and every argument that does not fit.
+    """
+    named = data.get("datasets")
+    named = named if isinstance(named, Mapping) else {}
+    entries = {f"data.datasets.{name}": (name, one) for name, one in named.items()}
+    for side in SIDES:
+        listed: Any = data.get(side)
+        for number, one in enumerate(listed if isinstance(listed, list) else []):
+            if isinstance(one, Mapping):
+                entries[f"data.{side}[{number}]"] = (one.get("name"), one)
+    faults: list[str] = []
+    for path, (name, entry) in entries.items():
+        try:
+            _factory(name, entry, path, data.get("template_args"))
+        except ConfigError as error:
+            faults += error.problems
+    if faults:
+        raise ConfigError(faults)
+
+
+def _factory(name: Any, entry: Any, path: str, template_args: Any = None) -> RegisteredObject | None:
+    """What loads a dataset: its ``handler``, or, where it has none and no files, the factory of its own name.
+
+    ``template_args`` are those of all datasets; the entry's own ``args.template_args`` win.
+    """
+    given = {} if entry is None else entry
+    if not isinstance(given, Mapping):
+        return None
+    choice = {key: given[key] for key in ("args", "method_args") if key in given}
+    if given.get("handler") is not None:
+        choice["handler"] = given["handler"]
+    if not choice and (any(given.get(key) is not None for key in _SOURCES) or name not in DATASETS.names()):
+        return None
+    return DATASETS.from_config({"handler": name, **choice}, path, template_args=template_args)
 
 
 def _plain_set(data: DatasetKwargs) -> NamedSetKwargs:
@@ -127,7 +183,8 @@ def _read_entry(entry: Any, place: str, side: str, data: DatasetKwargs) -> Named
                 f"{place}: must be a set under data.datasets{listed}, got {entry!r}{did_you_mean(entry, known)}"
             )
         place = f"data.datasets.{entry}"
-        entry = {"name": entry, **known[entry]} if isinstance(known[entry], Mapping) else known[entry]
+        named = {} if known[entry] is None else known[entry]
+        entry = {"name": entry, **named} if isinstance(named, Mapping) else named
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{place}: must be a mapping, or the name of a set under data.datasets, got {show(entry)}")
     names = [name for field in init_fields(NamedSetKwargs) for name in names_of(field)]
@@ -140,8 +197,10 @@ def _read_entry(entry: Any, place: str, side: str, data: DatasetKwargs) -> Named
         raise ConfigError([*faults, *error.problems]) from error
     file = "train_file" if side == "train" else "validation_file"
     assert isinstance(one, NamedSetKwargs)
+    factory = _factory(one.name, entry, place, data.template_args)
     object.__setattr__(one, "place", place)
-    if getattr(one, file) is None and one.dataset_name is None and one.handler is None:
+    object.__setattr__(one, "factory", factory)
+    if getattr(one, file) is None and one.dataset_name is None and factory is None:
         faults.append(f"{place}.{file}: is required in a set of data.{side} (or dataset_name, or handler)")
     if faults:
         raise ConfigError(faults)

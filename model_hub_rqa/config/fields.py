@@ -100,13 +100,15 @@ def init_fields(kind: type) -> "Iterator[dataclasses.Field[Any]]":
 
 
 def kinds_of(owner: type) -> dict[str, tuple[type, ...]]:
-    """The types of every field of a dataclass, by name; ``X | None`` counts as X and ``list[str]`` as list."""
-    kinds = {}
-    for name, hint in typing.get_type_hints(owner).items():
-        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-        members = typing.get_args(hint) if union else (hint,)
-        kinds[name] = tuple(typing.get_origin(member) or member for member in members if member is not types.NoneType)
-    return kinds
+    """The types of every field of a dataclass, by name, as `kinds_of_hint` gives them."""
+    return {name: kinds_of_hint(hint) for name, hint in typing.get_type_hints(owner).items()}
+
+
+def kinds_of_hint(hint: Any) -> tuple[type, ...]:
+    """The types that an annotation allows; ``X | None`` counts as X and ``list[str]`` as list."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    members = typing.get_args(hint) if union else (hint,)
+    return tuple(typing.get_origin(member) or member for member in members if member is not types.NoneType)
 
 
 def read_value(field: "dataclasses.Field[Any]", kinds: tuple[type, ...], value: Any) -> Any:

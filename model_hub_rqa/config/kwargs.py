@@ -270,6 +270,9 @@ class DatasetKwargs(Kwargs):
     datasets: Mapping[str, Any] | None = option(
         None, help="sets by name, for train and validation to name; a registered one is {handler: NAME, args: ...}"
     )
+    template_args: Mapping[str, Any] | None = option(
+        None, help="of the prompts of every dataset that takes them; a dataset's own args.template_args win"
+    )
     plugins: Any = option(None, help="modules of your own to import")  # noqa: RUF009 - a list, held by components
     collator: Any = option(None, help="a registered collator in place of the trial's own")  # noqa: RUF009 - as above
     mixing: str = option("by_size", choices=MIXINGS, help="how batches are drawn from the sets of train")

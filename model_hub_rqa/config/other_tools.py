@@ -53,7 +53,6 @@ _NAMES = {
     "retain_logs_path": "",
     "task_name": "name, of the experiment",
     "paths.output_dir": "the option --output-dir",
-    "template_args": "data (apply_chat_template, user_start_tag ...)",
     **dict.fromkeys(
         ("do_train", "do_eval", "do_predict", "overwrite_output_dir", "remove_unused_columns", "report_to"), ""
     ),

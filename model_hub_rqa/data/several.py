@@ -14,7 +14,7 @@ from model_hub_rqa.data.loading import load_split
 from model_hub_rqa.data.sampling import subsample
 from model_hub_rqa.data.squad_version import check_unanswerable
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
-from model_hub_rqa.registry import DATASETS, Component, Loaded
+from model_hub_rqa.registry import Loaded
 
 logger = logging.getLogger(__name__)
 
@@ -71,13 +71,12 @@ def load_named_set(
     """One set of one side ("train" or "validation"): the single place where an entry of a list becomes a data set.
 
     Returns:
-        The data set; a `Loaded` one where a registered handler says so.
+        The data set; a `Loaded` one where a registered factory loads it.
     """
     drawn_by = seed if one.seed is None else one.seed
-    if one.handler is not None:
-        component = Component(DATASETS, one.handler, one.args or {}, one.place)
+    if one.factory is not None:
         with counted_as(side):
-            found = component.build(cache_dir=one.cache_dir, on_bad_record=one.on_bad_record or "error")
+            found = one.factory.build(cache_dir=one.cache_dir, on_bad_record=one.on_bad_record or "error")
         loaded = found if isinstance(found, Loaded) else Loaded(found)
         limit = one.max_train_samples if side == "train" else one.max_eval_samples
         return replace(loaded, examples=subsample(loaded.examples, limit, drawn_by))

@@ -1,6 +1,6 @@
 """Where a run's model comes from: transformers by name, a builder of the user's own, an earlier run's weights."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +9,7 @@ from model_hub_rqa.config import ConfigKwargs, ModelKwargs, TokenizerKwargs, par
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.models.hub import SHARED_NAME
 from model_hub_rqa.models.initial_weights import PLACE
-from model_hub_rqa.models.own import find_builder
-from model_hub_rqa.registry import is_component
+from model_hub_rqa.registry import RegisteredObject
 
 _NAMES = {"config": ConfigKwargs.OWN_NAME, "tokenizer": TokenizerKwargs.OWN_NAME, "model": ModelKwargs.OWN_NAME}
 _KWARGS = {"config": ConfigKwargs, "tokenizer": TokenizerKwargs, "model": ModelKwargs}
@@ -23,32 +22,32 @@ class FirstModel(NamedTuple):
         hparams: the hyperparameters; the names of an init_checkpoint's config and tokenizer stand in for missing ones.
         parts: which of config, tokenizer and model transformers' Auto classes build.
         pretrained: whether these load pretrained weights.
-        builder: of the hyperparameter ``model``, or None.
         folder: the verified folder of init_checkpoint's weights, or None.
     """
 
     hparams: Mapping[str, Any]
     parts: frozenset[str]
     pretrained: bool
-    builder: Callable[..., Any] | None
     folder: Path | None
 
 
-def read_first_model(hparams: Mapping[str, Any], default_parts: Collection[str]) -> FirstModel:
-    """Reads the hyperparameters ``model``, ``init_checkpoint`` and ``use_pretrained_weights``; loads nothing.
+def read_first_model(
+    hparams: Mapping[str, Any], default_parts: Collection[str], chosen: RegisteredObject | None = None
+) -> FirstModel:
+    """Reads the hyperparameters ``init_checkpoint`` and ``use_pretrained_weights``; loads nothing.
 
     Args:
         hparams: free of search specifications.
-        default_parts: which parts the trial has by default.
+        default_parts: which parts the trial has by default. With a hyperparameter ``model``, config and tokenizer are
+            built where a name is given for them.
+        chosen: what that hyperparameter chose; None where it chose nothing, or what it chose has errors.
 
     Raises:
-        ConfigError: the builder cannot be called so, or the checkpoint is not whole.
+        ConfigError: the model's factory needs a part that is not built, or the checkpoint is not whole.
     """
     faults: list[str] = []
-    model, checkpoint = hparams.get("model"), hparams.get("init_checkpoint")
-    if is_component(model):
-        model = None
-    folder, builder, given = None, None, dict(hparams)
+    checkpoint = hparams.get("init_checkpoint")
+    folder, given = None, dict(hparams)
     if isinstance(checkpoint, str):  # other types are told with the other fields
         try:
             folder = pretrained_folder(Path(checkpoint))
@@ -61,19 +60,21 @@ def read_first_model(hparams: Mapping[str, Any], default_parts: Collection[str])
             ):
                 given[SHARED_NAME] = str(folder)
     parts = frozenset(default_parts)
-    if model is not None:
+    if hparams.get("model") is not None:
         named = {part for part, name in _NAMES.items() if given.get(name) or given.get(SHARED_NAME)}
         overrides = given.get("config_overrides")
         if isinstance(overrides, Mapping) and "model_type" in overrides:
             named.add("config")
-        parts &= named - {"model"}
-        try:
-            builder = find_builder(model, {part: part in parts for part in ("config", "tokenizer")})
-        except ConfigError as error:
-            faults += error.problems
+        takes_kwargs = chosen is not None and chosen.takes("model_kwargs")
+        parts &= (named | {"model"}) if takes_kwargs else (named - {"model"})
+        faults += [
+            f"{chosen.path}: {chosen.name} asks for the {part}, and none is built: give {SHARED_NAME}"
+            for part in ("config", "tokenizer")
+            if chosen is not None and chosen.takes(part, required=True) and part not in parts
+        ]
     if faults:
         raise ConfigError(faults)
-    return FirstModel(given, parts, given.get("use_pretrained_weights") is not False, builder, folder)
+    return FirstModel(given, parts, given.get("use_pretrained_weights") is not False, folder)
 
 
 def parse_parts(

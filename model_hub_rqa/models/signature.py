@@ -1,10 +1,14 @@
-"""Which columns of a batch a model takes, and the model inside its wrapper."""
+"""What a model takes and gives: the columns of a batch, the loss, and the model inside its wrapper."""
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.registry import RegisteredObject
 
 
 def unwrapped(model: torch.nn.Module) -> Any:
@@ -27,6 +31,41 @@ def forward_names(model: torch.nn.Module) -> frozenset[str] | None:
     return None if any_name and not names else names
 
 
-def taken_by(names: frozenset[str] | None, batch: Mapping[str, Any]) -> dict[str, Any]:
+def filter_kwargs(names: frozenset[str] | None, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of ``batch`` that a model takes whose `forward_names` are ``names``."""
     return {name: column for name, column in batch.items() if names is None or name in names}
+
+
+def loss_of(output: Any) -> torch.Tensor | None:
+    """The loss among a model's outputs, be they a mapping or an object; None where there is none."""
+    found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def check_loss(
+    chosen: RegisteredObject, model: torch.nn.Module, batch: Any, autocast: contextlib.AbstractContextManager[Any]
+) -> None:
+    """Tries a model on a small training batch, so that what it lacks is an error before training begins.
+
+    Args:
+        chosen: what the hyperparameter ``model`` chose.
+        model: what it built, on its device.
+        batch: of two examples or more, so that a loss for each of them shows.
+        autocast: what the forward pass runs in.
+
+    Raises:
+        ConfigError: it does not take such a batch, or gives no scalar loss.
+    """
+    try:
+        with torch.no_grad(), autocast:
+            loss = loss_of(model.eval()(**batch))
+    except TypeError as error:
+        columns = ", ".join(batch)
+        text = f"{chosen.name} cannot be called with a training batch ({columns}): {error}"
+        raise ConfigError(f"{chosen.path}: {text}") from error
+    finally:
+        model.train()
+    if loss is None or loss.numel() != 1:
+        got = "none" if loss is None else f"one of shape {tuple(loss.shape)}"
+        text = f"{chosen.name} must give a loss (a scalar), since the trial has no compute_loss, got {got}"
+        raise ConfigError(f"{chosen.path}: {text}")

@@ -22,7 +22,7 @@ from model_hub_rqa.data.slices import parse_slice
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.models import build
 from model_hub_rqa.models.limits import Limits
-from model_hub_rqa.models.signature import forward_names, taken_by
+from model_hub_rqa.models.signature import filter_kwargs, forward_names
 from model_hub_rqa.records import Answer, Question
 
 LABELS = "labels"
@@ -187,7 +187,7 @@ class Task:
     def inputs(self, model: Any, batch: Mapping[str, Any], *, labels: bool = True) -> dict[str, Any]:
         """The columns of a batch that the model's forward takes."""
         columns = {name: value for name, value in batch.items() if labels or name != LABELS}
-        return taken_by(forward_names(model), columns)
+        return filter_kwargs(forward_names(model), columns)
 
     # ---- results ----
 

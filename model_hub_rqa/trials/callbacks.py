@@ -6,24 +6,19 @@ Another one is a subclass of `TrialCallback` under `register_callback`, in any m
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from determined import pytorch
 
-from model_hub_rqa.config.arguments import call_with
-from model_hub_rqa.config.fields import did_you_mean, show
+from model_hub_rqa.config.fields import did_you_mean
 from model_hub_rqa.errors import ConfigError, RqaError
+from model_hub_rqa.registry import CALLBACKS
 from model_hub_rqa.runtime import determined_controller, determined_fixes
 from model_hub_rqa.runtime.metric_names import check_metric
 
 logger = logging.getLogger(__name__)
-
-C = TypeVar("C", bound=type)
-
-CALLBACKS: dict[str, type["TrialCallback"]] = {}
-"""The registered callbacks by name."""
 
 
 class TrialCallback(pytorch.PyTorchCallback):
@@ -61,49 +56,36 @@ class MetricError(pytorch.PyTorchCallback):
             raise error
 
 
-def register_callback(name: str) -> Callable[[C], C]:
-    """A decorator: the class can be named in ``data.callbacks``."""
-
-    def register(kind: C) -> C:
-        if CALLBACKS.setdefault(name, kind).__qualname__ != kind.__qualname__:
-            raise ValueError(f"a callback {name!r} is registered already, {CALLBACKS[name].__qualname__}")
-        CALLBACKS[name] = kind  # a module that is imported twice, as Determined does, brings another copy
-        return kind
-
-    return register
+register_callback = CALLBACKS.register
+"""A decorator: the class can be named in ``data.callbacks``."""
 
 
 def build_named_callbacks(entries: Iterable[Any]) -> dict[str, TrialCallback]:
     """Makes the callbacks of a list, each a name or a mapping with ``name`` and the arguments.
 
     Raises:
-        ConfigError: every fault: unknown names and arguments, each with the nearest right one, and repeated names.
+        ConfigError: every error: unknown names and arguments, each with the nearest right one, and repeated names.
     """
-    faults: list[str] = []
+    errors: list[str] = []
     built: dict[str, TrialCallback] = {}
     for number, entry in enumerate(entries):
-        place = f"data.callbacks[{number}]"
-        arguments = {"name": entry} if isinstance(entry, str) else entry
-        name = arguments.get("name") if isinstance(arguments, dict) else None
-        if not isinstance(name, str):
-            faults.append(f"{place}: must be a name, or a mapping with name and arguments, got {show(entry)}")
-        elif name not in CALLBACKS:
-            listed = ", ".join(sorted(CALLBACKS))
-            faults.append(f"{place}: must be one of {listed}, got {name!r}{did_you_mean(name, CALLBACKS)}")
-        elif name in built:
-            faults.append(f"{place}: {name} is listed already")
-        else:
-            given = {key: value for key, value in arguments.items() if key != "name"}
-            try:
-                built[name] = call_with(CALLBACKS[name], given, place)
-            except ConfigError as error:
-                faults += error.problems
-    if faults:
-        raise ConfigError(faults)
+        path = f"data.callbacks[{number}]"
+        try:
+            chosen = CALLBACKS.from_config(entry, path)
+            if chosen.name in built:
+                raise ConfigError(f"{path}: {chosen.name} is listed already")
+            callback = chosen.build()
+            if not isinstance(callback, TrialCallback):
+                raise ConfigError(f"{path}: {chosen.name} must be a TrialCallback, got a {type(callback).__name__}")
+            built[chosen.name] = callback
+        except ConfigError as error:
+            errors += error.problems
+    if errors:
+        raise ConfigError(errors)
     return built
 
 
-@register_callback("early_stopping")
+@CALLBACKS.register("early_stopping")
 class EarlyStopping(TrialCallback):
     """Ends training when a metric has not improved for so many validations, as transformers' EarlyStoppingCallback.
 
@@ -187,7 +169,7 @@ class EarlyStopping(TrialCallback):
         self.trial.context.set_stop_requested(True)
 
 
-@register_callback("loss_logger")
+@CALLBACKS.register("loss_logger")
 class LossLogger(TrialCallback):
     """Writes the mean training loss of each reporting period: steps (of the optimizer), loss and learning_rate.
 

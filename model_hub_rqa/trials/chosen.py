@@ -9,7 +9,7 @@ import torch
 from model_hub_rqa.data.features import INDEX, check_batch
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.objectives import Batch, Objective, Task, build_objective, needed_sets, needs_reference
-from model_hub_rqa.registry import Component, Components, read_components
+from model_hub_rqa.registry import RegisteredObject, RegisteredObjects, read_registered
 
 _LATER = ("context", "model", "optimizer", "lr_scheduler", "reference", "bf16", "scaler")
 """What a trial does not have until its model is built; ``rqa validate`` has no context either."""
@@ -27,13 +27,13 @@ class ChosenComponents:
         set_settings: by side and name of a data set, the task's settings that it brings along for itself alone.
     """
 
-    components = Components()
+    components = RegisteredObjects()
     objective: Objective | None = None
     reference: torch.nn.Module | None = None
 
     def parse_components(self: Any, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """Raises ConfigError with every fault of plugins, names, arguments and of the objective's data sets."""
-        self.components = read_components(hparams, data)
+        self.components = read_registered(hparams, data)
         self.set_settings: dict[tuple[str, str], Mapping[str, Any]] = {}
         train, keyed = data.get("train"), data.get("mixing") == "keyed"
         entries = train if isinstance(train, list) else []
@@ -60,14 +60,17 @@ class ChosenComponents:
             self.set_settings |= {key: settings for key, settings in brought.items() if settings}
         return examples
 
-    def build_chosen_model(self: Any, component: Component) -> torch.nn.Module:
-        """What a registered model handler makes."""
-        model: torch.nn.Module = component.build(
+    def build_chosen_model(self: Any, component: RegisteredObject) -> torch.nn.Module:
+        """What a registered model's factory makes."""
+        model = component.build(
             config=self.config,
             tokenizer=self.tokenizer,
             model_kwargs=self.model_kwargs,
             use_pretrained_weights=self.trainer.use_pretrained_weights,
         )
+        if not isinstance(model, torch.nn.Module):
+            given = f"{component.name} must give a torch.nn.Module, got a {type(model).__name__}"
+            raise ConfigError(f"{component.path}: {given}")
         return model
 
     def build_chosen_collator(self: Any) -> Callable[[list[Any]], dict[str, Any]] | None:
@@ -96,7 +99,7 @@ class ChosenComponents:
             DataError, ConfigError: it fails, or its batches lack ``example_index``.
         """
         chosen, validates = self.components.collator, type(self).evaluate_batch
-        place = f"{type(self).__name__}.build_collator" if chosen is None else f"{chosen.place}: {chosen.name}"
+        place = f"{type(self).__name__}.build_collator" if chosen is None else f"{chosen.path}: {chosen.name}"
         indexed = not self._overrides("evaluate_batch") or INDEX in validates.__code__.co_consts
         try:
             collator = self.build_chosen_collator() or self.build_collator()

@@ -36,7 +36,7 @@ class QABeamSearchTrial(QATrial):
     decode = staticmethod(decode_beams)
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
-        if self.first.builder is not None or self.components.model is not None:
+        if self.components.model is not None:
             raise ConfigError("hyperparameters.model: plays no part here, the head of XLNet or XLM is always built")
         config, tokenizer = super().build_config_and_tokenizer()
         for name in ("start_n_top", "end_n_top"):

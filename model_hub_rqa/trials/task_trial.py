@@ -27,6 +27,7 @@ from model_hub_rqa.config import (
     parse_dict_to_dataclasses,
     resolve_search_specs,
 )
+from model_hub_rqa.config.datasets import check_factories
 from model_hub_rqa.config.interpolation import interpolate, read_sections
 from model_hub_rqa.config.trainer_names import best_checkpoint_faults, with_global_batch_size
 from model_hub_rqa.data.arrow_cache import Reader
@@ -42,10 +43,8 @@ from model_hub_rqa.models.first import parse_parts, read_first_model
 from model_hub_rqa.models.hub import check_model_names
 from model_hub_rqa.models.initial_weights import load_weights, save_weights
 from model_hub_rqa.models.limits import Limits, read_limits
-from model_hub_rqa.models.own import PLACE as MODEL
-from model_hub_rqa.models.own import build_own_model, check_loss, loss_of
 from model_hub_rqa.models.precision import computes_in_bf16, warn_of_slow_bf16
-from model_hub_rqa.models.signature import forward_names, taken_by, unwrapped
+from model_hub_rqa.models.signature import check_loss, filter_kwargs, forward_names, loss_of, unwrapped
 from model_hub_rqa.registry import TASKS
 from model_hub_rqa.runtime import (
     cluster_run,
@@ -187,10 +186,11 @@ class TaskTrial(SetsTrial):
         self.reducer = context.wrap_reducer(
             ByIdReducer(self._metrics_or_error, is_chief=context.distributed.rank == 0), for_training=False
         )
-        if self.datasets and self.first.builder is not None and not self._overrides("compute_loss"):
+        own_loss = self._overrides("compute_loss") or (self.task is not None and type(self.task).loss is not Task.loss)
+        if self.datasets and self.components.model is not None and not own_loss:
             rows = [self.datasets["train"][number] for number in range(min(2, len(self.datasets["train"])))]
             batch: Any = context.to_device(self.collator(rows))
-            check_loss(self.trainer.model, model, self.model_inputs(batch), self.autocast())
+            check_loss(self.components.model, model, self.model_inputs(batch), self.autocast())
 
     @property
     def higher_is_better(self) -> Mapping[str, bool | None]:
@@ -286,7 +286,9 @@ class TaskTrial(SetsTrial):
         names = [field for field in getattr(self.task_kwargs, "__dataclass_fields__", {}) if field in given]
         task_settings = {**data, **{name: given[name] for name in names}}
         own, variables = [*self.referred["hyperparameters"], *names], self.referred["data"]
-        first = attempt(lambda: read_first_model(given, self.default_parts))
+        attempt(lambda: self.parse_components(given, data))
+        attempt(lambda: check_factories(data))
+        first = attempt(lambda: read_first_model(given, self.default_parts, self.components.model))
         auto = None if first is None else attempt(lambda: parse_parts(first.hparams, first.parts, known=own))
         training = attempt(
             lambda: parse_dict_to_dataclasses((OptimizerKwargs, LRSchedulerKwargs, TrainerKwargs), given, known=own)
@@ -296,7 +298,6 @@ class TaskTrial(SetsTrial):
         settings = attempt(
             lambda: parse_dict_to_dataclasses(types, task_settings, section="data", known=variables, strict=keyed)
         )
-        attempt(lambda: self.parse_components(given, data))
         attempt(lambda: run_length.read_max_length(self.searcher))
         if training is not None and training[2].fp16 and not torch.cuda.is_available():
             faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
@@ -311,12 +312,11 @@ class TaskTrial(SetsTrial):
             faults += check_model_names(*auto, pretrained=first.pretrained)
         if (
             first is not None
-            and first.builder is None
-            and self.components.model is None
+            and given.get("model") is None
             and "model" not in first.parts
             and not self._overrides("build_model")
         ):
-            faults.append(f"{MODEL}: is required, since {type(self).__name__} has no model of its own")
+            faults.append(f"hyperparameters.model: is required, since {type(self).__name__} has no model of its own")
         sets = None if settings is None else attempt(lambda: self._parse_sets(settings[0]))
         callbacks = None if settings is None else attempt(lambda: build_named_callbacks(settings[1].callbacks or ()))
         by_tokens = training is not None and training[2].max_tokens_per_batch is not None
@@ -407,9 +407,6 @@ class TaskTrial(SetsTrial):
     def build_model(self) -> torch.nn.Module:
         if self.components.model is not None:
             return self.build_chosen_model(self.components.model)
-        if self.first.builder is not None:
-            given = {"config": self.config, "tokenizer": self.tokenizer}
-            return build_own_model(self.trainer.model, self.first.builder, **given)
         mode = self.trainer.model_mode or (self.default_model_mode if self.task is None else self.task.auto_class())
         return build.build_model(self.config, mode, self.model_kwargs, self.trainer.use_pretrained_weights)
 
@@ -569,7 +566,7 @@ class TaskTrial(SetsTrial):
 
     def model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a batch that the model's forward takes; its other columns are for the trial alone."""
-        return taken_by(self._forward_names, batch)
+        return filter_kwargs(self._forward_names, batch)
 
     @functools.cached_property
     def _forward_names(self) -> frozenset[str] | None:
@@ -756,7 +753,7 @@ def find_task(trial: type["TaskTrial"], hparams: Mapping[str, Any]) -> type[Task
     if name is None:
         return trial.task_class
     try:
-        found: Any = TASKS.handler(name)
+        found: Any = TASKS.find(name)
     except ValueError as error:
         raise ConfigError(f"hyperparameters.task: {error}") from error
     if trial.task_class not in (None, found):

@@ -107,7 +107,7 @@ def test_a_stage_says_what_it_is(stage: str) -> None:
 def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """The repository as the working directory; the example's objective is forgotten afterwards."""
     OBJECTIVES.names()
-    monkeypatch.setattr(OBJECTIVES, "_handlers", dict(OBJECTIVES._handlers))
+    monkeypatch.setattr(OBJECTIVES, "_factories", dict(OBJECTIVES._factories))
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "path", list(sys.path))
 

@@ -211,7 +211,7 @@ def test_musique_is_not_trained_on_closed_book(tmp_path: Path) -> None:
     """QADataset reads the passages, the aliases and the id of what load_dataset loads."""
     path = write(tmp_path / "a.jsonl", MUSIQUE)
     hf_args = {"path": "json", "data_files": str(path), "split": "train", "cache_dir": str(tmp_path / "hf")}
-    row = DATASETS.handler("QADataset")(hf_args).examples[0]
+    row = DATASETS.find("QADataset")(hf_args).examples[0]
     assert (row["id"], row["answers"]) == ("2hop__1_2", ["Stanley", "Stanley, ND"])
     assert [passage["gold"] for passage in row["passages"]] == [True, False]
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import forked
@@ -24,11 +25,13 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertConfi
 from model_hub_rqa import train
 from model_hub_rqa.cli import main
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.models.first import read_first_model
 from model_hub_rqa.models.initial_weights import load_weights, save_weights
-from model_hub_rqa.models.own import build_own_model, find_builder, loss_of
+from model_hub_rqa.models.signature import loss_of
+from model_hub_rqa.registry import MODELS
+from model_hub_rqa.trials.chosen import ChosenComponents
 from model_hub_rqa.trials.qa import QATrial
 
-NAMED = {"config": True, "tokenizer": True}
 READER = {"_target_": "own_models.build_reader", "hidden_size": 8}
 
 
@@ -165,17 +168,18 @@ def test_a_cluster_starts_from_earlier_weights(legacy: bool, earlier: Path, tmp_
     ("model", "told"),
     [
         (
-            "own_models.build_reader",
-            "hyperparameters.model: must be a mapping with _target_: module.name, got 'own_models",
+            "own_models:build_raeder",
+            "hyperparameters.model: own_models has no build_raeder: did you mean build_reader?",
         ),
         (
             {"hidden_size": 3},
-            "hyperparameters.model: must be a mapping with _target_: module.name, got {'hidden_size': 3}",
+            "hyperparameters.model: must be a name, or a mapping with name and args, got {'hidden_size': 3}",
         ),
-        ({"_target_": "build_reader"}, "must be a mapping with _target_: module.name"),
+        ({"_target_": "build_reader"}, "must be a registered model (AutoModel) or package.module:object, got 'build_"),
+        ({"_target_": None}, "must be a registered model (AutoModel) or package.module:object, got null"),
         (
             {"_target_": "no_models.build"},
-            "hyperparameters.model._target_: there is no module no_models, got no_models.build",
+            "hyperparameters.model: there is no module no_models, got no_models.build",
         ),
         ({"_target_": "own_models.build_raeder"}, "own_models has no build_raeder: did you mean build_reader?"),
         (
@@ -184,16 +188,15 @@ def test_a_cluster_starts_from_earlier_weights(legacy: bool, earlier: Path, tmp_
         ),
         (
             {**READER, "hiden_size": 3, "x": 1},
-            "hyperparameters.model.hiden_size: own_models.build_reader takes no such argument: did you mean "
-            "hidden_size? (it takes tokenizer, hidden_size, kernel)\n"
-            "hyperparameters.model.x: own_models.build_reader takes no such",
+            "hyperparameters.model.hiden_size: own_models.build_reader has no such argument (it takes hidden_size, "
+            "kernel): did you mean hidden_size?\nhyperparameters.model.x: own_models.build_reader has no such",
         ),
         (
             {"_target_": "own_models.SpanReader", "words": 3},
-            "hyperparameters.model.hidden_size: own_models.SpanReader needs it",
+            "hyperparameters.model.hidden_size: is required by own_models.SpanReader",
         ),
-        ({"_target_": "broken_models.build"}, "_target_: broken_models cannot be imported: ValueError: not today"),
-        ({"_target_": "asking_models.build"}, "asking_models cannot be imported: No module named 'not_installed'"),
+        ({"_target_": "broken_models.build"}, "hyperparameters.model: broken_models cannot be imported:\n"),
+        ({"_target_": "asking_models.build"}, "ModuleNotFoundError: No module named 'not_installed'"),
     ],
 )
 def test_a_builder_that_cannot_be_called_is_refused(
@@ -205,24 +208,29 @@ def test_a_builder_that_cannot_be_called_is_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match=re.escape(told)) as error:
-        find_builder(model, NAMED)
+        MODELS.from_config(model, "hyperparameters.model")
     assert told in str(error.value)
 
 
 def test_a_builder_gets_what_it_asks_for_by_name() -> None:
     """Arguments as they are; config and tokenizer only where there is a parameter for them."""
-    builder = find_builder(READER, NAMED)
-    model = build_own_model({**READER, "kernel": 5}, builder, tokenizer=range(7), config=None)
+    model = built({**READER, "kernel": 5}, tokenizer=range(7), config=None)
     assert model.embed.weight.shape == (7, 8)
     assert model.mix.kernel_size == (5,)
-    own = {"_target_": "own_models.build_for_config"}
+    own = {"name": "own_models:build_for_config"}
     config = BertConfig(vocab_size=9, hidden_size=4)
-    assert build_own_model(own, find_builder(own, NAMED), config=config, tokenizer=None).embed.weight.shape == (9, 4)
-    number = {"_target_": "own_models.build_number", "any": 1}
-    with pytest.raises(ConfigError, match=r"own_models\.build_number must give a torch\.nn\.Module, got a int"):
-        build_own_model(number, find_builder(number, NAMED), config=None, tokenizer=None)
+    assert built(own, config=config, tokenizer=None).embed.weight.shape == (9, 4)
+    with pytest.raises(ConfigError, match=r"model: own_models\.build_number must give a torch\.nn\.Module, got a int"):
+        built({"_target_": "own_models.build_number", "any": 1}, config=None, tokenizer=None)
+    hparams = {"model": own, "tokenizer_name": "x"}
     with pytest.raises(ConfigError, match="asks for the config, and none is built: give pretrained_model_name_or_path"):
-        find_builder(own, {"config": False, "tokenizer": True})
+        read_first_model(hparams, ("config", "tokenizer", "model"), MODELS.from_config(own, "hyperparameters.model"))
+
+
+def built(model: Any, **parts: Any) -> Any:
+    chosen = MODELS.from_config(model, "hyperparameters.model")
+    trial = SimpleNamespace(**parts, model_kwargs={}, trainer=SimpleNamespace(use_pretrained_weights=False))
+    return ChosenComponents.build_chosen_model(trial, chosen)
 
 
 def test_the_loss_is_found_in_mappings_and_objects() -> None:

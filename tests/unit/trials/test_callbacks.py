@@ -16,8 +16,14 @@ from stand_in_master import StandInMaster
 from model_hub_rqa import train
 from model_hub_rqa.checkpoints import checkpoints_of, steps_in_name
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.trials import callbacks
-from model_hub_rqa.trials.callbacks import EarlyStopping, TrialCallback, build_named_callbacks, register_callback
+from model_hub_rqa.registry import CALLBACKS
+from model_hub_rqa.trials.callbacks import (
+    EarlyStopping,
+    LossLogger,
+    TrialCallback,
+    build_named_callbacks,
+    register_callback,
+)
 from model_hub_rqa.trials.qa import QATrial
 from model_hub_rqa.trials.task_trial import TaskTrial
 
@@ -27,14 +33,18 @@ from model_hub_rqa.trials.task_trial import TaskTrial
     [
         (
             ["early_stoping"],
-            ["data.callbacks[0]: must be one of early_stopping, loss_logger, got 'early_stoping': did"],
+            [
+                "data.callbacks[0]: must be a registered callback (early_stopping, loss_logger) or "
+                "package.module:object, got 'early_stoping': did"
+            ],
         ),
         (
             [{"name": "early_stopping", "pacience": 3}, "nothing"],
             [
-                "data.callbacks[0].pacience: is not an argument of EarlyStopping, which takes patience, threshold, "
-                "metric, smaller_is_better: did you mean patience?",
-                "data.callbacks[1]: must be one of early_stopping, loss_logger, got 'nothing'",
+                "data.callbacks[0].pacience: early_stopping has no such argument (it takes patience, threshold, "
+                "metric, smaller_is_better): did you mean patience?",
+                "data.callbacks[1]: must be a registered callback (early_stopping, loss_logger) or "
+                "package.module:object, got 'nothing'",
             ],
         ),
         (
@@ -66,7 +76,8 @@ def test_what_is_refused(entries: list[Any], faults: list[str]) -> None:
 
 def test_a_callback_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registered by a decorator; its arguments are held to its annotations, and its defaults are its own."""
-    monkeypatch.setattr(callbacks, "CALLBACKS", dict(callbacks.CALLBACKS))
+    CALLBACKS.names()
+    monkeypatch.setattr(CALLBACKS, "_factories", dict(CALLBACKS._factories))
 
     @register_callback("mine")
     class Mine(TrialCallback):
@@ -75,9 +86,13 @@ def test_a_callback_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
     built: Any = build_named_callbacks([{"name": "mine", "limit": 2}])["mine"]
     assert (built.limit, built.words) == (2.0, ("a",))
+    by_args: Any = build_named_callbacks([{"name": f"{LossLogger.__module__}:LossLogger", "args": {"filename": None}}])
+    assert [callback.filename for callback in by_args.values()] == [None]
+    with pytest.raises(ConfigError, match=r"data.callbacks\[0\]: pathlib:Path must be a TrialCallback, got a Posix"):
+        build_named_callbacks(["pathlib:Path"])
     with pytest.raises(ConfigError, match=r"data.callbacks\[0\].limit: is required"):
         build_named_callbacks(["mine"])
-    with pytest.raises(ValueError, match="a callback 'mine' is registered already"):
+    with pytest.raises(ValueError, match="the callback 'mine' is registered twice"):
         register_callback("mine")(EarlyStopping)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForTokenClassification
 
-from model_hub_rqa.models.signature import forward_names, taken_by
+from model_hub_rqa.models.signature import filter_kwargs, forward_names
 from model_hub_rqa.trials.task_trial import TaskTrial
 
 
@@ -54,8 +54,8 @@ def test_the_arguments_of_forward_decide() -> None:
     assert {"input_ids", "attention_mask", "labels"} <= names
     assert not names & {"kwargs", "example_index"}
     batch = {"x": 1, "example_index": 2}
-    assert taken_by(frozenset({"x", "labels"}), batch) == {"x": 1}
-    assert taken_by(None, batch) == batch
+    assert filter_kwargs(frozenset({"x", "labels"}), batch) == {"x": 1}
+    assert filter_kwargs(None, batch) == batch
 
 
 class Kept:

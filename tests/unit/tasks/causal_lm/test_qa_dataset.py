@@ -14,7 +14,7 @@ from tokenizers_for_tests import roberta
 
 from model_hub_rqa import train
 from model_hub_rqa.errors import ConfigError, DataError
-from model_hub_rqa.registry import DATASETS, Component, Loaded
+from model_hub_rqa.registry import DATASETS, Loaded
 from model_hub_rqa.runtime import experiments
 
 
@@ -26,8 +26,9 @@ def data_file(folder: Path, rows: list[Any] = TOFU, name: str = "tofu.json") -> 
 
 def load(folder: Path, rows: list[Any] = TOFU, on_bad_record: str = "error", **args: Any) -> Loaded:
     hf_args = {"path": "json", "data_files": data_file(folder, rows), "split": "train", "cache_dir": str(folder / "hf")}
-    component = Component(DATASETS, "QADataset", {"hf_args": hf_args, **args}, "data.datasets.TOFU")
-    loaded: Loaded = component.build(on_bad_record=on_bad_record, cache_dir="not taken")
+    choice = {"handler": "QADataset", "args": {"hf_args": hf_args, **args}}
+    chosen = DATASETS.from_config(choice, "data.datasets.TOFU")
+    loaded: Loaded = chosen.build(on_bad_record=on_bad_record, cache_dir="not taken")
     return loaded
 
 
@@ -67,7 +68,7 @@ def test_a_folder_of_ones_own_and_its_splits(tmp_path: Path) -> None:
     folder.mkdir()
     data_file(folder, name="train.jsonl")
     arguments: dict[str, Any] = {"path": str(folder), "cache_dir": str(tmp_path / "hf")}
-    handler = DATASETS.handler("QADataset")
+    handler = DATASETS.find("QADataset")
     assert len(handler(arguments).examples) == 9
     data_file(folder, TOFU[:2], name="test.jsonl")
     with pytest.raises(ConfigError, match=r"args\.hf_args\.split: is required, one of train, test"):
@@ -132,6 +133,69 @@ def test_a_trial_on_named_components(tmp_path: Path) -> None:
     assert both["predict_with_generate"][:].tolist() == [True] * 9 + [False] * 9
 
 
+def test_a_dataset_of_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """open-unlearning's form: the entry's name is its factory; data.template_args reach all, an entry's own win."""
+    monkeypatch.setattr(DATASETS, "_factories", {"QADataset": DATASETS.find("QADataset")})
+
+    @DATASETS.register("TOFU_QA_FULL")
+    def full(hf_args: dict[str, Any], template_args: dict[str, Any], max_length: int = 64) -> Loaded:
+        loaded: Loaded = DATASETS.find("QADataset")(hf_args, max_length=max_length, template_args=template_args)
+        return loaded
+
+    @DATASETS.register("BARE")
+    def bare() -> Any:
+        return load(tmp_path).examples
+
+    sets = {
+        "TOFU_QA_FULL": {"handler": None, "method_args": named(tmp_path)["args"]},
+        "other": named(tmp_path, template_args={"asst_tag": "Said: "}),
+        "BARE": None,
+    }
+    config = experiment(tmp_path, max_steps=2)
+    tags = {"asst_tag": "A: ", "user_end_tag": " !"}
+    data = {**FILES, "datasets": sets, "template_args": tags, "train": "TOFU_QA_FULL"}
+    changed(config, data={**data, "validation": ["TOFU_QA_FULL", "other", "BARE"]})
+    trial = experiments.validate(experiments.load_experiment(str(config)))
+    both = trial.datasets["validation"]
+    ends = [roberta().decode(both[number]["input_ids"])[-12:] for number in (0, 9, 18)]
+    assert ends[0].endswith("? !A:")
+    assert ends[1].endswith("? !Said:")
+    assert ends[2].endswith("Answer:")
+    assert roberta().decode(trial.datasets["train"][0]["input_ids"]).endswith("A:")
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        ({"datasets": {"TOFU": {"args": {}}}, "train": "TOFU"}, "data.datasets.TOFU: must be a registered dataset"),
+        ({"datasets": {"QADataset": {"args": {}}}, "train": "QADataset"}, "data.datasets.QADataset.args.hf_args: is"),
+        ({"datasets": {"QADataset": None}, "train": "QADataset"}, "data.datasets.QADataset.args.hf_args: is required"),
+        ({"datasets": {"TOFU": {}}, "train": "TOFU"}, "data.datasets.TOFU.train_file: is required in a set of data.tr"),
+        (
+            {"datasets": {"QADataset": {"train_file": "x", "args": {"hf_args": {}}}}, "train": "QADataset"},
+            "data.datasets.QADataset.train_file: is ignored beside args",
+        ),
+        (
+            {"datasets": {"QADataset": {"args": {"hf_args": {}}, "method_args": {}}}, "train": "QADataset"},
+            "data.datasets.QADataset.method_args: is given twice, also as args",
+        ),
+        ({"template_args": 3, "train": "x"}, "data.template_args: must be a mapping, got 3"),
+        ({"template_args": {"asst_tag": "A"}}, "data.template_args: needs a dataset whose factory takes it"),
+        (
+            {"template_args": {"asst_tag": "A"}, "train": [{"name": "a", "train_file": "a.json"}]},
+            "data.template_args: needs a dataset whose factory takes it",
+        ),
+    ],
+)
+def test_entries_that_choose_nothing(data: dict[str, Any], fault: str, tmp_path: Path) -> None:
+    """Named as they stand in the configuration; settings that no dataset takes are not passed over."""
+    config = experiment(tmp_path, max_steps=2)
+    changed(config, data={**({"train_file": None} if "train" in data else {}), **data})
+    with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
+        experiments.validate(experiments.load_experiment(str(config)))
+    assert any(line.startswith(fault) for line in caught.value.problems)
+
+
 def test_one_set_by_its_name(tmp_path: Path) -> None:
     """Its metrics have no name before them; max_train_samples and the like hold for it."""
     sets = {"TOFU": {**named(tmp_path), "max_train_samples": 5}}
@@ -155,7 +219,8 @@ def test_every_fault_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixt
     for part in (
         "hyperparameters.learning_rate: must be >= 0",
         "data.plugins: no_such cannot be imported:\nModuleNotFoundError: No module named 'no_such'",
-        "data.datasets.A: must be a registered dataset (QADataset), got 'QADatset': did you mean QADataset?",
+        "data.datasets.A: must be a registered dataset (QADataset) or package.module:object, got 'QADatset': "
+        "did you mean QADataset?",
         "data.datasets.B.args.question_kye: QADataset has no such argument",
         "hyperparameters.objective.args.bta: NPO has no such argument (it takes gamma, alpha, beta): did you mean bet",
     ):
