@@ -15,7 +15,9 @@ _HOME = {
     "QABeamSearchTrial": "model_hub_rqa.trials.qa_beam_search",
     "FiDTrial": "model_hub_rqa.trials.fid",
     "GenerationTrial": "model_hub_rqa.trials.generation",
-    **dict.fromkeys(("MODELS", "TASKS", "DATASETS", "COLLATORS", "OBJECTIVES", "CALLBACKS"), "model_hub_rqa.registry"),
+    **dict.fromkeys(
+        ("MODELS", "TASKS", "DATASETS", "COLLATORS", "OBJECTIVES", "CALLBACKS", "RETRIEVERS"), "model_hub_rqa.registry"
+    ),
     "ExtractiveKwargs": "model_hub_rqa.tasks.extractive.settings",
     "BeamSearchKwargs": "model_hub_rqa.tasks.beam_search.settings",
     "FusionKwargs": "model_hub_rqa.tasks.fid.settings",

@@ -14,8 +14,6 @@ _LIBRARIES = {
     "Stemmer": ("PyStemmer", "stemmer"),
     "sentencepiece": ("sentencepiece", "sentencepiece"),
 }
-OF_INDEX = {"bm25": ("bm25s",), "dense": ("sentence_transformers", "faiss")}
-"""What searches an index of each kind."""
 
 
 def require(module: str) -> Any:

@@ -27,31 +27,29 @@ _NAMES = ("handler", "name")
 _ARGS = ("args", "method_args")
 
 
+@dataclass(eq=False)
 class Registry:
     """Factories of one kind, by name.
 
     Args:
         kind: what the factories make, in a word, for messages.
-        modules: built-in modules that register the package's own; of a package, all modules below it. They are
-            imported when a name is first looked up.
+        module: built-in module that registers the package's own, or a package, whose modules all do. It is imported
+            when a name is first looked up, and "" from then on.
         injected: arguments that the package gives to a factory that has a parameter of that name; a configuration may
             not give them.
         positional: how many positional arguments a function gets at each call. The arguments of the configuration are
             bound to the function; a class is called with them, and its instance gets the positional ones.
         flat: whether arguments may stand beside the name, without ``args``.
+        base: the class, as ``package.module:Class``, that an object which is not registered must derive from.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        modules: Iterable[str] = (),
-        injected: Iterable[str] = (),
-        positional: int = 0,
-        flat: bool = False,
-    ) -> None:
-        self.kind, self.injected, self.positional, self.flat = kind, frozenset(injected), positional, flat
-        self._modules = tuple(modules)  # that are not imported yet
-        self._factories: dict[str, Callable[..., Any]] = {}
+    kind: str
+    module: str = ""
+    injected: tuple[str, ...] = ()
+    positional: int = 0
+    flat: bool = False
+    base: str | None = None
+    _factories: dict[str, Callable[..., Any]] = field(default_factory=dict, init=False)
 
     def register(self, name: str) -> Callable[[F], F]:
         """A decorator that registers a function or a class as ``name``.
@@ -62,8 +60,8 @@ class Registry:
         """
 
         def add(factory: F) -> F:
-            if not factory.__module__.startswith(self._modules):
-                self._import_modules()  # so that nobody takes a built-in name before it is there
+            if not factory.__module__.startswith(self.module):
+                self._import_module()  # so that nobody takes a built-in name before it is there
             known = self._factories.get(name)
             if known is not None and _origin(known) != _origin(factory):
                 raise ConfigError(
@@ -76,7 +74,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        self._import_modules()
+        self._import_module()
         return sorted(self._factories)
 
     def find(self, name: Any) -> Callable[..., Any]:
@@ -94,6 +92,8 @@ class Registry:
             rule = f"must be a registered {self.kind} ({listed}) or package.module:object"
             raise ValueError(f"{rule}, got {show(name)}{hint}")
         found = import_object(name)
+        if self.base is not None and not (inspect.isclass(found) and issubclass(found, import_object(self.base))):
+            raise ValueError(f"must name a class that derives from {self.base}, got {name}")
         if not callable(found):
             raise ValueError(f"must name a function or a class, got {name}, a {type(found).__name__}")
         factory: Callable[..., Any] = found
@@ -151,12 +151,12 @@ class Registry:
             errors.append(f"{path}.{args_key}: must be a mapping of arguments, got {show(args)}")
         return given[names[0]], args, f"{path}.{args_key}", errors
 
-    def _import_modules(self) -> None:
-        for name in self._modules:
-            module = importlib.import_module(name)
-            for below in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{module.__name__}."):
+    def _import_module(self) -> None:
+        if self.module:
+            found = importlib.import_module(self.module)
+            for below in pkgutil.walk_packages(getattr(found, "__path__", ()), f"{self.module}."):
                 importlib.import_module(below.name)
-        self._modules = ()
+        self.module = ""
 
 
 @dataclass(frozen=True)
@@ -206,22 +206,21 @@ class RegisteredObject:
             raise ConfigError(f"{self.path}: {error}") from error
 
 
-TASKS = Registry("task", modules=["model_hub_rqa.tasks"])
-"""Classes derived from `tasks.base.Task`."""
+TASKS = Registry("task", "model_hub_rqa.tasks", base="model_hub_rqa.tasks.base:Task")
 MODELS = Registry(
-    "model",
-    modules=["model_hub_rqa.models.build"],
-    injected=["config", "tokenizer", "model_kwargs", "use_pretrained_weights"],
+    "model", "model_hub_rqa.models.build", injected=("config", "tokenizer", "model_kwargs", "use_pretrained_weights")
 )
 """Factories return the model, a torch.nn.Module."""
-DATASETS = Registry("dataset", modules=["model_hub_rqa.tasks"], injected=["cache_dir", "on_bad_record"])
+DATASETS = Registry("dataset", "model_hub_rqa.tasks", injected=("cache_dir", "on_bad_record"))
 """Factories return examples, a datasets.Dataset in the format that the trial reads, or a `Loaded`."""
-COLLATORS = Registry("collator", modules=["model_hub_rqa.tasks"], injected=["tokenizer", "pad_to_multiple_of"])
+COLLATORS = Registry("collator", "model_hub_rqa.tasks", injected=("tokenizer", "pad_to_multiple_of"))
 """Factories return what makes a batch, a plain dict of tensors, of a list of features."""
-OBJECTIVES = Registry("objective", modules=["model_hub_rqa.objectives"], positional=2)
+OBJECTIVES = Registry("objective", "model_hub_rqa.objectives", positional=2)
 """Functions ``objective(task, batch, **args)``, or classes whose instances are called so; see `objectives`."""
-CALLBACKS = Registry("callback", modules=["model_hub_rqa.trials.callbacks"], flat=True)
-"""Subclasses of ``trials.callbacks.TrialCallback``."""
+CALLBACKS = Registry(
+    "callback", "model_hub_rqa.trials.callbacks", flat=True, base="model_hub_rqa.trials.callbacks:TrialCallback"
+)
+RETRIEVERS = Registry("retriever", "model_hub_rqa.retrieval", base="model_hub_rqa.retrieval.base:RetrieverSettings")
 
 
 @dataclass(frozen=True)

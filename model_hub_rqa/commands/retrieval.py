@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,10 @@ from model_hub_rqa.libraries import check_libraries
 if TYPE_CHECKING:
     from model_hub_rqa.data.corpus import Qrels, Query
     from model_hub_rqa.records import Hit
-    from model_hub_rqa.retrieval.index_folder import Index, Manifest, Settings
+    from model_hub_rqa.retrieval.base import RetrieverSettings
+    from model_hub_rqa.retrieval.index_folder import Index, Manifest
 
-_BM25_OPTIONS = ("k1", "b", "stopwords", "stemmer")
-_DENSE_OPTIONS = ("embedding_model", "query_prompt", "passage_prompt", "max_seq_length", "batch_size")
+_OPTIONS = ("k1", "b", "stopwords", "stemmer", "embedding_model", "query_prompt", "passage_prompt", "max_seq_length")
 _HITS_AT_ONCE = 50_000  # kept in memory with their texts
 
 
@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
     """Registers ``index`` and ``retrieve`` with what ``ArgumentParser.add_subparsers`` returned."""
     command = commands.add_parser("index", help="index a corpus for retrieval")
     command.add_argument("--corpus", required=True, metavar="FILE", help="jsonl (BEIR's), csv, tsv or parquet")
-    command.add_argument("--retriever", required=True, choices=("bm25", "dense"))
+    command.add_argument("--retriever", required=True, metavar="NAME", help="bm25, dense, or package.module:Class")
     command.add_argument("--output", required=True, metavar="DIR", help="the index folder to make")
     command.add_argument("--passage-words", type=int, metavar="N", help="split documents into passages of N words")
     command.add_argument(
@@ -88,21 +88,23 @@ def index(args: argparse.Namespace) -> None:
     print(json.dumps({"index": args.output, **{name: getattr(manifest, name) for name in names}}))
 
 
-def _settings(args: argparse.Namespace) -> "Settings":
-    from model_hub_rqa.retrieval.bm25 import BM25Settings
-    from model_hub_rqa.retrieval.dense import DenseSettings
+def _settings(args: argparse.Namespace) -> "RetrieverSettings":
+    from model_hub_rqa.registry import RETRIEVERS
 
-    others = _DENSE_OPTIONS if args.retriever == "bm25" else _BM25_OPTIONS
+    try:
+        kind: Any = RETRIEVERS.find(args.retriever)
+    except ValueError as error:
+        raise ConfigError(f"--retriever: {error}") from error
+    own = {field.name for field in fields(kind)}
+    options = {name: value for name in (*_OPTIONS, "batch_size") if (value := getattr(args, name)) is not None}
     problems = [
-        f"--{name.replace('_', '-')}: plays no part with --retriever {args.retriever}"
-        for name in others
-        if getattr(args, name) is not None
+        f"--{name.replace('_', '-')}: is ignored with --retriever {args.retriever}"
+        for name in options
+        if name not in own and not (name == "batch_size" and "embedding_model" in own)
     ]
     if args.batch_size is not None and args.batch_size < 1:
         problems.append(f"--batch-size: must be at least 1, found {args.batch_size}")
-    kind, names = (BM25Settings, _BM25_OPTIONS) if args.retriever == "bm25" else (DenseSettings, _DENSE_OPTIONS[:-1])
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    settings: Settings = kind(**given)
+    settings: RetrieverSettings = kind(**{name: value for name, value in options.items() if name in own})
     if problems:
         raise ConfigError([*problems, *settings.problems()])
     return settings

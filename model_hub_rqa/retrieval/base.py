@@ -1,12 +1,14 @@
 """What retrievers share: the protocol, passages and where they are kept, ranking with ties in the corpus' order."""
 
+import hashlib
 import json
 import mmap
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, overload
 
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.records import Hit, Passage
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 PASSAGES = "passages.jsonl"
 OFFSETS = "offsets.npy"
+PROGRESS = "progress.json"  # how far an index that is not whole yet has come
 _WORD = re.compile(r"\S+")
 
 Report = Callable[[str, int, int], None]  # (what is being done, passages done, passages in all; 0: not known)
@@ -33,6 +36,68 @@ class Retriever(Protocol):
             ConfigError: ``k`` is below 1.
         """
         ...
+
+
+@dataclass(frozen=True)
+class RetrieverSettings:
+    """A kind of retriever and its settings: what `registry.RETRIEVERS` registers. The fields of a subclass stand in the
+    manifest of an index.
+
+    Attributes:
+        kind: the name under which it is registered, or ``package.module:Class``.
+        libraries: optional modules that it needs, for `libraries.require`.
+        packages: those whose versions the manifest notes.
+        unfinished: files that an interrupted build leaves, and that the same build goes on from.
+    """
+
+    kind: ClassVar[str]
+    libraries: ClassVar[tuple[str, ...]] = ()
+    packages: ClassVar[tuple[str, ...]] = ()
+    unfinished: ClassVar[tuple[str, ...]] = ()
+
+    def problems(self) -> list[str]:
+        """A line for each field that breaks a rule."""
+        return []
+
+    def model_problems(self) -> list[str]:
+        """A line for each model that is neither in a folder nor on the hub, which may be asked."""
+        return []
+
+    def write(
+        self, passages: "PassageStore", folder: Path, *, batch_size: int, report: Report
+    ) -> "tuple[RetrieverSettings, str]":
+        """Writes the files of an index beside its passages.
+
+        Args:
+            passages: the corpus.
+            folder: where the passages are; it exists.
+            batch_size: passages that a model encodes at a time.
+            report: told of the progress.
+
+        Returns:
+            The settings as they are in force, and the SHA-256 of the model's weights, "" without one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define write")
+
+    def opener(
+        self, folder: Path, model_sha256: str, embedding_model: str | None
+    ) -> "tuple[Callable[[PassageStore], Retriever], list[str]]":
+        """What opens an index from its passages, and a line for each difference from what it was built with.
+
+        Args:
+            folder: of the index.
+            model_sha256: what `write` returned.
+            embedding_model: in place of the one that the settings name.
+
+        Raises:
+            ConfigError: the model cannot be loaded, or a library is missing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define opener")
+
+
+def json_sum(content: Any) -> str:
+    """SHA-256 of a plain value."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def no_report(what: str, done: int, total: int) -> None:

@@ -10,15 +10,26 @@ import logging
 import math
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
 from model_hub_rqa.libraries import require
 from model_hub_rqa.records import Hit, Passage
-from model_hub_rqa.retrieval.base import Report, check_k, no_report, passage_text, top_k
+from model_hub_rqa.registry import RETRIEVERS
+from model_hub_rqa.retrieval.base import (
+    PassageStore,
+    Report,
+    Retriever,
+    RetrieverSettings,
+    check_k,
+    no_report,
+    passage_text,
+    top_k,
+)
 
 LANGUAGES = (
     *("danish", "dutch", "english", "french", "german", "italian", "korean", "norwegian", "portuguese", "russian"),
@@ -27,8 +38,9 @@ LANGUAGES = (
 _WORD = re.compile(r"\w\w+")
 
 
+@RETRIEVERS.register("bm25")
 @dataclass(frozen=True)
-class BM25Settings:
+class BM25Settings(RetrieverSettings):
     """How passages are scored; by default as Lucene does, but without a stemmer.
 
     Attributes:
@@ -38,12 +50,14 @@ class BM25Settings:
         stemmer: the language whose words are cut to their stems (needs PyStemmer, the extra "stemmer"); "" for none.
     """
 
+    kind: ClassVar[str] = "bm25"
+    libraries: ClassVar[tuple[str, ...]] = ("bm25s",)
+    packages: ClassVar[tuple[str, ...]] = ("bm25s", "PyStemmer", "numpy")
+
     k1: float = 1.2
     b: float = 0.75
     stopwords: str = "english"
     stemmer: str = ""
-
-    kind = "bm25"
 
     def problems(self) -> list[str]:
         """A line for each field that breaks a rule."""
@@ -62,6 +76,17 @@ class BM25Settings:
             except ConfigError as error:
                 problems += [f"stemmer: {problem}" for problem in error.problems]
         return problems
+
+    def write(
+        self, passages: PassageStore, folder: Path, *, batch_size: int, report: Report
+    ) -> tuple["BM25Settings", str]:
+        BM25Retriever.build(passages, self, report).save(folder)
+        return self, ""
+
+    def opener(
+        self, folder: Path, model_sha256: str, embedding_model: str | None
+    ) -> tuple[Callable[[PassageStore], Retriever], list[str]]:
+        return partial(BM25Retriever.load, folder, settings=self), []
 
 
 class BM25Retriever:

@@ -8,28 +8,43 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from model_hub_rqa.checkpoints import file_sum
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.libraries import require
 from model_hub_rqa.models.hub import CONFIG_FILES, check_model_name
 from model_hub_rqa.records import Hit, Passage
-from model_hub_rqa.retrieval.base import PassageStore, Report, check_k, no_report, passage_text, top_k
+from model_hub_rqa.registry import RETRIEVERS
+from model_hub_rqa.retrieval.base import (
+    OFFSETS,
+    PASSAGES,
+    PROGRESS,
+    PassageStore,
+    Report,
+    Retriever,
+    RetrieverSettings,
+    check_k,
+    json_sum,
+    no_report,
+    passage_text,
+    top_k,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
 EMBEDDINGS = "embeddings.npy"
-PROGRESS = "progress.json"  # how far an index that is not whole yet has come
 _BLOCK = 65_536  # vectors searched at a time
 _SECONDS_BETWEEN_SAVES = 5.0
 
 
+@RETRIEVERS.register("dense")
 @dataclass(frozen=True)
-class DenseSettings:
+class DenseSettings(RetrieverSettings):
     """How texts become vectors.
 
     Attributes:
@@ -41,13 +56,16 @@ class DenseSettings:
         max_seq_length: tokens read of a text; None for the model's own limit.
     """
 
+    kind: ClassVar[str] = "dense"
+    libraries: ClassVar[tuple[str, ...]] = ("sentence_transformers", "faiss")
+    packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers", "torch", "faiss-cpu", "numpy")
+    unfinished: ClassVar[tuple[str, ...]] = (PASSAGES, OFFSETS, EMBEDDINGS, PROGRESS)
+
     embedding_model: str = ""
     normalize_embeddings: bool = True
     query_prompt: str | None = None
     passage_prompt: str | None = None
     max_seq_length: int | None = None
-
-    kind = "dense"
 
     def problems(self) -> list[str]:
         """A line for each field that breaks a rule."""
@@ -60,6 +78,42 @@ class DenseSettings:
         if self.max_seq_length is not None and self.max_seq_length < 1:
             problems.append(f"max_seq_length: must be at least 1, found {self.max_seq_length}")
         return problems
+
+    def model_problems(self) -> list[str]:
+        fault = model_name_fault(self.embedding_model) if self.embedding_model else None
+        return [] if fault is None else [fault]
+
+    def write(
+        self, passages: PassageStore, folder: Path, *, batch_size: int, report: Report
+    ) -> tuple["DenseSettings", str]:
+        encoder = Encoder(self)
+        # names all that the vectors depend on
+        settings = asdict(replace(encoder.settings, embedding_model=""))
+        key = json_sum([file_sum(folder / PASSAGES), encoder.sha256, settings])
+        write_embeddings(passages, encoder, folder, key, batch_size=batch_size, report=report)
+        return encoder.settings, encoder.sha256
+
+    def opener(
+        self, folder: Path, model_sha256: str, embedding_model: str | None
+    ) -> tuple[Callable[[PassageStore], Retriever], list[str]]:
+        import numpy as np
+
+        name = embedding_model or self.embedding_model
+        try:
+            encoder = Encoder(replace(self, embedding_model=name))  # with the index's limit, not the model's own
+        except ConfigError as error:
+            hint = "" if embedding_model else f" ({folder} was built with it: if it has moved, say where)"
+            raise ConfigError([f"{problem}{hint}" for problem in error.problems]) from error
+        problems = []
+        if encoder.sha256 != model_sha256:
+            built = f"{self.embedding_model} (weights' SHA-256 {model_sha256[:12]})"
+            other = f"{name} has {encoder.sha256[:12]}"
+            problems.append(f"{folder}: was built with another embedding model: {built}; {other}")
+
+        def load(passages: PassageStore) -> "DenseRetriever":
+            return DenseRetriever(passages, np.load(folder / EMBEDDINGS, mmap_mode="r"), encoder)
+
+        return load, problems
 
 
 def model_name_fault(name: str) -> str | None:

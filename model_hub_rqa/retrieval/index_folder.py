@@ -6,12 +6,11 @@ corpus file, and the files of its retriever: those of bm25s, or embeddings.npy.
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +18,23 @@ from model_hub_rqa.checkpoints import MANIFEST, file_sum
 from model_hub_rqa.data.corpus import CORPUS_ENDINGS, CorpusReader
 from model_hub_rqa.data.files import file_problems
 from model_hub_rqa.errors import CheckpointError, ConfigError, folder_fault
-from model_hub_rqa.libraries import OF_INDEX, check_libraries, missing_libraries
+from model_hub_rqa.libraries import check_libraries, missing_libraries
 from model_hub_rqa.records import Hit, Passage
+from model_hub_rqa.registry import RETRIEVERS
 from model_hub_rqa.retrieval.base import (
-    OFFSETS,
-    PASSAGES,
+    PROGRESS,
     PassageStore,
     Report,
     Retriever,
+    RetrieverSettings,
+    json_sum,
     no_report,
     split_document,
     split_problems,
     write_passages,
 )
-from model_hub_rqa.retrieval.bm25 import BM25Retriever, BM25Settings
-from model_hub_rqa.retrieval.dense import (
-    EMBEDDINGS,
-    PROGRESS,
-    DenseRetriever,
-    DenseSettings,
-    Encoder,
-    model_name_fault,
-    write_embeddings,
-)
 
 FORMAT_VERSION = 1  # raise it whenever folders of before cannot be used any more
-Settings = BM25Settings | DenseSettings
-_SETTINGS: dict[str, type[Settings]] = {"bm25": BM25Settings, "dense": DenseSettings}
-_LIBRARIES = {
-    "bm25": ("bm25s", "PyStemmer", "numpy"),
-    "dense": ("sentence-transformers", "transformers", "torch", "faiss-cpu", "numpy"),
-}
 
 
 @dataclass(frozen=True)
@@ -57,7 +42,7 @@ class Manifest:
     """What an index folder says of itself.
 
     Attributes:
-        kind: "bm25" or "dense".
+        kind: of the retriever, as it is registered: "bm25", "dense", or ``package.module:Class``.
         corpus_file: the corpus as it was named.
         corpus_sha256: of its content, as :class:`~model_hub_rqa.data.corpus.CorpusReader` hashes it.
         n_documents: documents of the corpus, n_skipped of its faulty ones not among them.
@@ -85,6 +70,11 @@ class Manifest:
     versions: dict[str, str]
     sha256: dict[str, str]
     format_version: int = FORMAT_VERSION
+
+    def retriever_settings(self) -> RetrieverSettings:
+        """The settings as an object."""
+        settings: RetrieverSettings = RETRIEVERS.find(self.kind)(**self.settings)
+        return settings
 
     def document_id(self, passage_id: str) -> str:
         """The document that a passage is from."""
@@ -114,7 +104,7 @@ class Index:
 def build_index(
     corpus: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    settings: Settings,
+    settings: RetrieverSettings,
     *,
     passage_words: int | None = None,
     passage_stride: int | None = None,
@@ -148,25 +138,17 @@ def build_index(
     target = Path(output)
     reader = CorpusReader(corpus, on_bad_record=on_bad_record)
     problems = [*settings.problems(), *split_problems(passage_words, passage_stride), *_taken(target)]
-    problems += missing_libraries(*OF_INDEX[settings.kind])
-    if isinstance(settings, DenseSettings) and settings.embedding_model:
-        problems += filter(None, [model_name_fault(settings.embedding_model)])
+    problems += missing_libraries(*settings.libraries)
+    problems += settings.model_problems()
     if batch_size < 1:
         problems.append(f"batch_size: must be at least 1, found {batch_size}")
     if problems:
         raise ConfigError([*problems, *file_problems(reader.path, CORPUS_ENDINGS)])
     with _partial_folder(target) as partial:
-        _clear(partial, (PASSAGES, OFFSETS, EMBEDDINGS, PROGRESS) if isinstance(settings, DenseSettings) else ())
+        _clear(partial, settings.unfinished)
         n_passages = write_passages(_passages(reader, passage_words, passage_stride), partial, report)
         store = PassageStore(partial)
-        model_sha256 = ""
-        if isinstance(settings, DenseSettings):
-            encoder = Encoder(settings)
-            settings, model_sha256 = encoder.settings, encoder.sha256
-            key = _key(partial, settings, model_sha256)
-            write_embeddings(store, encoder, partial, key, batch_size=batch_size, report=report)
-        else:
-            BM25Retriever.build(store, settings, report).save(partial)
+        settings, model_sha256 = settings.write(store, partial, batch_size=batch_size, report=report)
         manifest = Manifest(
             kind=settings.kind,
             corpus_file=os.fspath(corpus),
@@ -179,7 +161,7 @@ def build_index(
             on_bad_record=on_bad_record,
             settings=asdict(settings),
             model_sha256=model_sha256,
-            versions=_versions(settings.kind),
+            versions=_versions(settings.packages),
             sha256=_file_sums(partial),
         )
         _write_manifest(partial, manifest)
@@ -214,25 +196,21 @@ def open_index(
     path = Path(folder)
     manifest = read_manifest(path)
     problems = _problems(path, manifest, retriever, corpus, verify)
-    encoder = None
-    if manifest.kind == "dense" and retriever in (None, "dense"):
-        try:
-            encoder, differences = _matching_encoder(path, manifest, embedding_model)
-        except ConfigError as error:
-            raise (CheckpointError([*problems, *error.problems]) if problems else error) from error
-        problems += differences
-    elif embedding_model is not None:
+    settings = manifest.retriever_settings()
+    if embedding_model is not None and not hasattr(settings, "embedding_model"):
         problems.append(f"{path}: is a {manifest.kind} index, which has no embedding model, found {embedding_model!r}")
-    if problems:
+    if retriever not in (None, manifest.kind):
+        raise CheckpointError(problems)
+    try:
+        load, differences = settings.opener(path, manifest.model_sha256, embedding_model)
+    except ConfigError as error:
+        raise (CheckpointError([*problems, *error.problems]) if problems else error) from error
+    if problems := [*problems, *differences]:
         raise CheckpointError(problems)
     passages = PassageStore(path)
     if len(passages) != manifest.n_passages:
         raise CheckpointError(f"{path}: holds {len(passages):,} passages, the manifest says {manifest.n_passages:,}")
-    if encoder is None:
-        return Index(manifest, passages, BM25Retriever.load(path, passages, BM25Settings(**manifest.settings)))
-    import numpy as np
-
-    return Index(manifest, passages, DenseRetriever(passages, np.load(path / EMBEDDINGS, mmap_mode="r"), encoder))
+    return Index(manifest, passages, load(passages))
 
 
 def check_index(
@@ -244,7 +222,7 @@ def check_index(
 ) -> Manifest:
     """Compares an index folder with its use as :func:`open_index` does, but loads no model; returns the manifest."""
     manifest = read_manifest(Path(folder))
-    check_libraries(*OF_INDEX[manifest.kind])
+    check_libraries(*manifest.retriever_settings().libraries)
     problems = _problems(Path(folder), manifest, retriever, corpus, verify)
     if problems:
         raise CheckpointError(problems)
@@ -267,9 +245,9 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
         noted = content.pop("manifest_sha256")
         version = content["format_version"]
-        if version == FORMAT_VERSION and noted == _sum_of(content):
+        if version == FORMAT_VERSION and noted == json_sum(content):
             manifest = Manifest(**content)
-            _SETTINGS[manifest.kind](**manifest.settings)
+            manifest.retriever_settings()
             return manifest
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: is not the manifest of an index, or damaged ({error!r})") from error
@@ -308,21 +286,6 @@ def _corpus_difference(folder: Path, manifest: Manifest, corpus: str | os.PathLi
     built = f"{manifest.corpus_file} ({manifest.n_documents:,} documents, SHA-256 {manifest.corpus_sha256[:12]})"
     given = f"{os.fspath(corpus)} has {reader.n_documents:,} documents and {reader.sha256[:12]}"
     return [f"{folder}: is the index of another corpus: {built}; {given}"]
-
-
-def _matching_encoder(folder: Path, manifest: Manifest, embedding_model: str | None) -> tuple[Encoder, list[str]]:
-    settings = DenseSettings(**manifest.settings)
-    name = embedding_model or settings.embedding_model
-    try:
-        encoder = Encoder(replace(settings, embedding_model=name))  # with the index's limit, not the model's own
-    except ConfigError as error:
-        hint = "" if embedding_model else f" ({folder} was built with it: if it has moved, say where)"
-        raise ConfigError([f"{problem}{hint}" for problem in error.problems]) from error
-    problems = []
-    if encoder.sha256 != manifest.model_sha256:
-        built = f"{settings.embedding_model} (weights' SHA-256 {manifest.model_sha256[:12]})"
-        problems.append(f"{folder}: was built with another embedding model: {built}; {name} has {encoder.sha256[:12]}")
-    return encoder, problems
 
 
 def _taken(target: Path) -> list[str]:
@@ -371,15 +334,6 @@ def _passages(reader: CorpusReader, words: int | None, stride: int | None) -> It
             yield from split_document(document, words, stride)
 
 
-def _key(folder: Path, settings: DenseSettings, model_sha256: str) -> str:
-    """Names all that the vectors depend on."""
-    return _sum_of([file_sum(folder / PASSAGES), model_sha256, asdict(replace(settings, embedding_model=""))])
-
-
-def _sum_of(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _file_sums(folder: Path) -> dict[str, str]:
     names = sorted(path.name for path in folder.iterdir() if path.name not in (PROGRESS, MANIFEST))
     return {name: file_sum(folder / name) for name in names}
@@ -387,17 +341,17 @@ def _file_sums(folder: Path) -> dict[str, str]:
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
     content = {field.name: getattr(manifest, field.name) for field in fields(manifest)}
-    content["manifest_sha256"] = _sum_of(content)
+    content["manifest_sha256"] = json_sum(content)
     (folder / MANIFEST).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _versions(kind: str) -> dict[str, str]:
+def _versions(packages: Iterable[str]) -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     from model_hub_rqa import __version__
 
     found = {"model-hub-rqa": __version__}
-    for name in _LIBRARIES[kind]:
+    for name in packages:
         with contextlib.suppress(PackageNotFoundError):  # PyStemmer is optional, faiss has other packages as well
             found[name] = version(name)
     return found

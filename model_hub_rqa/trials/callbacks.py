@@ -74,10 +74,7 @@ def build_named_callbacks(entries: Iterable[Any]) -> dict[str, TrialCallback]:
             chosen = CALLBACKS.from_config(entry, path)
             if chosen.name in built:
                 raise ConfigError(f"{path}: {chosen.name} is listed already")
-            callback = chosen.build()
-            if not isinstance(callback, TrialCallback):
-                raise ConfigError(f"{path}: {chosen.name} must be a TrialCallback, got a {type(callback).__name__}")
-            built[chosen.name] = callback
+            built[chosen.name] = chosen.build()
         except ConfigError as error:
             errors += error.problems
     if errors:

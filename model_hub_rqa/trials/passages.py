@@ -9,10 +9,11 @@ from typing import Any
 from model_hub_rqa.data.arrow_cache import Reader, cache_folder
 from model_hub_rqa.data.formats.fid import fusion_reader
 from model_hub_rqa.errors import ConfigError, Faults
-from model_hub_rqa.libraries import OF_INDEX, check_libraries
+from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.metrics.documents import document_metrics
 from model_hub_rqa.metrics.generation import generation_metrics
 from model_hub_rqa.metrics.text import AnswerRules
+from model_hub_rqa.registry import RETRIEVERS
 from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.retrieval.index_folder import read_manifest
 from model_hub_rqa.tasks.passages.answer_text import AnswerDecoder, answer_sources
@@ -64,7 +65,8 @@ class PassageTrial(TaskTrial):
             raise ConfigError(faults)
         if self.settings.retrieves:  # a search comes at the end of long work
             kind = "dense" if self.settings.index is None else read_manifest(Path(self.settings.index)).kind
-            check_libraries("ir_measures", *OF_INDEX[kind])
+            retriever: Any = RETRIEVERS.find(kind)
+            check_libraries("ir_measures", *retriever.libraries)
         return super().load_examples()
 
     def build_reader(self) -> Reader:

@@ -75,8 +75,7 @@ class LetterEncoder:
 def encode_letters(monkeypatch: pytest.MonkeyPatch) -> type[LetterEncoder]:
     """Puts a LetterEncoder in place of sentence-transformers' models."""
     encoder = type("Letters", (LetterEncoder,), {"named": []})
-    monkeypatch.setattr(index_folder, "Encoder", encoder)
-    monkeypatch.setattr(index_folder, "model_name_fault", lambda name: None)
+    monkeypatch.setattr(dense, "model_name_fault", lambda name: None)
     monkeypatch.setattr(dense, "Encoder", encoder)
     return encoder
 

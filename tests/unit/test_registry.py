@@ -15,7 +15,7 @@ from model_hub_rqa.registry import COLLATORS, DATASETS, MODELS, OBJECTIVES, Regi
 
 @pytest.fixture
 def things() -> Registry:
-    registry = Registry("thing", injected=["tokenizer"])
+    registry = Registry("thing", injected=("tokenizer",))
 
     @registry.register("Pair")
     def pair(left: int, right: int = 2, tokenizer: Any = None) -> tuple[Any, ...]:
@@ -277,7 +277,7 @@ def test_a_new_file_registers_without_another_edit(workplace: Path) -> None:
     (below / "choice.py").write_text(
         "from test_registry import SHARED\n@SHARED.register('Deep')\ndef deep(): return 7\n"
     )
-    registry = Registry("thing", modules=["plugin_package"])
+    registry = Registry("thing", module="plugin_package")
     sys.path.insert(0, str(workplace))
     SHARED.to = registry
     assert "plugin_package" not in sys.modules
@@ -295,7 +295,7 @@ def test_a_user_cannot_take_a_built_in_name_first(workplace: Path) -> None:
         "from test_registry import SHARED\n@SHARED.register('A')\ndef deep(): ..."
     )
     sys.path.insert(0, str(workplace))
-    registry = SHARED.to = Registry("thing", modules=["plugin_package"])
+    registry = SHARED.to = Registry("thing", module="plugin_package")
 
     def mine() -> None: ...
 

@@ -12,8 +12,9 @@ import yaml
 
 from model_hub_rqa.cli import main
 from model_hub_rqa.errors import ConfigError, folder_fault, renamed
-from model_hub_rqa.libraries import OF_INDEX, require
+from model_hub_rqa.libraries import require
 from model_hub_rqa.pipeline import RQAPipeline
+from model_hub_rqa.registry import RETRIEVERS
 from model_hub_rqa.trials.task_trial import TaskTrial
 
 CORPUS = [{"_id": "a", "text": "alpha beta", "title": "t"}, {"_id": "b", "text": "gamma", "title": "u"}]
@@ -178,7 +179,7 @@ def test_every_optional_library_has_an_extra() -> None:
     for name, extra in EXTRAS.items():
         (line,) = re.findall(rf'^        "{extra}": \[.*', setup, re.MULTILINE)
         assert f'"{name}' in line
-    for module in {module for modules in OF_INDEX.values() for module in modules}:
+    for module in {module for name in RETRIEVERS.names() for module in RETRIEVERS.find(name).libraries}:
         assert require(module) is sys.modules[module]
 
 

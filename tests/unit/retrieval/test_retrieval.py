@@ -382,10 +382,10 @@ def test_index_command(tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixtu
     assert rqa(*command, "--retriever", "bm25", "--embedding-model", "m", "--batch-size", "8", "--k1", "-1") == 2
     assert rqa(*command, "--retriever", "dense", "--stemmer", "english") == 2
     assert capsys.readouterr().out.splitlines() == [
-        "--embedding-model: plays no part with --retriever bm25",
-        "--batch-size: plays no part with --retriever bm25",
+        "--embedding-model: is ignored with --retriever bm25",
+        "--batch-size: is ignored with --retriever bm25",
         "--k1: must be a number from 0 on, found -1.0",
-        "--stemmer: plays no part with --retriever dense",
+        "--stemmer: is ignored with --retriever dense",
         "--embedding-model: must be given for a dense index",
     ]
     assert rqa(*command, "--retriever", "bm25", *options) == 0
@@ -396,6 +396,70 @@ def test_index_command(tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixtu
     )
     assert manifest.settings == {"k1": 0.9, "b": 0.4, "stopwords": "", "stemmer": ""}
     assert (manifest.passage_words, manifest.passage_stride) == (3, 2)
+
+
+OWN_RETRIEVER = """
+from dataclasses import dataclass
+from model_hub_rqa.records import Hit
+from model_hub_rqa.retrieval.base import RetrieverSettings
+
+@dataclass(frozen=True)
+class LastLetters(RetrieverSettings):
+    kind = "own_retriever:LastLetters"
+    b: float = 0.5
+
+    def write(self, passages, folder, *, batch_size, report):
+        (folder / "letters").write_text("".join(passage.text[-1] for passage in passages))
+        return self, ""
+
+    def opener(self, folder, model_sha256, embedding_model):
+        return (lambda passages: Search(passages, (folder / "letters").read_text(), self.b)), []
+
+class Search:
+    def __init__(self, passages, letters, score):
+        self.passages, self.letters, self.score = passages, letters, score
+
+    def search(self, queries, k):
+        found = [[i for i, letter in enumerate(self.letters) if letter == query[-1]] for query in queries]
+        return [[Hit(self.passages[i], self.score) for i in ranks[:k]] for ranks in found]
+
+class Other:
+    pass
+"""
+
+
+def test_a_retriever_by_its_module(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class in the working directory is indexed, opened and searched by the commands; nothing else is imported."""
+    monkeypatch.chdir(world)
+    (world / "own_retriever.py").write_text(OWN_RETRIEVER)
+    command = ("index", "--corpus", "corpus.jsonl", "--output", "own")
+    for name, said in (
+        ("bm52", "--retriever: must be a registered retriever (bm25, dense) or package.module:object, got 'bm52': did"),
+        ("own_retriever:Other", "--retriever: must name a class that derives from model_hub_rqa.retrieval.base:Retri"),
+    ):
+        assert rqa(*command, "--retriever", name) == 2
+        assert said in capsys.readouterr().out
+    assert rqa(*command, "--retriever", "own_retriever:LastLetters", "--k1", "2") == 2
+    assert "--k1: is ignored with --retriever own_retriever:LastLetters" in capsys.readouterr().out
+    assert rqa(*command, "--retriever", "own_retriever:LastLetters", "--b", "2") == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "own_retriever:LastLetters"
+    shutil.rmtree(world / "index")
+    (world / "own").rename(world / "index")
+    assert retrieve(world, qrels=False) == 0
+    records = [json.loads(line) for line in (world / "out/ctxs.jsonl").read_text().splitlines()]
+    last = {p.id: p.text[-1] for p in PASSAGES}
+    for record in records:
+        assert [ctx["id"] for ctx in record["ctxs"]] == [i for i in last if last[i] == record["question"][-1]]
+        assert {ctx["score"] for ctx in record["ctxs"]} <= {2.0}
+    assert all(record["ctxs"] for record in records)
+    with pytest.raises(CheckpointError, match="which has no embedding model, found 'm'"):
+        open_index(world / "index", embedding_model="m")
+    (world / "own_retriever.py").unlink()
+    monkeypatch.delitem(sys.modules, "own_retriever")
+    with pytest.raises(CheckpointError, match="there is no module own_retriever, got own_retriever:LastLetters"):
+        open_index(world / "index")
 
 
 def test_add_commands_imports_nothing_heavy() -> None:
