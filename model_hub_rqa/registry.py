@@ -337,6 +337,8 @@ def import_object(reference: str) -> Any:
     see_working_directory()
     module, colon, _ = reference.partition(":")
     words = reference.replace(":", ".").split(".")
+    if len(words) < 2:
+        raise ValueError(f"must be package.module:object, got {reference!r}")
     longest = len(module.split(".")) if colon else len(words) - 1
     for cut in range(longest, longest - 1 if colon else 0, -1):
         name = ".".join(words[:cut])

@@ -195,13 +195,10 @@ def _unknown_names(
     types: Sequence[type], args: Mapping[str, Any], place: str, known: Iterable[str]
 ) -> dict[str, tuple[str, bool]]:
     """A line for each unknown name, and whether it is a known one that was mistyped."""
-    from model_hub_rqa.tasks.causal_lm.settings import GenerationKwargs
-    from model_hub_rqa.tasks.extractive.settings import ExtractiveKwargs
-    from model_hub_rqa.tasks.fid.settings import FusionKwargs
-
-    tasks = (ExtractiveKwargs, FusionKwargs, GenerationKwargs)
-    fields = (field for kind in (*types, *ALL_KWARGS, *tasks) for field in init_fields(kind))
-    names = {name for field in fields for name in names_of(field)} | set(known)
+    names = _names((*types, *ALL_KWARGS)) | set(known)
+    if set(args) <= names:
+        return {}
+    names |= _names(_settings_of_tasks())
     unknown = [name for name in args if name not in names]
     return {
         name: (
@@ -210,6 +207,22 @@ def _unknown_names(
         )
         for name in unknown
     }
+
+
+def _names(kinds: Iterable[type]) -> set[str]:
+    return {name for kind in kinds for field in init_fields(kind) for name in names_of(field)}
+
+
+def _settings_of_tasks() -> Iterator[type[Kwargs]]:
+    """The package's settings of all tasks, which stand in the same sections; only now are the tasks imported."""
+    from model_hub_rqa.registry import TASKS  # it imports the fields of this package itself
+
+    TASKS.names()
+    found = Kwargs.__subclasses__()
+    for kind in found:
+        found += kind.__subclasses__()
+        if kind.__module__.startswith("model_hub_rqa.tasks."):
+            yield kind
 
 
 _unknown: ContextVar[dict[str, None] | None] = ContextVar("unknown", default=None)

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from model_hub_rqa.config.experiment import Experiment, parse_experiment
 from model_hub_rqa.config.interpolation import referred_names, resolve_whole
 from model_hub_rqa.config.trainer_names import with_global_batch_size, with_searcher_metric
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.registry import see_working_directory
+from model_hub_rqa.registry import import_object
 
 logger = logging.getLogger(__name__)
 
@@ -116,14 +115,10 @@ def import_trial(name: str, place: str = "entrypoint") -> type:
     Raises:
         ConfigError: there is none, or it is no trial; ``place`` is where the name was given.
     """
-    module, _, qualname = name.partition(":")
-    see_working_directory()
     try:
-        found: Any = importlib.import_module(module)
-        for part in qualname.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{place}: {name} cannot be imported: {error}") from error
+        found = import_object(name)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}") from error
     from determined import pytorch
 
     if not (isinstance(found, type) and issubclass(found, pytorch.PyTorchTrial)):

@@ -63,8 +63,6 @@ def test_imports_point_downwards(part: str, path: Path) -> None:
         if words[0] != "model_hub_rqa" or len(words) < 2 or words[1] not in LAYERS:
             continue
         assert words[1] not in FORBIDDEN.get(part, ()), f"{path.name} imports {name}"
-        if (path.stem, words[1]) == ("parsing", "tasks"):  # whose settings it knows the names of
-            continue
         assert LAYERS[words[1]] <= LAYERS[part], f"{path.name} (layer {LAYERS[part]}) imports {name}"
 
 

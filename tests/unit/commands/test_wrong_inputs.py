@@ -83,7 +83,8 @@ WRONG = [
     ("train good.yaml --lr -1", "^--lr: is not an option"),
     ("train good.yaml --max_seq_length=5 --doc_stride=9", r"^--doc_stride: must be < max_seq_length \(5\), got 9"),
     ("train good.yaml --train_file nowhere.json", "^nowhere.json: no such file"),
-    ("train --trial nope --seed 1", "^--trial: nope cannot be imported"),
+    ("train --trial nope --seed 1", "^--trial: must be package.module:object, got 'nope'"),
+    ("train --trial nope:Trial --seed 1", "^--trial: there is no module nope, got nope:Trial"),
     (
         "train --trial model_hub_rqa.trials.qa:QATrial --seed x",
         r"^--pretrained_model_name_or_path: is required .*\n--seed: must be a whole number, got 'x'\n--dataset_name:",
@@ -146,6 +147,17 @@ def test_a_missing_library_is_named_before_work_starts(
     for name in names:
         assert f"{name}: cannot be imported" in said
         assert f"pip install 'model-hub-rqa[{EXTRAS[name]}]'" in said
+
+
+def test_a_trial_whose_module_fails(folder: Path, refused) -> None:
+    """Its own lines are shown, and no others."""
+    (folder / "broken_trial.py").write_text("import json\n\njson.loads('{')\n")
+    said = refused("train --trial broken_trial:Trial --seed 1")
+    assert said.startswith("--trial: broken_trial cannot be imported:\n")
+    assert [line.split("/")[-1] for line in said.splitlines() if line.startswith("  File")] == [
+        'broken_trial.py", line 3, in <module>'
+    ]
+    assert "json.decoder.JSONDecodeError" in said
 
 
 @pytest.mark.parametrize(("retriever", "name"), [("dense", "faiss-cpu"), ("bm25", "bm25s"), ("bm25", "ir_measures")])

@@ -150,7 +150,10 @@ def test_help_without_a_trial_loads_nothing_heavy() -> None:
         (["--trial", QA, "--seed", "1", "a", "b"], "too many words: b\n"),
         (["--learning_rate", "1"], "--learning_rate: is no option, unless --trial or a CONFIG before it says what is"),
         ([], "CONFIG: the experiment configuration is missing (or --trial, and flags)\n"),
-        (["--trial", "model_hub_rqa:NoTrial", "--seed", "1"], "--trial: model_hub_rqa:NoTrial cannot be imported"),
+        (
+            ["--trial", "model_hub_rqa:NoTrial", "--seed", "1"],
+            "--trial: model_hub_rqa has no NoTrial: did you mean",
+        ),
         (
             ["--trial", QA, "--seed", "x", "--config_overrides", "y", "--max_seq_length", "4"],
             "--config_overrides: must be a mapping, got 'y'\n"
