@@ -16,7 +16,8 @@ _HOME = {
     "FiDTrial": "model_hub_rqa.trials.fid",
     "GenerationTrial": "model_hub_rqa.trials.generation",
     **dict.fromkeys(
-        ("MODELS", "TASKS", "DATASETS", "COLLATORS", "OBJECTIVES", "CALLBACKS", "RETRIEVERS"), "model_hub_rqa.registry"
+        ("MODELS", "TASKS", "DATASETS", "COLLATORS", "OBJECTIVES", "METRICS", "CALLBACKS", "RETRIEVERS"),
+        "model_hub_rqa.registry",
     ),
     "ExtractiveKwargs": "model_hub_rqa.tasks.extractive.settings",
     "BeamSearchKwargs": "model_hub_rqa.tasks.beam_search.settings",

@@ -217,6 +217,8 @@ COLLATORS = Registry("collator", "model_hub_rqa.tasks", injected=("tokenizer", "
 """Factories return what makes a batch, a plain dict of tensors, of a list of features."""
 OBJECTIVES = Registry("objective", "model_hub_rqa.objectives", positional=2)
 """Functions ``objective(task, batch, **args)``, or classes whose instances are called so; see `objectives`."""
+METRICS = Registry("metric", "model_hub_rqa.metrics", positional=2)
+"""Functions ``metric(predictions, references, **args)``, which return a number."""
 CALLBACKS = Registry(
     "callback", "model_hub_rqa.trials.callbacks", flat=True, base="model_hub_rqa.trials.callbacks:TrialCallback"
 )
@@ -242,11 +244,7 @@ class RegisteredObjects:
 
 
 def read_registered(hparams: Mapping[str, Any], data: Mapping[str, Any]) -> RegisteredObjects:
-    """Imports the plugins, and looks up all that a configuration chooses by name.
-
-    Args:
-        hparams: ``objective`` and ``model`` are read.
-        data: ``plugins`` and ``collator`` are read.
+    """Imports ``data.plugins``, and looks up what a configuration chooses as collator, model and objective.
 
     Raises:
         ConfigError: every plugin that does not import, every unknown name, every argument that does not fit.

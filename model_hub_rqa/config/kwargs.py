@@ -331,6 +331,9 @@ class CallbackKwargs(Kwargs):
     callbacks: list[Any] | None = option(  # noqa: RUF009 - a field like the others, but of a list
         None, help="names of callbacks, or mappings with name and arguments"
     )
+    metrics: list[Any] | None = option(  # noqa: RUF009 - as above
+        None, help="metrics that a validation of a task reports beside its own: names, or mappings with name and args"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

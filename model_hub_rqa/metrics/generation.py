@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from model_hub_rqa.libraries import require
-from model_hub_rqa.metrics.languages import unicode_words
+from model_hub_rqa.metrics.languages import rules_for, unicode_words
 from model_hub_rqa.metrics.text import (
     SQUAD_RULES,
     AnswerRules,
@@ -20,6 +20,7 @@ from model_hub_rqa.metrics.text import (
     max_over_ground_truths,
     precision_score,
 )
+from model_hub_rqa.registry import METRICS
 
 _NOT_ALPHANUMERIC = re.compile(r"[^a-z0-9]+")
 _BLEU_TOKENIZERS = {
@@ -144,6 +145,7 @@ def answer_metrics(
     }
 
 
+@METRICS.register("bleu")
 def bleu(
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
@@ -168,6 +170,22 @@ def bleu(
     ]  # its types lack None
     scorer = _sacrebleu()(tokenize=tokenizer, effective_order=effective_order)
     return float(scorer.corpus_score(list(predictions), streams).score)
+
+
+@METRICS.register("rouge1")
+def rouge1(predictions: Sequence[str], references: Sequence[Sequence[str]], language: str = "en") -> float:
+    """ROUGE-1 in percent, a mean as in :func:`answer_metrics`; ``language`` is that of the answers."""
+    return _means({"": _scores(rules_for(language))["rouge1"]}, predictions, references)[""]
+
+
+@METRICS.register("rouge2")
+def rouge2(predictions: Sequence[str], references: Sequence[Sequence[str]], language: str = "en") -> float:
+    """ROUGE-2, likewise."""
+    return _means({"": _scores(rules_for(language))["rouge2"]}, predictions, references)[""]
+
+
+for _metric in (bleu, rouge1, rouge2):
+    setattr(_metric, "higher_is_better", True)  # noqa: B010 - a function's type has no such attribute
 
 
 def bleu_tokenizer(language: str) -> str:

@@ -21,7 +21,7 @@ import torch
 from determined import core, pytorch, util
 
 from model_hub_rqa.checkpoints import METADATA, RECORD, STATE, write_manifest
-from model_hub_rqa.errors import CheckpointError, ConfigError
+from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
 from model_hub_rqa.runtime import resuming
 
 logger = logging.getLogger(__name__)
@@ -382,7 +382,7 @@ def local_controller(
                 with mock.patch.object(self.trial, "evaluate_batch", evaluate):
                     return super()._validate()
             except ValueError as error:
-                if error.__cause__ is None:
+                if error.__cause__ is None or isinstance(error, RqaError):  # which is our own, with its cause
                     raise
                 raise error.__cause__ from None
 

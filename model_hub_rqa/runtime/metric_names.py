@@ -1,10 +1,60 @@
 """The metrics that a trial declares, and what chooses one of them: its name must be known, and its direction right."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from model_hub_rqa.config.fields import did_you_mean, show
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.registry import METRICS, RegisteredObject
+
+
+def read_metrics(entries: Iterable[Any]) -> dict[str, RegisteredObject]:
+    """The metrics of ``data.metrics``, by the name that a validation reports: the registered one, or the function's.
+
+    A metric's attribute ``higher_is_better`` says whether a higher value is better; without, it is neither.
+
+    Raises:
+        ConfigError: every unknown name, every argument that does not fit, and every name that comes twice.
+    """
+    errors: list[str] = []
+    found: dict[str, RegisteredObject] = {}
+    for number, entry in enumerate(entries):
+        path = f"data.metrics[{number}]"
+        try:
+            chosen = METRICS.from_config(entry, path)
+        except ConfigError as error:
+            errors += error.problems
+            continue
+        name = chosen.name.replace(":", ".").rpartition(".")[2]
+        if name in found:
+            errors.append(f"{path}: {name} is listed already")
+        found[name] = chosen
+    if errors:
+        raise ConfigError(errors)
+    return found
+
+
+def added_metrics(
+    chosen: Mapping[str, RegisteredObject], predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """What `read_metrics` chose, computed.
+
+    Args:
+        chosen: by name.
+        predictions: a text for each example.
+        references: the gold answers of each.
+
+    Raises:
+        ConfigError: a metric gives no number.
+    """
+    found = {}
+    for name, one in chosen.items():
+        value = one.build()(predictions, references)
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{one.path}: {one.name} must return a number, got {show(value)}") from error
+    return found
 
 
 def declared_metrics(trial: Any) -> Mapping[str, bool | None] | None:

@@ -45,6 +45,7 @@ class Task:
     `metrics`         N results, N examples           {name: number}
     `files`           N results, N examples           {file name: content}
     `answers`         N results, N examples           a list of N `Answer`
+    `references`      N examples                      a list of N lists of gold answers
     ================  ==============================  =========================================================
 
     Attributes:
@@ -202,6 +203,10 @@ class Task:
     def answers(self, results: Sequence[Any], examples: Any) -> list[Answer]:
         """The results as answers; by default their texts."""
         return [Answer(str(result)) for result in results]
+
+    def references(self, examples: Any) -> list[list[str]]:
+        """The gold answers of each example, for ``data.metrics``: by default its ``answers``, texts or SQuAD's."""
+        return [list(row["text"] if isinstance(row, Mapping) else row) for row in examples["answers"]]
 
     def files(self, results: Sequence[Any], examples: Any) -> dict[str, Any]:
         """What a validation or ``rqa predict`` writes, by file name: an object as JSON, a list a line each (.jsonl)."""

@@ -92,6 +92,9 @@ class MultipleChoice(Task):
         rows = zip(results, examples["choices"], strict=True)
         return [Answer(choices[choice], probability) for (choice, probability), choices in rows]
 
+    def references(self, examples: Any) -> list[list[str]]:
+        return [[choices[label]] for choices, label in zip(examples["choices"], examples["label"], strict=True)]
+
 
 def _filled(rows: Sequence[Any], count: int) -> list[Any]:
     return [*rows, *[rows[0]] * (count - len(rows))]

@@ -45,7 +45,7 @@ from model_hub_rqa.models.initial_weights import load_weights, save_weights
 from model_hub_rqa.models.limits import Limits, read_limits
 from model_hub_rqa.models.precision import computes_in_bf16, warn_of_slow_bf16
 from model_hub_rqa.models.signature import check_loss, filter_kwargs, forward_names, loss_of, unwrapped
-from model_hub_rqa.registry import TASKS
+from model_hub_rqa.registry import TASKS, RegisteredObject
 from model_hub_rqa.runtime import (
     cluster_run,
     determined_cluster,
@@ -97,6 +97,7 @@ class TaskTrial(SetsTrial):
         trainer, data, settings: the parsed settings; ``settings`` are the task's.
         searcher, checkpoint_policy: the configuration's, references resolved.
         referred: by section the names that ``${...}`` refers to, which need no field: variables of one's own.
+        metrics: of ``data.metrics``, by name.
         examples: {"train", "validation"} as loaded; datasets: the same as features.
         file_counts: what became of the records of each file that was read.
         sets: {"train", "validation"}: of each named set of a side, in their order, the numbers of its examples in
@@ -122,6 +123,7 @@ class TaskTrial(SetsTrial):
     smaller_is_better = True
     referred: Mapping[str, Collection[str]] = {"hyperparameters": (), "data": ()}
     searcher: Mapping[str, Any] = {}
+    metrics: Mapping[str, RegisteredObject] = {}
     checkpoint_policy = "best"
     accumulation = 1
 
@@ -195,7 +197,10 @@ class TaskTrial(SetsTrial):
     @property
     def higher_is_better(self) -> Mapping[str, bool | None]:
         """Of each metric; a class may set a plain dict in its place."""
-        return {"eval_loss": False, "loss": False} if self.task is None else self.task.higher_is_better
+        if self.task is None:
+            return {"eval_loss": False, "loss": False}
+        added = {name: getattr(one.factory, "higher_is_better", None) for name, one in self.metrics.items()}
+        return {**self.task.higher_is_better, **added}
 
     # ---- configuration and data: all that comes before a model ----
 
@@ -319,12 +324,15 @@ class TaskTrial(SetsTrial):
             faults.append(f"hyperparameters.model: is required, since {type(self).__name__} has no model of its own")
         sets = None if settings is None else attempt(lambda: self._parse_sets(settings[0]))
         callbacks = None if settings is None else attempt(lambda: build_named_callbacks(settings[1].callbacks or ()))
+        metrics = None if settings is None else attempt(lambda: metric_names.read_metrics(settings[1].metrics or ()))
+        if metrics and self.task_class is None:
+            faults.append(f"data.metrics: needs a task, and {type(self).__name__} has its own compute_metrics")
         by_tokens = training is not None and training[2].max_tokens_per_batch is not None
         if by_tokens and settings is not None and settings[0].mixing != "by_size":
             faults.append(f"hyperparameters.max_tokens_per_batch: needs data.mixing: by_size, got {settings[0].mixing}")
         if faults or first is None or auto is None or training is None:
             raise ConfigError(faults)
-        if settings is None or sets is None or callbacks is None:
+        if settings is None or sets is None or callbacks is None or metrics is None:
             raise ConfigError(faults)
         self.first = first
         self.config_kwargs, self.tokenizer_kwargs, self.model_kwargs = auto
@@ -332,7 +340,7 @@ class TaskTrial(SetsTrial):
         self.trainer = dataclasses.replace(trainer, use_pretrained_weights=first.pretrained)
         self.data, self.settings = settings[0], settings[2] if len(settings) > 2 else None
         self.named_sets = sets
-        self.callback_kwargs, self.callbacks = settings[1], callbacks
+        self.callback_kwargs, self.callbacks, self.metrics = settings[1], callbacks, metrics
         self.data_settings = {**vars(self.data), **({} if self.settings is None else vars(self.settings))}
         self.seed = self._seed()
         if self.task_class is not None:
@@ -341,6 +349,8 @@ class TaskTrial(SetsTrial):
             self.task.overwrite_cache, self.task.on_bad_record = self.data.overwrite_cache, self.data.on_bad_record
             self.task.label_smoothing = self.trainer.label_smoothing_factor
             self.task.padding_multiple = self.pad_to_multiple_of
+            if taken := sorted(set(metrics) & set(self.task.higher_is_better)):
+                raise ConfigError(f"data.metrics: {taken[0]} is a metric of the task already")
 
     def use_task(self, hparams: Mapping[str, Any]) -> None:
         """Takes over what the task says of itself: its settings, its model mode, its metric.
@@ -648,7 +658,11 @@ class TaskTrial(SetsTrial):
         if self.output_dir is not None:
             for name, content in task.files(results, examples).items():
                 write_file(self.prediction_path(name), content)
-        return task.metrics(results, examples)
+        metrics = task.metrics(results, examples)
+        if self.metrics:
+            texts = [answer.text for answer in task.answers(results, examples)]
+            metrics |= metric_names.added_metrics(self.metrics, texts, task.references(examples))
+        return metrics
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 or fp16 for the forward pass, as the hyperparameters say."""

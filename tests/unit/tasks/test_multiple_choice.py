@@ -128,6 +128,56 @@ def test_it_learns(folder: Path) -> None:
     assert 100 * sum(right) / 16 == pytest.approx(validation["accuracy"])
 
 
+METRICS = """
+def longest(predictions, references, *, scale: float = 1.0):
+    assert all(len(golds) == 1 for golds in references)
+    return scale * max(len(text) for text in predictions)
+
+longest.higher_is_better = False
+
+def words(predictions, references):
+    return "many"
+"""
+
+
+def test_added_metrics(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """data.metrics stand beside the task's own in a validation; the searcher knows their direction."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_metrics.py").write_text(METRICS)
+    config = json.loads((folder / "config.yaml").read_text())
+    config["hyperparameters"] |= {"max_steps": 0, "init_checkpoint": str(folder / "run")}
+    config["searcher"] |= {"metric": "longest", "smaller_is_better": True}
+
+    def run(metrics: list[Any], **searcher: Any) -> int:
+        changed = {**config, "data": {**config["data"], "metrics": metrics}, "searcher": config["searcher"] | searcher}
+        (tmp_path / "config.yaml").write_text(json.dumps(changed))
+        return train.main([str(tmp_path / "config.yaml"), "--output-dir", str(tmp_path / "run")])
+
+    longest = {"name": "own_metrics:longest", "args": {"scale": 2}}
+    assert run([longest, "rouge1", {"name": "bleu", "args": {"effective_order": True}}]) == 0
+    report = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    answers = json.loads((tmp_path / "run/predictions.json").read_text())
+    assert report["longest"] == 2 * max(map(len, answers.values()))
+    assert report["rouge1"] == pytest.approx(report["accuracy"])  # a choice is one word, so it is right or wrong
+    assert "bleu" in report
+    for metrics, searcher, error in (
+        ([longest], {"smaller_is_better": False}, "searcher.smaller_is_better: must be true for longest, got false"),
+        (["rouge1"], {}, "searcher.metric: must be one of the validation metrics (accuracy, rouge1), got 'longest'"),
+        ([longest, "own_metrics.longest"], {}, "data.metrics[1]: longest is listed already"),
+        (["rogue1"], {}, "data.metrics[0]: must be a registered metric (bleu, rouge1, rouge2) or package.module:objec"),
+        ([{"name": "bleu", "args": {"order": 1}}], {}, "data.metrics[0].args.order: bleu has no such argument"),
+        ([longest, "own_metrics:words"], {}, "data.metrics[1]: own_metrics:words must return a number, got 'many'"),
+    ):
+        assert run(metrics, **searcher) == 2
+        assert error in capsys.readouterr().err
+    config["entrypoint"] = "model_hub_rqa:FiDTrial"
+    del config["hyperparameters"]["task"]
+    assert run(["rouge1"]) == 2
+    assert "data.metrics: needs a task, and FiDTrial has its own compute_metrics" in capsys.readouterr().err
+
+
 def test_predict_and_evaluate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The commands give what the validation gave, by what reader.json says of the task; labels are not needed."""
     unlabelled = [{key: value for key, value in record(number).items() if key != "label"} for number in range(200, 216)]
