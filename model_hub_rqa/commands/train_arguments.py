@@ -11,6 +11,7 @@ from model_hub_rqa.config.fields import names_of
 from model_hub_rqa.config.flags import NO, flags_of, merge, parse_flags
 from model_hub_rqa.config.trainer_names import STRATEGIES, with_global_batch_size
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.registry import import_plugins
 from model_hub_rqa.runtime.experiments import import_trial, read_config, with_overrides
 
 _SCRIPT = "python3 -m determined.launch.torch_distributed -- python3 -m model_hub_rqa.train"
@@ -56,6 +57,8 @@ def parse_arguments(
         if args.config is None or (rest and words.index(args.config) > words.index(rest[0])):
             raise ConfigError(f"{rest[0]}: is no option, unless --trial or a CONFIG before it says what is trained")
         config = read_config(args.config, args.overrides)
+        data = config.get("data")
+        import_plugins(data.get("plugins") if isinstance(data, Mapping) else None)  # which may register the task
         trial, task = trial_class_of(config.get("entrypoint")), task or _task_of(config)
         if trial is None:
             raise ConfigError(f"entrypoint: {args.config} must name a trial class, so that its flags are known")

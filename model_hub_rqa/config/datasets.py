@@ -34,7 +34,7 @@ class NamedSetKwargs(Kwargs):
     handler: str | None = option(
         None, help="a registered dataset, or package.module:object, that loads it, in place of a file"
     )
-    args: Mapping[str, Any] | None = option(None, help="the handler's arguments", aliases=("method_args",))
+    args: Mapping[str, Any] | None = option(None, help="its arguments", aliases=("method_args",))
     train_file: str | list[Any] | None = option(  # noqa: RUF009 - a field like the others, but of a list
         None, help="the file to train on, or several, as in the data section"
     )

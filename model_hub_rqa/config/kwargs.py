@@ -273,7 +273,7 @@ class DatasetKwargs(Kwargs):
     template_args: Mapping[str, Any] | None = option(
         None, help="of the prompts of every dataset that takes them; a dataset's own args.template_args win"
     )
-    plugins: Any = option(None, help="modules of your own to import")  # noqa: RUF009 - a list, held by components
+    plugins: Any = option(None, help="modules of your own to import")  # noqa: RUF009 - a list, checked by registry.import_plugins
     collator: Any = option(None, help="a registered collator in place of the trial's own")  # noqa: RUF009 - as above
     mixing: str = option("by_size", choices=MIXINGS, help="how batches are drawn from the sets of train")
     mixing_temperature: float | None = option(

@@ -148,7 +148,7 @@ def auto_model(
     use_pretrained_weights: bool,
     model_mode: str,
 ) -> transformers.PreTrainedModel:
-    """`build_model` as a registered component."""
+    """`build_model` as a registered factory."""
     return build_model(config, model_mode, model_kwargs, use_pretrained_weights)
 
 

@@ -45,7 +45,7 @@ from model_hub_rqa.models.initial_weights import load_weights, save_weights
 from model_hub_rqa.models.limits import Limits, read_limits
 from model_hub_rqa.models.precision import computes_in_bf16, warn_of_slow_bf16
 from model_hub_rqa.models.signature import check_loss, filter_kwargs, forward_names, loss_of, unwrapped
-from model_hub_rqa.registry import TASKS, RegisteredObject
+from model_hub_rqa.registry import TASKS, RegisteredObject, import_plugins
 from model_hub_rqa.runtime import (
     cluster_run,
     determined_cluster,
@@ -277,6 +277,7 @@ class TaskTrial(SetsTrial):
     def parse(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """Reads both sections into named settings, gathering the faults of all of them."""
         faults: list[str] = []
+        import_plugins(data.get("plugins"))  # which may register the task; their errors come with the others
         self.use_task(hparams)
 
         def attempt(step: Callable[[], T]) -> T | None:

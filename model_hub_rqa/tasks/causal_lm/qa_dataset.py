@@ -1,4 +1,4 @@
-"""QADataset: questions and answers from anything that ``datasets.load_dataset`` loads, as a registered component."""
+"""QADataset: questions and answers from anything that ``datasets.load_dataset`` loads, as a registered dataset."""
 
 import errno
 import hashlib

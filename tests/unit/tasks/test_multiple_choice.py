@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from model_hub_rqa import cli, train
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.models.limits import Limits
 from model_hub_rqa.readers import Reader
+from model_hub_rqa.registry import TASKS
 from model_hub_rqa.tasks.multiple_choice import MultipleChoice, MultipleChoiceKwargs
 
 WORDS = ["price", "oil", "river", "name", "embargo", "barrel", "basin"]
@@ -126,6 +128,25 @@ def test_it_learns(folder: Path) -> None:
     answers = json.loads((folder / "run/predictions.json").read_text())
     right = [answers[row["id"]] == row["choices"][row["label"]] for row in map(record, range(200, 216))]
     assert 100 * sum(right) / 16 == pytest.approx(validation["accuracy"])
+
+
+def test_a_task_of_a_plugin(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registered in a module that the configuration names; with flags and without."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TASKS, "_factories", {name: TASKS.find(name) for name in TASKS.names()})
+    (tmp_path / "plugged_task.py").write_text(
+        "from model_hub_rqa import TASKS\nfrom model_hub_rqa.tasks.multiple_choice import MultipleChoice\n"
+        "@TASKS.register('plugged')\nclass Plugged(MultipleChoice):\n    name = 'plugged'\n"
+    )
+    config = json.loads((folder / "config.yaml").read_text())
+    config["hyperparameters"]["task"], config["data"]["plugins"] = "plugged", ["plugged_task"]
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    assert cli.main(["validate", str(tmp_path / "config.yaml")]) == 0
+    del TASKS._factories["plugged"]
+    monkeypatch.delitem(sys.modules, "plugged_task")
+    words = [str(tmp_path / "config.yaml"), "--max_steps", "0", "--output-dir", str(tmp_path / "run")]
+    assert train.main(words) == 0
+    assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])["kind"] == "validation"
 
 
 METRICS = """
