@@ -74,8 +74,8 @@ def validate(args: argparse.Namespace) -> None:
     said["unknown_keys"] = list(unknown)
     if hasattr(trial, "limits"):
         said["limits"] = trial.limits.as_dict()
-    if hasattr(trial, "validation_answers"):
-        said["validation_answers"] = trial.validation_answers
+    if getattr(trial, "task", None) is not None:
+        said |= trial.task.notes
     print(json.dumps(said))
 
 

@@ -7,15 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.checkpoints import TASK, pretrained_folder
-from model_hub_rqa.errors import CheckpointError, ConfigError
-from model_hub_rqa.readers import Reader as TaskReader
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.readers import Reader
 from model_hub_rqa.records import Answer, Hit, Question
 from model_hub_rqa.retrieval.base import Retriever
-from model_hub_rqa.tasks.causal_lm.reader import GenerationReader
-from model_hub_rqa.tasks.extractive.reader import ExtractiveReader
-from model_hub_rqa.tasks.fid.reader import FusionReader
-from model_hub_rqa.tasks.reading import Reader, read_settings_file
 
 DEFAULT_TOP_K = 10
 
@@ -76,7 +71,7 @@ class RQAPipeline:
                 for question, hits in zip(asked, found, strict=True)
             ]
         retrieved = time.perf_counter()
-        answers = self.reader.read_passages(asked, scores=scores)
+        answers = self.reader.answer_questions(asked, scores=scores)
         self.retrieval_seconds += retrieved - begun
         self.reading_seconds += time.perf_counter() - retrieved
         self.n_questions += len(asked)
@@ -92,51 +87,6 @@ def load_reader(
     batch_size: int | None = None,
     tell: Callable[[str], None] = logger.info,
     **settings: Any,
-) -> ExtractiveReader | FusionReader | GenerationReader:
-    """The reader of a run's folder, a checkpoint, or a ``save_pretrained`` folder, of the kind that it holds.
-
-    Args:
-        path: the folder, as `pretrained_folder` takes it: ``RUN@best``, ``RUN@last`` and ``RUN@STEP`` choose; a
-            checkpoint is verified against its manifest first.
-        tell: is told which checkpoint of a run was taken.
-        batch_size: as the kind of reader has it; None for its default.
-        settings: fields of ExtractiveKwargs, BeamSearchKwargs, FusionKwargs or GenerationKwargs to use in place of
-            those of training.
-
-    Raises:
-        CheckpointError: no such folder, a damaged one, or one of another model.
-        ConfigError: a setting breaks a rule, or is none of the kind's.
-    """
-    from transformers import AutoConfig
-
-    from model_hub_rqa.tasks.beam_search.model import HEADS
-    from model_hub_rqa.tasks.beam_search.reader import BeamSearchReader
-    from model_hub_rqa.tasks.causal_lm.model import causal_lm_fault
-    from model_hub_rqa.tasks.fid.model import fusion_error
-
-    folder = pretrained_folder(Path(path), tell)
-    size: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
-    if TASK in read_settings_file(folder):
-        return TaskReader.from_pretrained(folder, **size, **settings)  # type: ignore[return-value]
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # json and transformers raise several kinds
-        raise CheckpointError(f"{folder}: has no config that can be read: {error}") from error
-    names = getattr(config, "architectures", None) or ["a model without a name"]
-    kind: type[ExtractiveReader] | type[FusionReader] | type[GenerationReader]
-    if any(name in HEADS.values() for name in names):
-        kind = BeamSearchReader
-    elif any(name.endswith(("ForQuestionAnswering", "ForQuestionAnsweringSimple")) for name in names):
-        kind = ExtractiveReader
-    elif config.is_encoder_decoder:
-        if refused := fusion_error(config):
-            raise CheckpointError(f"{folder}: {refused}")
-        kind = FusionReader
-    elif any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) and causal_lm_fault(config) is None:
-        kind = GenerationReader
-    else:
-        raise CheckpointError(
-            f"{folder}: must be a question-answering model, an encoder-decoder or a causal language model, found "
-            + ", ".join(names)
-        )
-    return kind.from_pretrained(folder, **size, **settings)  # verified above
+) -> Reader:
+    """The reader of a run's folder, a checkpoint, or a ``save_pretrained`` folder: `Reader.from_pretrained`."""
+    return Reader.from_pretrained(path, batch_size=batch_size, tell=tell, **settings)

@@ -1,16 +1,21 @@
 """Reader: a trained model of any task, to ask without Determined."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from model_hub_rqa.checkpoints import READER, TASK, pretrained_folder
-from model_hub_rqa.errors import CheckpointError
-from model_hub_rqa.records import Answer, Question
+from model_hub_rqa.checkpoints import READER, TASK, check_tokenizer, pretrained_folder
+from model_hub_rqa.config import Kwargs, parse_dict_to_dataclasses
+from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError, renamed
+from model_hub_rqa.libraries import sentencepiece_hint
+from model_hub_rqa.records import Answer, Passage, Question
 from model_hub_rqa.registry import TASKS
 from model_hub_rqa.tasks.base import Task
-from model_hub_rqa.tasks.reading import load_pretrained, read_settings_file, trained_settings
+
+K = TypeVar("K", bound=Kwargs)
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +29,8 @@ class Reader:
         batch_size: features read at a time; None for the task's default.
         bf16: whether to compute in bfloat16; None: where the machine has it and the task trains so.
     """
+
+    task_name: str | None = None
 
     def __init__(self, task: Task, model: Any, *, batch_size: int | None = None, bf16: bool | None = None) -> None:
         import torch
@@ -41,6 +48,11 @@ class Reader:
     def settings(self) -> Any:
         """Those of training, with what was given in their place."""
         return self.task.settings
+
+    @property
+    def n_context(self) -> int | None:
+        """How many of a question's passages are read, the first ones; None for all."""
+        return getattr(self.settings, "n_context", None)
 
     @classmethod
     def from_pretrained(
@@ -67,26 +79,29 @@ class Reader:
         from model_hub_rqa.models.limits import model_limits
 
         folder = pretrained_folder(Path(path), tell)
-        kind = task_of(folder)
+        kind: type[Task] = task_of(folder) if cls.task_name is None else cast("Any", TASKS.find(cls.task_name))
         task = kind(trained_settings(folder, kind.Settings, settings))
-        folder, model, tokenizer = load_pretrained(folder, task.auto_class(), f"a reader of the task {kind.name}")
-        task.setup(model.config, tokenizer, model_limits(model))
+        _, model, tokenizer = load_pretrained(folder, task.auto_class(), kind.description)
+        task.adapt_to_checkpoint(model.config, tokenizer, limits := model_limits(model), folder, settings)
+        task.setup(model.config, tokenizer, limits)
         task.prepare_model(model)
-        return cls(task, model, batch_size=batch_size, bf16=bf16)
+        own = (reader for reader in _readers(cls) if reader.task_name == kind.name)
+        reader = object.__new__(next(own, cls))
+        Reader.__init__(reader, task, model, batch_size=batch_size, bf16=bf16)
+        return reader
 
-    def read(self, examples: Any, *, files: bool = False, scores: bool = False) -> list[Any]:
+    def predict(self, examples: Any, *, scores: bool = False) -> list[Any]:
         """The results of `Task.decode` for a datasets.Dataset of examples, in their order.
 
         Args:
             examples: as `Task.load` gives them.
-            files: also what `Task.files` shows.
             scores: also how confident each answer is and how much each passage counts, where that takes extra work.
         """
         import torch
 
         from model_hub_rqa.data.batching import EvalBatchSampler
 
-        self.task.wants_files, self.task.wants_scores = files, scores
+        self.task.wants_files, self.task.wants_scores = True, scores
         features = self.task.features(examples, training=False)
         lengths = features["length"][:] if "length" in features.column_names else [1] * len(features)
         sampler = EvalBatchSampler(lengths, self.batch_size)
@@ -97,14 +112,102 @@ class Reader:
                 predictions.update(self.task.predict(self.model, on_device))
         return self.task.decode({key: predictions[key] for key in sorted(predictions)}, examples)
 
-    def answer(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
+    def answer_questions(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
         """One answer a question, from its own passages.
+
+        Args:
+            questions: with their passages, the best first.
+            scores: also how confident each answer is and how much each passage counts, where that takes extra work.
 
         Raises:
             DataError: a question has no passage, and this task needs one; or the task needs more than passages.
         """
+        if not questions:
+            return []
         examples = self.task.examples_of(questions)
-        return self.task.answers(self.read(examples, scores=scores), examples)
+        return self.task.answers(self.predict(examples, scores=scores), examples, questions)
+
+    def read_passages(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
+        """Version 0.1's name of `answer_questions`."""
+        return self.answer_questions(questions, scores=scores)
+
+
+class ExtractiveReader(Reader):
+    """Finds answers as spans of their contexts: the reader of `Extractive`.
+
+    Args:
+        model: a question-answering model of transformers.
+        tokenizer: its fast tokenizer.
+        settings: window and decoding settings; by default those that the model was trained with.
+        batch_size: windows read at a time.
+    """
+
+    task_name = "extractive"
+
+    def __init__(self, model: Any, tokenizer: Any, settings: Any, *, batch_size: int | None = None) -> None:
+        super().__init__(built_task(self.task_name, settings, model, tokenizer), model, batch_size=batch_size)
+
+    def answer(self, question: str, context: str) -> Answer:
+        """The answer to one question; its score is a probability among the n best, 0 to 1."""
+        return self.answer_questions([Question(question, (Passage("0", context),))])[0]
+
+    def read(self, examples: Any) -> dict[str, Any]:
+        """The decoded spans of examples (a datasets.Dataset, or dicts of id, question and context), by id."""
+        from datasets import Dataset
+
+        rows = examples if isinstance(examples, Dataset) else Dataset.from_list([dict(row) for row in examples])
+        return dict(zip(rows["id"][:], self.predict(rows), strict=True))
+
+
+class GenerationReader(Reader):
+    """Generates answers from passages, or without: the reader of `CausalLM`.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its fast tokenizer.
+        settings: prompt, lengths and how answers are searched for; by default those that the model was trained with.
+        batch_size: questions read at a time.
+    """
+
+    task_name = "causal-lm"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        settings: Any,
+        *,
+        batch_size: int | None = None,
+        bf16: bool | None = None,
+    ) -> None:
+        task = built_task(self.task_name, settings, model, tokenizer)
+        super().__init__(task, model, batch_size=batch_size, bf16=bf16)
+
+
+class FusionReader(GenerationReader):
+    """Generates answers from passages that are fused in the decoder: the reader of `FusionInDecoder`."""
+
+    task_name = "fid"
+
+
+class BeamSearchReader(ExtractiveReader):
+    """The reader of `BeamSearch`: an answer's end was predicted from its start."""
+
+    task_name = "beam-search"
+
+
+def built_task(name: str, settings: Any, model: Any, tokenizer: Any) -> Task:
+    """The task of a model that is there already."""
+    from model_hub_rqa.models.limits import model_limits
+
+    task: Task = TASKS.find(name)(settings)
+    task.setup(model.config, tokenizer, model_limits(model))
+    task.prepare_model(model)
+    return task
+
+
+def _readers(kind: type[Reader]) -> list[type[Reader]]:
+    return [kind, *(deeper for other in kind.__subclasses__() for deeper in _readers(other))]
 
 
 def task_of(folder: Path) -> type[Task]:
@@ -123,11 +226,15 @@ def task_of(folder: Path) -> type[Task]:
     except Exception as error:  # json and transformers raise several kinds
         raise CheckpointError(f"{folder}: has no config that can be read: {error}") from error
     tasks: list[Any] = [TASKS.find(name) for name in TASKS.names()]
-    for task in tasks:
-        if task.reads(config):
-            return cast("type[Task]", task)
+    try:
+        for task in tasks:
+            if task.reads(config):
+                return cast("type[Task]", task)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    kinds = ", ".join(task.description for task in tasks)
     names = ", ".join(getattr(config, "architectures", None) or ["a model without a name"])
-    raise CheckpointError(f"{folder}: must be a model of one of the tasks {', '.join(TASKS.names())}, got {names}")
+    raise CheckpointError(f"{folder}: must be one of {kinds}, got {names}")
 
 
 def named_task(folder: Path) -> type[Task] | None:
@@ -143,6 +250,74 @@ def named_task(folder: Path) -> type[Task] | None:
         return cast("type[Task]", TASKS.find(kept[TASK]))
     except ValueError as error:
         raise CheckpointError(f"{folder / READER}: task: {error}") from error
+
+
+def load_pretrained(path: str | Path, auto_class: Any, what: str) -> tuple[Path, Any, Any]:
+    """The model folder that is meant by ``path``, its model and its tokenizer, from this machine alone.
+
+    Args:
+        path: a run's folder, a checkpoint (verified against its manifest first), or a ``save_pretrained`` folder.
+        auto_class: of transformers, loads the model.
+        what: names the kind of reader in errors.
+
+    Raises:
+        CheckpointError: no such folder, a damaged one, or one without all weights of such a reader.
+    """
+    from transformers import AutoTokenizer
+
+    folder = pretrained_folder(Path(path))
+    check_tokenizer(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model, loading = auto_class.from_pretrained(
+            folder, dtype="auto", local_files_only=True, output_loading_info=True
+        )
+    except RqaError:
+        raise
+    except Exception as error:  # safetensors, json and transformers each raise their own kind on damage
+        raise CheckpointError(f"{folder}: cannot be loaded as {what}: {error}{sentencepiece_hint(error)}") from error
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"])[:5])
+        raise CheckpointError(f"{folder}: holds no trained {what}: weights missing for {missing}")
+    return folder, model, tokenizer
+
+
+def trained_settings(folder: Path, kind: type[K], overrides: Mapping[str, Any]) -> K:
+    """The settings that training left beside the weights (the defaults where another tool wrote them), overridden.
+
+    Raises:
+        CheckpointError: the file of settings cannot be read.
+        ConfigError: an override breaks a rule, or is no field of ``kind``.
+    """
+    known = {field.name for field in fields(kind)}
+    unknown = [name for name in overrides if name not in known]
+    if unknown:
+        raise ConfigError(f"{name}: is not a setting of the reader in {folder}" for name in unknown)
+    kept, path = read_settings_file(folder), folder / READER
+    settings = {name: kept[name] for name in known if name in kept}
+    try:
+        parsed: K = parse_dict_to_dataclasses((kind,), {**settings, **overrides}, section=str(path))[0]
+    except ConfigError as error:
+        raise renamed(error, {f"{path}.{name}": name for name in overrides}) from error
+    return parsed
+
+
+def read_settings_file(folder: Path) -> Mapping[str, Any]:
+    """What training left in reader.json; nothing where another tool wrote the folder.
+
+    Raises:
+        CheckpointError: the file is no JSON object.
+    """
+    path = folder / READER
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(kept, dict):
+        raise CheckpointError(f"{path}: cannot be read: must be an object, got {type(kept).__name__}")
+    return kept
 
 
 def _to(value: Any, device: Any) -> Any:

@@ -23,8 +23,9 @@ from model_hub_rqa.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from model_hub_rqa.data.predictions import Predictions
     from model_hub_rqa.metrics.text import AnswerRules
-    from model_hub_rqa.tasks.extractive.reader import ExtractiveReader
-    from model_hub_rqa.tasks.reading import Reader
+    from model_hub_rqa.readers import Reader
+    from model_hub_rqa.records import Question
+    from model_hub_rqa.tasks.base import Task
 
 
 def add_commands(commands: Any) -> None:
@@ -185,37 +186,68 @@ def predict(args: argparse.Namespace) -> None:
     """Answers one question (JSON on stdout) or all of a file (written to --output)."""
     _check_arguments(args)
     from model_hub_rqa.checkpoints import pretrained_folder
-    from model_hub_rqa.pipeline import load_reader
     from model_hub_rqa.progress import quiet_libraries
-    from model_hub_rqa.readers import named_task
-    from model_hub_rqa.tasks.extractive.reader import ExtractiveReader
+    from model_hub_rqa.readers import Reader, task_of
 
     quiet_libraries()
-    task = named_task(pretrained_folder(Path(args.checkpoint)))
-    if task is not None and not task.takes_questions():
-        return _predict_task(args)
-    squad, records = _read_data(args.data, args.on_bad_record) if args.data is not None else (True, None)
-    with named_as_typed(args):
-        reader = load_reader(args.checkpoint, batch_size=args.batch_size, tell=say, **reading_settings(args))
-    if args.data is None:
-        _predict_one(reader, args.question, args.context)
-    elif isinstance(reader, ExtractiveReader) and squad:
-        _predict_spans(reader, records, Path(args.output))
-    else:
-        _predict_texts(reader, records, squad, Path(args.output))
-
-
-def _predict_task(args: argparse.Namespace) -> None:
-    from model_hub_rqa.readers import Reader
-    from model_hub_rqa.tasks.base import write_file
-
-    if args.data is None:
+    faults = Faults()
+    kind = faults.attempt(lambda: task_of(pretrained_folder(Path(args.checkpoint))))
+    examples = None
+    if args.data is None and kind is not None and not kind.takes_questions():
         raise ConfigError("--question: this task needs more than a question and a context: give --data FILE")
+    if args.data is not None:
+        examples = faults.attempt(_read, kind, args)
+    faults.raise_any()
     with named_as_typed(args):
         reader = Reader.from_pretrained(args.checkpoint, batch_size=args.batch_size, tell=say, **reading_settings(args))
-    examples = reader.task.load(args.data, labelled=False, on_bad_record=args.on_bad_record)
-    output = Path(args.output)
-    for name, content in reader.task.files(reader.read(examples, files=True), examples).items():
+    if args.data is None:
+        _predict_one(reader, args.question, args.context)
+    else:
+        _predict_all(reader, examples, Path(args.output))
+
+
+def _read(kind: "type[Task] | None", args: argparse.Namespace) -> Any:
+    """The examples of a file that the task reads itself, or else the questions in it."""
+    if kind is not None and kind.reads_file(args.data):
+        return kind().load(args.data, labelled=False, on_bad_record=args.on_bad_record)
+    return _read_questions(args)
+
+
+def _read_questions(args: argparse.Namespace) -> "list[Question]":
+    """The questions of a file in any format; answers are not needed."""
+    from model_hub_rqa.data.formats.fid import read_fusion
+    from model_hub_rqa.data.loading import load_file
+    from model_hub_rqa.data.questions import from_squad, is_squad_form, question_of
+    from model_hub_rqa.data.slices import parse_slice
+
+    part = parse_slice(args.data)
+    if is_squad_form(part.path):
+        examples = load_file(
+            args.data,
+            version_2_with_negative=True,
+            require_answers=False,
+            require_offsets=False,
+            on_bad_record=args.on_bad_record,
+        )
+        return [question_of(from_squad(row)) for row in examples]
+    records = read_fusion(part.path, require_answers=False, on_bad_record=args.on_bad_record)
+    for line in records.skipped:
+        say(f"left out: {line}")
+    start, stop = part.bounds(len(records.rows))
+    return [question_of(row) for row in records.rows[start:stop]]
+
+
+def _predict_all(reader: "Reader", examples: Any, output: Path) -> None:
+    """Writes the files of the task, or the answers to questions, by id."""
+    from model_hub_rqa.tasks.base import write_file
+
+    if isinstance(examples, list):
+        answers = reader.answer_questions(examples)
+        texts = {question.id: answer.text for question, answer in zip(examples, answers, strict=True)}
+        files: dict[str, Any] = {"predictions.json": texts}
+    else:
+        files = reader.task.files(reader.predict(examples), examples)
+    for name, content in files.items():
         write_file(output.with_name(name.replace("predictions.json", output.name)), content)
     say(f"{len(examples)} predictions in {output}")
 
@@ -236,60 +268,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
             raise ConfigError([f"--{name}: must not be empty" for name in blank])
 
 
-def _read_data(path: str, on_bad_record: str) -> tuple[bool, Any]:
-    """Whether the file is in SQuAD's form, and its questions; answers are not needed."""
-    from model_hub_rqa.data.formats.fid import read_fusion
-    from model_hub_rqa.data.loading import load_file
-    from model_hub_rqa.data.questions import is_squad_form
-    from model_hub_rqa.data.slices import parse_slice
-
-    part = parse_slice(path)
-    if is_squad_form(part.path):
-        # a file may be of either version
-        return True, load_file(
-            path,
-            version_2_with_negative=True,
-            require_answers=False,
-            require_offsets=False,
-            on_bad_record=on_bad_record,
-        )
-    records = read_fusion(part.path, require_answers=False, on_bad_record=on_bad_record)
-    for line in records.skipped:
-        say(f"left out: {line}")
-    start, stop = part.bounds(len(records.rows))
-    return False, records.rows[start:stop]
-
-
 def _predict_one(reader: "Reader", question: str, context: str) -> None:
     from model_hub_rqa.records import Passage, Question
 
-    (answer,) = reader.read_passages([Question(question, (Passage("0", context),))], scores=True)
+    (answer,) = reader.answer_questions([Question(question, (Passage("0", context),))], scores=True)
     place = {"start": answer.start, "end": answer.end} if answer.passage >= 0 else {}
     print(json.dumps({"answer": answer.text, "score": answer.score, **place}))
-
-
-def _predict_spans(reader: "ExtractiveReader", examples: Any, output: Path) -> None:
-    decoded = reader.read(examples)
-    _write_object(output, {key: found.prediction for key, found in decoded.items()})
-    _write_object(output.with_name(f"nbest_{output.name}"), {key: found.n_best for key, found in decoded.items()})
-    if reader.settings.version_2_with_negative:
-        odds = {key: found.score_diff for key, found in decoded.items()}
-        _write_object(output.with_name("null_odds.json"), odds)
-    say(f"{len(decoded)} predictions in {output}")
-
-
-def _predict_texts(reader: Any, records: Any, squad: bool, output: Path) -> None:
-    from model_hub_rqa.data.questions import from_squad, question_of
-
-    rows = [from_squad(row) for row in records] if squad else records
-    answers = reader.read_passages([question_of(row) for row in rows])
-    _write_object(output, {row["id"]: answer.text for row, answer in zip(rows, answers, strict=True)})
-    say(f"{len(rows)} predictions in {output}")
-
-
-def _write_object(path: Path, content: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from error

@@ -147,7 +147,7 @@ def _evaluate_task(args: argparse.Namespace, output: Path) -> None:
     with named_as_typed(args):
         reader = Reader.from_pretrained(args.checkpoint, tell=say, **reading_settings(args))
     examples = reader.task.load(args.data, on_bad_record=args.on_bad_record)
-    results = reader.read(examples, files=True)
+    results = reader.predict(examples)
     scores = {"n_questions": len(examples), **reader.task.metrics(results, examples)}
     with new_folder(output, "--output-dir") as folder:
         for name, content in reader.task.files(results, examples).items():
@@ -195,12 +195,11 @@ def _readable(reader: Any, records: "Records", on_bad_record: str) -> "Records":
     from dataclasses import replace
 
     from model_hub_rqa.data.questions import question_of
-    from model_hub_rqa.tasks.causal_lm.reader import GenerationReader
 
-    if not isinstance(reader, GenerationReader):
+    errors = reader.task.question_errors([question_of(row) for row in records.rows])
+    if not errors:
         return records
-    errors = reader.errors([question_of(row) for row in records.rows])
-    if errors and (on_bad_record != "skip" or len(errors) == len(records.rows)):
+    if on_bad_record != "skip" or len(errors) == len(records.rows):
         raise DataError(errors.values())
     rows = [row for number, row in enumerate(records.rows) if number not in errors]
     skipped = (*records.skipped, *errors.values())

@@ -86,6 +86,14 @@ def with_row_numbers(features: "Dataset") -> "Dataset":
     return features if INDEX in features.column_names else _with_column(features, INDEX, np.arange(len(features)))
 
 
+def with_shifted_rows(features: "Dataset", by: int) -> "Dataset":
+    """Adds a number to ``example_index``, for the features of examples that stand behind others."""
+    if by == 0:
+        return features
+    shifted = (np.asarray(features[INDEX][:]) + by).astype(features.features[INDEX].dtype)
+    return _with_column(features.remove_columns(INDEX), INDEX, shifted)
+
+
 def _with_column(features: "Dataset", name: str, values: np.ndarray) -> "Dataset":
     form = features.format
     plain = features.with_format(None)  # datasets may fail to rewrite rows in another format

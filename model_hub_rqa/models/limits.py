@@ -2,12 +2,14 @@
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.models import build
 
 UNLIMITED = 10**9  # where neither a table nor the config sets a limit
@@ -114,3 +116,18 @@ def _stated(config: Any) -> int:
         if isinstance(size, int) and not isinstance(size, bool) and size > 0:
             return size
     return UNLIMITED
+
+
+def check_lengths(given: Mapping[str, Any], limits: Mapping[str, int], folder: Path) -> None:
+    """Holds lengths that were given for reading to what the model takes; those of training were held to it then.
+
+    Raises:
+        ConfigError: with every length beyond its limit.
+    """
+    faults = [
+        f"{name}: must be at most {limit:,}, the longest that {folder} takes, got {given[name]:,}"
+        for name, limit in limits.items()
+        if (given.get(name) or 0) > limit
+    ]
+    if faults:
+        raise ConfigError(faults)

@@ -6,7 +6,9 @@ A new task is one file: see ``multiple_choice.py``. `TaskTrial` trains any task 
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -20,12 +22,26 @@ from model_hub_rqa.data.file_loaders import Records
 from model_hub_rqa.data.files import iter_file
 from model_hub_rqa.data.slices import parse_slice
 from model_hub_rqa.errors import DataError
+from model_hub_rqa.metrics.languages import choose_rules
+from model_hub_rqa.metrics.text import AnswerRules
 from model_hub_rqa.models import build
 from model_hub_rqa.models.limits import Limits
 from model_hub_rqa.models.signature import filter_kwargs, forward_names
 from model_hub_rqa.records import Answer, Question
 
 LABELS = "labels"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The settings of one data set of a split, and where the configuration has them."""
+
+    split: str
+    dataset: str
+    settings: Any
+    path: str = "data"
 
 
 class Task:
@@ -50,6 +66,9 @@ class Task:
 
     Attributes:
         name: as it is registered; ``package.module:Class`` names a task that is not.
+        description: of its model, for messages.
+        fixed_model: whether `auto_class` alone can build the model, so that no custom model or mode can be chosen.
+        reads_hub: whether examples may come from a data set of the hub.
         metric, smaller_is_better: what chooses the best checkpoint, where no configuration says it.
         higher_is_better: of each metric, whether a higher value is better; None for one that is neither. A property,
             where it depends on the settings.
@@ -58,14 +77,21 @@ class Task:
         config, tokenizer, limits: the model's; from `setup` on.
         seed: of every draw.
         language: of the gold answers: a code, or "auto".
+        dataset: the name of the one that is scored; "" where there is one.
         padding_multiple: batches are padded to a multiple of so many tokens.
         label_smoothing: for a loss over generated tokens.
-        overwrite_cache, on_bad_record: of the ``data`` section.
-        wants_files: whether `files` is called, so that `predict` keeps what only files show.
+        overwrite_cache, cache_dir, on_bad_record: of the ``data`` section.
+        wants_files: whether `files` may be called, so that `predict` keeps what only files show.
+        notes: what ``rqa validate`` tells of the data, by name.
+        wants_loss: whether the metrics have a loss, for which examples need their gold answers.
+        variants: the settings by split and data set, of the data sets that bring settings of their own along.
         wants_scores: whether answers need a confidence, and passages a score.
     """
 
     name: ClassVar[str] = ""
+    description: ClassVar[str] = "a model of this task"
+    fixed_model: ClassVar[bool] = False
+    reads_hub: ClassVar[bool] = True
     Settings: ClassVar[type[Kwargs]] = Kwargs
     model_mode: ClassVar[str] = "base"
     default_bf16: ClassVar[bool] = False
@@ -85,16 +111,49 @@ class Task:
         self.padding_multiple = 1
         self.label_smoothing = 0.0
         self.overwrite_cache = False
+        self.cache_dir: str | None = None
         self.on_bad_record = "error"
-        self.wants_files = False
-        self.wants_scores = False
+        self.dataset = ""
+        self.wants_files = True
+        self.wants_scores = self.wants_loss = False
+        self.variants: list[Variant] = []
+        self.notes: dict[str, Any] = {}
+        self._rules: dict[str, AnswerRules] = {}
+
+    @classmethod
+    def adapt_hyperparameters(cls, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Hyperparameters with what the task's own settings say of them; raises ConfigError where they disagree."""
+        return hparams
+
+    def adapt_config(self, config: Any, tokenizer: Any) -> Any:
+        """The config to build the model from, before its limits are known."""
+        return config
 
     def setup(self, config: Any, tokenizer: Any, limits: Limits) -> None:
-        """Takes what the model came with; an override may change the config, and raises ConfigError for settings that
-        do not fit."""
+        """Takes what the model came with, before the model itself is built."""
         self.config, self.tokenizer, self.limits = config, tokenizer, limits
 
+    def check(self) -> None:
+        """Raises ConfigError for settings of a training that do not fit the config, the tokenizer or the limits."""
+
+    def adapt_to_checkpoint(
+        self, config: Any, tokenizer: Any, limits: Limits, folder: Path, given: Collection[str]
+    ) -> None:
+        """Fits the settings of a checkpoint that is read to its model, before `setup`.
+
+        Args:
+            folder: of the model, for messages; ``given``: the settings that the user gave in place of the trained ones.
+
+        Raises:
+            ConfigError: one of those does not fit.
+        """
+
     # ---- data ----
+
+    @classmethod
+    def reads_file(cls, path: str) -> bool:
+        """Whether `load` takes a file; if not, its questions are read in any format, for `examples_of`."""
+        return True
 
     def parse(self, record: Mapping[str, Any], *, labelled: bool = True) -> Mapping[str, Any]:
         """An example of a file's record.
@@ -134,6 +193,10 @@ class Task:
         one."""
         return cls.examples_of is not Task.examples_of
 
+    def question_errors(self, questions: Sequence[Question]) -> dict[int, str]:
+        """Why questions cannot be read, whatever their passages, by their place in ``questions``; {} for none."""
+        return {}
+
     def examples_of(self, questions: Sequence[Question]) -> Any:
         """Questions with their passages as examples, a datasets.Dataset; for ``rqa ask``.
 
@@ -162,11 +225,26 @@ class Task:
         """A batch: tensors by name, each with a row a feature."""
         raise NotImplementedError(f"{type(self).__name__} must define collate")
 
+    def training_batch(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+        """The batch that is learned in an epoch, such as with one of several gold answers drawn for each question."""
+        return batch
+
     # ---- the model ----
 
     def auto_class(self) -> Any:
         """What builds the model, with ``from_config`` and ``from_pretrained``."""
         return build.auto_class(self.model_mode)
+
+    def build_model(self, model_mode: str | None, model_kwargs: Mapping[str, Any], pretrained: bool) -> Any:
+        """The model to train.
+
+        Args:
+            model_mode: a key of `MODEL_MODES` that was chosen in place of the task's.
+            model_kwargs: of ``from_pretrained``.
+            pretrained: False starts from random weights.
+        """
+        mode = model_mode if model_mode is not None and not self.fixed_model else self.auto_class()
+        return build.build_model(self.config, mode, model_kwargs, pretrained)
 
     def prepare_model(self, model: Any) -> None:
         """Changes a model that was just built, such as freezing a part of it."""
@@ -200,8 +278,27 @@ class Task:
         """The metrics of a data set."""
         raise NotImplementedError(f"{type(self).__name__} must define metrics")
 
-    def answers(self, results: Sequence[Any], examples: Any) -> list[Answer]:
-        """The results as answers; by default their texts."""
+    def answer_rules(self, references: Iterable[Iterable[str]]) -> AnswerRules:
+        """How answers are compared: by the rules of `language`, or of the script of the gold answers.
+
+        Says in the log which rules they are, the first time for each data set.
+        """
+        if self.dataset not in self._rules:
+            choice = choose_rules(self.language, [text for texts in references for text in texts])
+            self._rules[self.dataset] = choice.rules
+            prefix = f"{self.dataset}: " if self.dataset else ""
+            logger.info("%s%s", prefix, choice.said)
+            if choice.warning:
+                logger.warning("%s%s", prefix, choice.warning)
+        return self._rules[self.dataset]
+
+    def answers(
+        self, results: Sequence[Any], examples: Any, questions: Sequence[Question] | None = None
+    ) -> list[Answer]:
+        """An answer for each example: by default the results' texts.
+
+        With ``questions``, of which `examples_of` made the examples, an answer for each question.
+        """
         return [Answer(str(result)) for result in results]
 
     def references(self, examples: Any) -> list[list[str]]:

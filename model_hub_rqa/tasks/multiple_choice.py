@@ -28,8 +28,13 @@ class MultipleChoice(Task):
     ``question`` or both. SWAG's columns (sent1, sent2, ending0 to ending3, label) are taken as well.
     """
 
-    name, model_mode, Settings = "multiple-choice", "multiple-choice", MultipleChoiceKwargs
+    name, description = "multiple-choice", "a multiple-choice model"
+    model_mode, Settings = "multiple-choice", MultipleChoiceKwargs
     metric, higher_is_better = "accuracy", {"accuracy": True}
+
+    @classmethod
+    def reads(cls, config: Any) -> bool:
+        return any(name.endswith("ForMultipleChoice") for name in config.architectures or ())
 
     def parse(self, record: Mapping[str, Any], *, labelled: bool = True) -> Mapping[str, Any]:
         endings = [record[f"ending{number}"] for number in range(10) if record.get(f"ending{number}") is not None]
@@ -88,7 +93,7 @@ class MultipleChoice(Task):
         right = [choice == label for (choice, _), label in zip(results, examples["label"], strict=True)]
         return {"accuracy": 100 * sum(right) / len(right)}
 
-    def answers(self, results: Sequence[Any], examples: Any) -> list[Answer]:
+    def answers(self, results: Sequence[Any], examples: Any, questions: Any = None) -> list[Answer]:
         rows = zip(results, examples["choices"], strict=True)
         return [Answer(choices[choice], probability) for (choice, probability), choices in rows]
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from model_hub_rqa.data.counts import FileCounts, totals
 from model_hub_rqa.data.features import with_row_numbers
 from model_hub_rqa.data.several import join_sets, set_numbers
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.metrics.languages import choose_rules
-from model_hub_rqa.metrics.text import AnswerRules
 from model_hub_rqa.objectives import anchor_of
 from model_hub_rqa.trials.chosen import ChosenComponents
 from model_hub_rqa.trials.reducers import Values
@@ -105,23 +103,6 @@ class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
         if len(numbers) < wanted:  # Determined's test mode evaluates one batch
             logger.info("metrics are of %d of %d validation examples", len(numbers), wanted)
         return examples if len(numbers) == len(examples) else examples.select(numbers)
-
-    def answer_rules(self, references: Iterable[Iterable[str]]) -> AnswerRules:
-        """The rules for the answers of the set that is evaluated: of its ``language``, or that of its references.
-
-        The first validation says in the log which they are.
-        """
-        chosen: dict[str, AnswerRules] = self.__dict__.setdefault("_rules_by_set", {})
-        name = self.validation_set
-        if name not in chosen:
-            own = {one.name: one.language for one in self.named_sets.get("validation", ())}
-            choice = choose_rules(own.get(name) or self.data.language, [text for texts in references for text in texts])
-            chosen[name] = choice.rules
-            place = f"{name}: " if name else ""
-            logger.info("%s%s", place, choice.said)
-            if choice.warning:
-                logger.warning("%s%s", place, choice.warning)
-        return chosen[name]
 
     def prediction_path(self, name: str) -> Path | None:
         """Where a validation writes a file such as predictions.json; with several sets, predictions_NAME.json.

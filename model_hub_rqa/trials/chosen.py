@@ -39,7 +39,7 @@ class ChosenComponents:
         entries = train if isinstance(train, list) else []
         names = [entry.get("name") if isinstance(entry, Mapping) else entry for entry in entries]
         self.objective = build_objective(self.components, [str(name) for name in names], keyed)
-        if needs_reference(self.objective) and not hasattr(self, "answer_log_probs"):
+        if needs_reference(self.objective) and not hasattr(self.task_class or self, "answer_log_probs"):
             raise ConfigError(
                 f"hyperparameters.objective: {self.components.objective.name} needs the probabilities of answers, "
                 f"which {type(self).__name__} does not give (answer_log_probs)"
@@ -130,10 +130,10 @@ class ChosenComponents:
         return loss
 
     def _log_probs(self: Any, batch: Batch) -> torch.Tensor:
-        found: torch.Tensor = self.answer_log_probs(self.model, batch)
+        found: torch.Tensor = (self.task or self).answer_log_probs(self.model, batch)
         return found
 
     def _reference_log_probs(self: Any, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            found: torch.Tensor = self.answer_log_probs(self.reference, batch)
+            found: torch.Tensor = (self.task or self).answer_log_probs(self.reference, batch)
         return found

@@ -4,6 +4,7 @@ A new task subclasses it and overrides the hooks that differ; see `QATrial` for 
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import json
@@ -33,10 +34,10 @@ from model_hub_rqa.config.trainer_names import best_checkpoint_faults, with_glob
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
 from model_hub_rqa.data.counts import counting
-from model_hub_rqa.data.features import complete_datasets
+from model_hub_rqa.data.features import complete_datasets, with_shifted_rows
 from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, KeyedCollator, MixedBatchSampler
 from model_hub_rqa.data.token_budget import WEIGHT, TokenBudgetBatchSampler, WeighingCollator
-from model_hub_rqa.errors import ConfigError, DataError, NonFiniteLoss, RqaError
+from model_hub_rqa.errors import ConfigError, DataError, Faults, NonFiniteLoss, RqaError
 from model_hub_rqa.models import build
 from model_hub_rqa.models.dropout import use_cpu_dropout
 from model_hub_rqa.models.first import parse_parts, read_first_model
@@ -55,7 +56,7 @@ from model_hub_rqa.runtime import (
     run_length,
 )
 from model_hub_rqa.runtime.finite import FiniteCheck, SkippedSteps
-from model_hub_rqa.tasks.base import Task, task_name, write_file
+from model_hub_rqa.tasks.base import Task, Variant, task_name, write_file
 from model_hub_rqa.trials.by_set import SetsTrial, example_number
 from model_hub_rqa.trials.callbacks import MetricError, build_named_callbacks
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
@@ -278,7 +279,12 @@ class TaskTrial(SetsTrial):
         """Reads both sections into named settings, gathering the faults of all of them."""
         faults: list[str] = []
         import_plugins(data.get("plugins"))  # which may register the task; their errors come with the others
-        self.use_task(hparams)
+        try:
+            self.use_task(hparams)
+            if self.task_class is not None:
+                hparams = self.task_class.adapt_hyperparameters(hparams, data)
+        except ConfigError as error:
+            faults += error.problems
 
         def attempt(step: Callable[[], T]) -> T | None:
             try:
@@ -348,6 +354,7 @@ class TaskTrial(SetsTrial):
             self.task = self.task_class(self.settings)
             self.task.seed, self.task.language = self.seed, self.data.language
             self.task.overwrite_cache, self.task.on_bad_record = self.data.overwrite_cache, self.data.on_bad_record
+            self.task.cache_dir, self.task.wants_loss = self.data.cache_dir, True
             self.task.label_smoothing = self.trainer.label_smoothing_factor
             self.task.padding_multiple = self.pad_to_multiple_of
             if taken := sorted(set(metrics) & set(self.task.higher_is_better)):
@@ -368,11 +375,27 @@ class TaskTrial(SetsTrial):
         from model_hub_rqa.data.loading import default_load_dataset
         from model_hub_rqa.data.several import load_named_sets
 
+        if self.task is not None and not self.task.reads_hub:
+            self._refuse_hub(type(self.task))
         reader = self.build_reader()
         if not self.named_sets:
             return default_load_dataset(self.data_settings, seed=self.seed, reader=reader)
         version_2 = bool(self.data_settings.get("version_2_with_negative"))
         return load_named_sets(self.named_sets, seed=self.seed, reader=reader, version_2_with_negative=version_2)
+
+    def _refuse_hub(self, task: type[Task]) -> None:
+        entries: dict[str, Any] = {
+            f"data.{split}[{number}]": one for split, sets in self.named_sets.items() for number, one in enumerate(sets)
+        }
+        named = {path: one.dataset_name for path, one in {**entries, "data": self.data}.items()}
+        errors = [
+            f"{path}.dataset_name: examples of the task {task.name} come from files (train_file, validation_file), "
+            f"got {name!r}"
+            for path, name in named.items()
+            if name is not None
+        ]
+        if errors:
+            raise ConfigError(errors)
 
     def build_reader(self) -> Reader | None:
         """What reads and validates a file of examples; None for SQuAD's form."""
@@ -388,8 +411,9 @@ class TaskTrial(SetsTrial):
     def _build_config_and_tokenizer(self) -> None:
         self.config, self.tokenizer = self.build_config_and_tokenizer()
         if self.task is not None:
+            self.config = self.task.adapt_config(self.config, self.tokenizer)
             self.task.setup(self.config, self.tokenizer, self.limits)
-            self.config = self.task.config
+            self.settings, self.task.variants = self.task.settings, self._variants()
 
     @functools.cached_property
     def limits(self) -> Limits:
@@ -400,6 +424,17 @@ class TaskTrial(SetsTrial):
 
     def check(self) -> None:
         """Raises ConfigError for settings that do not fit the config or the tokenizer."""
+        if self.task is None:
+            return
+        errors = Faults()
+        if self.task.fixed_model and self.components.model is not None:
+            built = f"a {type(self).__name__} always builds its own"
+            errors.add(ConfigError(f"hyperparameters.model: must be unset, {built}"))
+        if self.task.fixed_model and self.trainer.model_mode not in (None, self.task.model_mode):
+            mode = self.trainer.model_mode
+            errors.add(ConfigError(f"hyperparameters.model_mode: must be {self.task.model_mode} or unset, got {mode}"))
+        errors.attempt(self.task.check)
+        errors.raise_any()
 
     def build_datasets(self) -> Mapping[str, Any]:
         """Turns ``self.examples`` into "train" and "validation", each a datasets.Dataset of features.
@@ -411,15 +446,59 @@ class TaskTrial(SetsTrial):
         if self.task is None:
             raise ConfigError(f"{type(self).__name__}.build_datasets: must be written, or a task be named (task)")
         self.read = self.task.prepare(self.examples)
-        return {split: self.task.features(self.read[split], training=split == "train") for split in self.read}
+        errors = Faults()
+        features = {split: errors.attempt(self._features, self.task, split) for split in self.read}
+        errors.raise_any()
+        return features
+
+    def _features(self, task: Task, split: str) -> Any:
+        """The features of a split: of each data set by its own settings, where some bring their own along."""
+        examples, training = self.read[split], split == "train"
+        variants = [variant for variant in task.variants if variant.split == split]
+        if not variants:
+            return task.features(examples, training=training)
+        from datasets import concatenate_datasets
+
+        errors, parts = Faults(), list[Any]()
+        for variant in variants:
+            rows = self.sets[split].get(variant.dataset, range(len(examples)))
+            own = copy.copy(task)
+            own.settings, own.dataset = variant.settings, variant.dataset
+            made = errors.attempt(own.features, examples.select(rows), training=training)
+            if made is not None:
+                parts.append(with_shifted_rows(made, rows.start))
+        errors.raise_any()
+        return concatenate_datasets(parts).with_format(**parts[0].format) if len(parts) > 1 else parts[0]
+
+    def _variants(self) -> list[Variant]:
+        """The task's settings as each data set has them; [] where none brings its own along."""
+        if not self.set_settings:
+            return []
+        errors: dict[str, None] = {}
+        found = []
+        for split, sets in self.sets.items():
+            for name in sets or [""]:
+                own = self.set_settings.get((split, name), {})
+                path = f"data.datasets.{name or getattr(self.data, split)}.args" if own else "data"
+                try:
+                    found.append(Variant(split, name, dataclasses.replace(cast("Any", self.settings), **own), path))
+                except ConfigError as error:
+                    errors |= {f"{path}.{line.partition('.')[2]}": None for line in error.problems}
+        if errors:
+            raise ConfigError(errors)
+        return found
 
     # ---- model, optimizer, scheduler, loaders ----
 
     def build_model(self) -> torch.nn.Module:
         if self.components.model is not None:
             return self.build_chosen_model(self.components.model)
-        mode = self.trainer.model_mode or (self.default_model_mode if self.task is None else self.task.auto_class())
-        return build.build_model(self.config, mode, self.model_kwargs, self.trainer.use_pretrained_weights)
+        pretrained = self.trainer.use_pretrained_weights
+        if self.task is not None:
+            built: torch.nn.Module = self.task.build_model(self.trainer.model_mode, self.model_kwargs, pretrained)
+            return built
+        mode = self.trainer.model_mode or self.default_model_mode
+        return build.build_model(self.config, mode, self.model_kwargs, pretrained)
 
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         return build.build_default_optimizer(model, self.optimizer_kwargs)
@@ -447,6 +526,10 @@ class TaskTrial(SetsTrial):
     def batches_per_epoch(self) -> int:
         """Micro-batches of an epoch on one rank."""
         return len(self._train_sampler()) // self._slots[0]
+
+    @functools.cached_property
+    def _epoch_length(self) -> int:
+        return self.batches_per_epoch()
 
     def num_training_steps(self) -> int:
         """Optimizer steps of the whole run, at least one: the learning rate's schedule divides by them."""
@@ -540,6 +623,8 @@ class TaskTrial(SetsTrial):
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """One micro-batch: loss, backward and, where it completes an effective batch, a step."""
         self._seed_batch(batch_idx)
+        if self.task is not None and self.data.mixing != "keyed":
+            batch = self.task.training_batch(batch, batch_idx // self._epoch_length)
         weight = (
             batch.pop(WEIGHT) if WEIGHT in batch else None
         )  # of batches by tokens, so that each example weighs the same
@@ -655,6 +740,8 @@ class TaskTrial(SetsTrial):
         predictions = {
             (rows[key[0]], *key[1:]) if isinstance(key, tuple) else rows[key]: value for key, value in values.items()
         }
+        languages = {one.name: one.language for one in self.named_sets.get("validation", ())}
+        task.dataset, task.language = self.validation_set, languages.get(self.validation_set) or self.data.language
         results = task.decode(predictions, examples)
         if self.output_dir is not None:
             for name, content in task.files(results, examples).items():

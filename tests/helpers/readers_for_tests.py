@@ -39,7 +39,7 @@ class Repeater:
 
     n_context: int | None = None
 
-    def read_passages(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
+    def answer_questions(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
         return [Answer(question.passages[0].text.split()[-1]) for question in questions]
 
 

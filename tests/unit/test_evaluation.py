@@ -35,7 +35,7 @@ def rows() -> list[dict[str, Any]]:
 def test_passages_that_are_not_read_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """f1_passages looks at the first n_context passages alone, and latencies at this evaluation's questions alone."""
     reader = Repeater()
-    monkeypatch.setattr(reader, "read_passages", lambda asked, scores=False: [Answer("barrel")] * len(asked))
+    monkeypatch.setattr(reader, "answer_questions", lambda asked, scores=False: [Answer("barrel")] * len(asked))
     pipeline = RQAPipeline(reader, InOrder(), top_k=3)
     assert evaluate(pipeline, rows())["f1_passages"] > 0  # it stands in the second passage
     pipeline.retrieval_seconds = pipeline.reading_seconds = 1e6

@@ -14,14 +14,14 @@ from transformers import BertConfig, BertModel, FSMTConfig
 
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
 from model_hub_rqa.pipeline import RQAPipeline, load_reader
+from model_hub_rqa.readers import ExtractiveReader, FusionReader
 from model_hub_rqa.records import Question
 from model_hub_rqa.tasks.beam_search.decoding import decode_beams
-from model_hub_rqa.tasks.beam_search.reader import BeamSearchReader
+from model_hub_rqa.tasks.beam_search.task import BeamSearch
 from model_hub_rqa.tasks.extractive.decoding import DecodedSpans, decode_many
-from model_hub_rqa.tasks.extractive.reader import ExtractiveReader, choose_passage
 from model_hub_rqa.tasks.extractive.spans import SpanCandidates
+from model_hub_rqa.tasks.extractive.task import choose_passage
 from model_hub_rqa.tasks.fid.model import end_of_answers
-from model_hub_rqa.tasks.fid.reader import FusionReader
 
 PASSAGES = tuple(CORPUS)
 
@@ -115,7 +115,7 @@ def test_choosing_a_passage_from_beams(passages: list[tuple[float, float]], answ
         decode_beams(["ab"], [[beam(math.log(span), number, null)]], version_2_with_negative=True)[0]
         for number, (span, null) in enumerate(passages)
     ]
-    chosen = choose_passage(found, BeamSearchReader.passage_rank)
+    chosen = choose_passage(found, BeamSearch.passage_rank)
     assert (chosen.text, chosen.passage) == (answer, passage)
 
 
@@ -175,7 +175,8 @@ def test_scores_of_an_answer(fusion: Path) -> None:
     """The geometric mean of its tokens' probabilities, as transformers scores what it generates."""
     reader = FusionReader.from_pretrained(fusion, bf16=False)
     (found,) = reader.read_passages([Question("oil?", PASSAGES[:1])], scores=True)
-    (_, batch) = next(reader._batches([Question("oil?", PASSAGES[:1])]))
+    features = reader.task.features(reader.task.examples_of([Question("oil?", PASSAGES[:1])]), training=False)
+    batch = reader.task.collate([features[0]])
     output: Any = reader.model.generate(
         input_ids=batch["passage_ids"][None],  # one passage: the plain model reads the same
         max_new_tokens=8,
@@ -239,7 +240,7 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
     ).save_pretrained(tmp_path / "bert")
     with pytest.raises(
         CheckpointError,
-        match="must be a question-answering model, an encoder-decoder or a causal language model, found BertModel",
+        match=r"must be one of .*an extractive reader.*, got BertModel",
     ):
         load_reader(tmp_path / "bert")
     FSMTConfig(architectures=["FSMTForConditionalGeneration"]).save_pretrained(tmp_path / "fsmt")  # no weights

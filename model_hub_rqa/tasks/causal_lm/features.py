@@ -287,7 +287,7 @@ class GenerationCollator:
         labels = torch.full((len(features), width), IGNORED)
         mask = torch.zeros((len(features), width), dtype=torch.int64)
         for row, feature in enumerate(features):
-            prompt, answer = (torch.as_tensor(np.array(feature[name])).long() for name in ("input_ids", "answer_ids"))
+            prompt, answer = (torch.as_tensor(np.asarray(feature[name])).long() for name in ("input_ids", "answer_ids"))
             input_ids[row, : lengths[row]] = torch.cat([prompt, answer])
             labels[row, len(prompt) : lengths[row]] = answer
             mask[row, : lengths[row]] = 1

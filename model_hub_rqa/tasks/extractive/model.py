@@ -1,6 +1,7 @@
 """The extractive reader's forward pass and loss, shared by training, evaluation and prediction."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ logger = logging.getLogger(__name__)
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def span_logits(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def span_logits(model: torch.nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Start and end logits of a batch, float32 [B, T], minus infinity on padding.
 
     Padding takes no part in the softmax of the loss, so a loss does not depend on how far its batch was padded.

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, Au
 
 from model_hub_rqa.cli import main
 from model_hub_rqa.errors import RqaError
-from model_hub_rqa.tasks.extractive.reader import ExtractiveReader
+from model_hub_rqa.readers import ExtractiveReader
 
 OFFICIAL = {
     "v1.1": ("bert-ensemble", "logistic-regression", "match-lstm", "r-net", "slqa"),

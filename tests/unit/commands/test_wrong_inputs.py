@@ -168,7 +168,7 @@ def test_training_with_a_search_asks_for_its_libraries_first(
     path = tiny_fusion.experiment(tmp_path, train=8, validation=3)
     take_away(monkeypatch, name)
     assert main(["validate", str(path)]) == 0
-    monkeypatch.setattr("model_hub_rqa.trials.passages.fusion_reader", lambda **_: pytest.fail("data were read"))
+    monkeypatch.setattr("model_hub_rqa.tasks.passages.task.fusion_reader", lambda **_: pytest.fail("data were read"))
     search = f"data.index={folder / 'index'}" if retriever == "bm25" else "data.embedding_model=model"
     assert f"{name}: cannot be imported" in refused(f"validate {path} --config {search}")
 

@@ -21,11 +21,9 @@ from model_hub_rqa.checkpoints import READER, pretrained_folder
 from model_hub_rqa.cli import main
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.models.limits import UNLIMITED, Limits, read_limits
+from model_hub_rqa.readers import ExtractiveReader, FusionReader, GenerationReader
 from model_hub_rqa.tasks.causal_lm.features import GenerationCollator
-from model_hub_rqa.tasks.causal_lm.reader import GenerationReader
-from model_hub_rqa.tasks.extractive.reader import ExtractiveReader
 from model_hub_rqa.tasks.fid.features import pad_labels
-from model_hub_rqa.tasks.fid.reader import FusionReader
 
 QA = "question-answering"
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
@@ -187,7 +185,7 @@ def test_a_checkpoint_says_what_stands_first(kind: str, first: bool, tmp_path: P
     assert ExtractiveReader.from_pretrained(plain).settings.question_first is False
     (plain / READER).unlink()  # as transformers alone would save it
     settings = ExtractiveReader.from_pretrained(plain).settings
-    assert settings.question_first is None
+    assert settings.question_first is first
     assert settings.max_seq_length == {"llama": POSITIONS, "bert": POSITIONS, "xlnet": 384}[kind]
 
 

@@ -18,7 +18,7 @@ from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.documents import document_metrics
 from model_hub_rqa.runtime import experiments
 from model_hub_rqa.runtime.metric_names import check_metric, declared_metrics
-from model_hub_rqa.trials import passages
+from model_hub_rqa.tasks.passages import task as passages
 from model_hub_rqa.trials.qa import QATrial
 from model_hub_rqa.trials.task_trial import TaskTrial
 

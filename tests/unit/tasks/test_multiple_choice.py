@@ -193,10 +193,10 @@ def test_added_metrics(
     ):
         assert run(metrics, **searcher) == 2
         assert error in capsys.readouterr().err
-    config["entrypoint"] = "model_hub_rqa:FiDTrial"
+    config["entrypoint"] = "own_trials:ParityTrial"
     del config["hyperparameters"]["task"]
     assert run(["rouge1"]) == 2
-    assert "data.metrics: needs a task, and FiDTrial has its own compute_metrics" in capsys.readouterr().err
+    assert "data.metrics: needs a task, and ParityTrial has its own compute_metrics" in capsys.readouterr().err
 
 
 def test_predict_and_evaluate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,7 +221,7 @@ def test_the_reader_in_python(folder: Path) -> None:
     """Answers carry their probability among the choices."""
     reader = Reader.from_pretrained(folder / "run")
     examples = reader.task.load(str(folder / "dev.jsonl[:3]"))
-    answers = reader.task.answers(reader.read(examples), examples)
+    answers = reader.task.answers(reader.predict(examples), examples)
     assert [answer.text in row["choices"] for answer, row in zip(answers, examples, strict=True)] == [True] * 3
     assert all(answer.score is not None and 0.25 < answer.score <= 1 for answer in answers)
 

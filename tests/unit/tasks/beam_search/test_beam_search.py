@@ -20,13 +20,12 @@ from model_hub_rqa.checkpoints import pretrained_folder
 from model_hub_rqa.cli import main
 from model_hub_rqa.errors import CheckpointError
 from model_hub_rqa.pipeline import load_reader
+from model_hub_rqa.readers import BeamSearchReader, ExtractiveReader
 from model_hub_rqa.tasks.beam_search.collate import BeamSearchCollator
 from model_hub_rqa.tasks.beam_search.decoding import beam_candidates
 from model_hub_rqa.tasks.beam_search.model import beam_loss, prepare_head, search_beams, set_beam
-from model_hub_rqa.tasks.beam_search.reader import BeamSearchReader
 from model_hub_rqa.tasks.extractive.features import FeatureBuilder, build_features
 from model_hub_rqa.tasks.extractive.model import reads_question_first
-from model_hub_rqa.tasks.extractive.reader import ExtractiveReader
 
 KINDS = ("xlnet", "xlm")
 both_kinds = pytest.mark.parametrize("kind", KINDS)
@@ -390,7 +389,7 @@ def test_another_kind_of_head_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_model_of_ones_own_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rather than passed over for the head that this trial is there for."""
     config = tiny_beams.experiment(tmp_path, model={"_target_": "own_models.build_reader", "hidden_size": 8})
-    assert "hyperparameters.model: plays no part here" in faults(config, capsys)
+    assert "hyperparameters.model: must be unset" in faults(config, capsys)
 
 
 @pytest.mark.usefixtures("no_model")

@@ -10,9 +10,9 @@ from tokenizers_for_tests import CHATML, chat_tokenizer
 
 from model_hub_rqa import cli
 from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.readers import GenerationReader
 from model_hub_rqa.records import Passage, Question, Turn
 from model_hub_rqa.tasks.causal_lm.features import ChatPrompt
-from model_hub_rqa.tasks.causal_lm.reader import GenerationReader
 from model_hub_rqa.tasks.causal_lm.settings import GenerationKwargs
 
 # As Mistral's and Gemma's do.

@@ -12,6 +12,7 @@ from transformers import AutoModelForQuestionAnswering
 from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from model_hub_rqa.models.limits import UNLIMITED, model_limits, read_limits
+from model_hub_rqa.readers import ExtractiveReader
 from model_hub_rqa.tasks.extractive.features import ExtractiveCollator, FeatureBuilder, build_features
 from model_hub_rqa.tasks.extractive.model import (
     is_causal,
@@ -20,7 +21,6 @@ from model_hub_rqa.tasks.extractive.model import (
     reads_question_first,
     span_logits,
 )
-from model_hub_rqa.tasks.extractive.reader import ExtractiveReader
 from model_hub_rqa.tasks.extractive.settings import ExtractiveKwargs
 
 EVERYDAY = ("bert", "gpt2", "ibert", "led", "llama", "opt", "roberta", "xlnet")

@@ -167,8 +167,7 @@ def test_a_trial_and_its_reader_spell_alike(tmp_path: Path, monkeypatch: pytest.
             [torch.tensor(tokenizer(ANSWERS[i]).input_ids) for i in batch["example_index"].tolist()], batch_first=True
         )
 
-    monkeypatch.setattr(model_hub_rqa.trials.fid, "fusion_generate", perfect)
-    monkeypatch.setattr(model_hub_rqa.tasks.fid.model, "fusion_generate", perfect)
+    monkeypatch.setattr(model_hub_rqa.tasks.fid.task, "fusion_generate", perfect)
     assert train.main([str(path), "--output-dir", str(tmp_path / "run")]) == 0
     written = (tmp_path / "run/predictions.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["prediction"] for line in written] == ANSWERS

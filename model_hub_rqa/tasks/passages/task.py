@@ -1,0 +1,229 @@
+"""PassageTask: what tasks share that generate answers from passages, the records' own or retrieved ones."""
+
+import functools
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from model_hub_rqa.data.arrow_cache import Reader as FileLoader
+from model_hub_rqa.data.arrow_cache import cache_folder
+from model_hub_rqa.data.formats.fid import fusion_reader
+from model_hub_rqa.libraries import check_libraries
+from model_hub_rqa.metrics.documents import document_metrics
+from model_hub_rqa.metrics.generation import generation_metrics
+from model_hub_rqa.records import Answer, Question
+from model_hub_rqa.registry import RETRIEVERS
+from model_hub_rqa.retrieval.base import Retriever
+from model_hub_rqa.retrieval.index_folder import read_manifest
+from model_hub_rqa.tasks.base import Task
+from model_hub_rqa.tasks.passages.answer_text import AnswerDecoder, answer_sources
+from model_hub_rqa.tasks.passages.choose import choose_passages, retrieve_passages
+
+_OVER_FETCH = 10  # passages retrieved beyond those wanted, since the same text may stand in a corpus several times
+
+_ANSWER_METRICS = {"exact_match": True, "f1": True, "rougeL": True}
+_DOCUMENT_METRICS = {
+    "document_accuracy": True,
+    "document_recall": True,
+    "document_recall@1": True,
+    "likely_document_accuracy": True,
+    "likely_document_recall": True,
+    "ndcg": True,
+}
+
+
+class Generated(NamedTuple):
+    """What `predict` gives for a question.
+
+    Attributes:
+        answer: the tokens that were generated, then, from `decode` on, their text; None where nothing was generated.
+        loss, n_tokens: the cross entropy of the gold answer, summed over its tokens; 0 where it was not asked for.
+        confidence: the geometric mean of the probabilities of the answer's tokens, its end included.
+        passage_scores: shares of the passages that were read, which sum up to 1.
+    """
+
+    answer: Any
+    loss: float = 0.0
+    n_tokens: int = 0
+    confidence: float | None = None
+    passage_scores: tuple[float, ...] | None = None
+
+
+class PassageTask(Task):
+    """Generates answers to questions from their passages, and scores them against the gold answers.
+
+    A validation writes predictions.jsonl: question, prediction, references and the passages that were read. Where
+    passages are retrieved, it is end to end, and reports `document_metrics` as well.
+    """
+
+    smooths_labels = True
+    reads_hub = False
+    batch_size = 8
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool | None]:
+        return {**_ANSWER_METRICS, **(_DOCUMENT_METRICS if self.settings.retrieves else {})}
+
+    # ---- data ----
+
+    @classmethod
+    def reads_file(cls, path: str) -> bool:
+        return False
+
+    def file_loader(self, *, labelled: bool = True) -> FileLoader | None:
+        if self.settings.retrieves:  # a search comes at the end of long work
+            kind = "dense" if self.settings.index is None else read_manifest(Path(self.settings.index)).kind
+            retriever: Any = RETRIEVERS.find(kind)
+            check_libraries("ir_measures", *retriever.libraries)
+        # Retrieval among the records' own passages needs them; without, gold passages are welcome and not needed.
+        retrieved = self.settings.embedding_model and (self.settings.index or self.settings.corpus_file)
+        return fusion_reader(require_passages=not retrieved)
+
+    def build_retriever(self, examples: Mapping[str, Any]) -> tuple[Retriever, str]:
+        """What finds passages where the settings ask for retrieval, and a text that says what it depends on."""
+        from model_hub_rqa.tasks.passages.frozen import fingerprint, frozen_index
+
+        records = (record for split in examples.values() for record in split)
+        index = frozen_index(self.settings, records, cache_folder(self.cache_dir) / "indexes")
+        return index, fingerprint(index)
+
+    def prepare(self, examples: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The examples with the passages that are read."""
+        found = self.build_retriever(examples) if self.settings.retrieves else None
+        train, validation = (self._training_passages, self._validation_passages)
+        return {"train": train(examples["train"], found), "validation": validation(examples["validation"], found)}
+
+    def _training_passages(self, examples: Any, found: tuple[Retriever, str] | None) -> Any:
+        """The record's own passages, or, where embedding_model is given, its gold ones among those retrieved."""
+        settings = self.settings
+        if found is None or not settings.embedding_model:
+            return choose_passages(
+                examples,
+                n_context=settings.n_context,
+                num_hard_negatives=settings.num_hard_negatives,
+                seed=self.seed,
+                overwrite_cache=self.overwrite_cache,
+            )
+        return self._retrieved(examples, found, settings.embedding_max_num_to_retrieve, keep_gold=True)
+
+    def _validation_passages(self, examples: Any, found: tuple[Retriever, str] | None) -> Any:
+        """Retrieved passages alone where there is a retriever, with the gold texts in the column gold_texts."""
+        settings = self.settings
+        if found is None:
+            return choose_passages(
+                examples, n_context=settings.n_context, seed=self.seed, overwrite_cache=self.overwrite_cache
+            )
+        wanted = settings.embedding_max_num_to_retrieve
+        if not settings.embedding_model and settings.n_context is not None:
+            wanted = settings.n_context  # trained on so many of the records' own
+        gold = [[passage["text"] for passage in row if passage["gold"]] for row in examples["passages"]]
+        return self._retrieved(examples, found, wanted, keep_gold=False).add_column("gold_texts", gold)
+
+    def _retrieved(self, examples: Any, found: tuple[Retriever, str], wanted: int, *, keep_gold: bool) -> Any:
+        retriever, fingerprint = found
+        gold = max((sum(passage["gold"] for passage in row) for row in examples["passages"]), default=0)
+        return retrieve_passages(
+            examples,
+            functools.partial(retriever.search, k=wanted + gold + _OVER_FETCH),
+            max_num_to_retrieve=wanted,
+            n_context=self.settings.n_context,
+            keep_gold=keep_gold,
+            seed=self.seed,
+            fingerprint=fingerprint,
+            overwrite_cache=self.overwrite_cache,
+        )
+
+    def examples_of(self, questions: Sequence[Question]) -> Any:
+        from datasets import Dataset
+
+        n_context = self.settings.n_context
+        return Dataset.from_dict(
+            {
+                "id": [question.id for question in questions],
+                "question": [question.text for question in questions],
+                "chat_history": [
+                    [{"role": turn.role, "text": turn.text} for turn in question.chat_history] for question in questions
+                ],
+                "passages": [
+                    [{"title": passage.title, "text": passage.text} for passage in question.passages[:n_context]]
+                    for question in questions
+                ],
+                "target": [""] * len(questions),
+                "answers": [[""]] * len(questions),
+            }
+        )
+
+    # ---- predictions ----
+
+    def note_questions(self, examples: Any) -> None:
+        """Draws of ``do_sample`` depend on the questions that are read together, so that a reader repeats itself."""
+        self._question_seeds = [zlib.crc32(text.encode()) for text in examples["question"]]
+
+    def sampling_seed(self, indices: Sequence[int]) -> tuple[int, ...]:
+        """Of a batch: of a validation the run's seed and the examples' numbers, else the questions."""
+        if self.wants_loss:
+            return (self.seed, *indices)
+        return tuple(self._question_seeds[index] for index in indices)
+
+    def decode(self, predictions: Mapping[Any, Any], examples: Any) -> list[Any]:
+        """The answers as texts, spelt as the question and the passages spell them."""
+        decoder = AnswerDecoder(self.tokenizer)
+        results = []
+        for row, (question, passages) in enumerate(zip(examples["question"], examples["passages"], strict=True)):
+            found: Generated = predictions[row]
+            if found.answer is not None:
+                found = found._replace(answer=decoder(found.answer, answer_sources(question, passages)))
+            results.append(found)
+        return results
+
+    def answer_metrics(self, results: Sequence[Any], examples: Any) -> dict[str, float]:
+        """Scores of the answers that were generated, and of the passages where a retriever found them."""
+        answered = [row for row, found in enumerate(results) if found.answer is not None]
+        if not answered:
+            return {}
+        rows = examples if len(answered) == len(results) else examples.select(answered)
+        references = rows["answers"][:]
+        rules = self.answer_rules(references)
+        scores = generation_metrics([results[row].answer for row in answered], references, rules=rules)
+        if self.settings.retrieves:
+            retrieved = [[passage["text"] for passage in row] for row in rows["passages"]]
+            scores |= document_metrics(retrieved, rows["gold_texts"][:], rules=rules)
+        return scores
+
+    @staticmethod
+    def mean_loss(results: Sequence[Any]) -> float:
+        """The mean of the loss over all tokens."""
+        return sum(found.loss for found in results) / sum(found.n_tokens for found in results)
+
+    def files(self, results: Sequence[Any], examples: Any) -> dict[str, Any]:
+        lines = []
+        for found, example in zip(results, examples, strict=True):
+            if found.answer is None:
+                continue
+            line = {
+                "id": example["id"],
+                "question": example["question"],
+                "prediction": found.answer,
+                "references": example["answers"],
+                "passages": [
+                    {name: passage[name] for name in ("id", "title", "text", "score")}
+                    for passage in example["passages"]
+                ],
+            }
+            lines.append(line)
+        return {"predictions.jsonl": lines}
+
+    def answers(
+        self, results: Sequence[Any], examples: Any, questions: Sequence[Question] | None = None
+    ) -> list[Answer]:
+        """The texts; the score of a passage that was not read is 0."""
+        if questions is None:
+            return [Answer(found.answer or "", found.confidence) for found in results]
+        given = []
+        for found, question in zip(results, questions, strict=True):
+            shares = found.passage_scores
+            if shares is not None:
+                shares = (*shares, *[0.0] * (len(question.passages) - len(shares)))
+            given.append(Answer(found.answer, found.confidence, passage_scores=shares))
+        return given
