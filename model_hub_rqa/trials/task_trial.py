@@ -74,6 +74,18 @@ class TaskTrial(SetsTrial):
     a training batch, `evaluate_batch` (calls ``self.reducer.update({id: value})``) and `compute_metrics` for a
     validation. Everything that can be wrong with the configuration or the data is found before a model is loaded.
 
+    A trial of a task has all of these from the task. Each is overridden alone; the others go on as before:
+
+    ==============================  ==================================================================================
+    method                          returns
+    ==============================  ==================================================================================
+    `build_datasets`                {"train", "validation"}: features, with ``example_index``, of ``self.examples``
+    `build_training_data_loader`    a ``determined.pytorch.DataLoader`` of training batches
+    `build_validation_data_loader`  the same for a validation
+    `evaluate_batch`                {metric: value} to average over batches; {} where ``self.reducer`` got the values
+    `build_reducer`                 a ``MetricReducer`` whose ``update`` takes {id: prediction}; it gives the metrics
+    ==============================  ==================================================================================
+
     Attributes:
         task_class: the task that is trained; None to take the one that the hyperparameter ``task`` names, or, for a
             trial that overrides the hooks above itself, none.
@@ -186,9 +198,7 @@ class TaskTrial(SetsTrial):
         if self.datasets and not self.batches_checked:
             self.check_batches()
         self.finite_check = FiniteCheck(context.distributed, self.example_ids)
-        self.reducer = context.wrap_reducer(
-            ByIdReducer(self._metrics_or_error, is_chief=context.distributed.rank == 0), for_training=False
-        )
+        self.reducer: Any = context.wrap_reducer(self.build_reducer(), for_training=False)
         own_loss = self._overrides("compute_loss") or (self.task is not None and type(self.task).loss is not Task.loss)
         if self.datasets and self.components.model is not None and not own_loss:
             rows = [self.datasets["train"][number] for number in range(min(2, len(self.datasets["train"])))]
@@ -228,6 +238,7 @@ class TaskTrial(SetsTrial):
         self.examples = self._join_sets(loaded)
         self._build_config_and_tokenizer()
         self.check()
+        self.read = self.examples
         built = self._once_per_host(self.build_datasets)
         self.datasets = complete_datasets(built, self.examples, f"{type(self).__name__}.build_datasets")
         for name in ("train", "validation"):
@@ -523,6 +534,10 @@ class TaskTrial(SetsTrial):
             raise ConfigError(f"{type(self).__name__}.build_collator: must be written, or a task be named (task)")
         return self.task.collate
 
+    def build_reducer(self) -> pytorch.MetricReducer:
+        """What gathers a validation over ranks: ``self.reducer``, which `evaluate_batch` updates."""
+        return ByIdReducer(self._metrics_or_error, is_chief=self.context.distributed.rank == 0)
+
     def batches_per_epoch(self) -> int:
         """Micro-batches of an epoch on one rank."""
         return len(self._train_sampler()) // self._slots[0]
@@ -703,6 +718,8 @@ class TaskTrial(SetsTrial):
         return {}
 
     def _metrics_or_error(self, values: Values) -> dict[str, float]:
+        if not values:  # `evaluate_batch` has returned metrics itself
+            return {}
         try:
             return self.validation_metrics(values)
         except (

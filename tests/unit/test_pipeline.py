@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import tiny_beams
 import torch
 from readers_for_tests import CORPUS, InOrder, Repeater, fusion_folder
 from transformers import BertConfig, BertModel, FSMTConfig
 
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
 from model_hub_rqa.pipeline import RQAPipeline, load_reader
-from model_hub_rqa.readers import ExtractiveReader, FusionReader
+from model_hub_rqa.readers import BeamSearchReader, ExtractiveReader, FusionReader
 from model_hub_rqa.records import Question
 from model_hub_rqa.tasks.beam_search.decoding import decode_beams
 from model_hub_rqa.tasks.beam_search.task import BeamSearch
@@ -223,6 +224,32 @@ def test_a_folder_tells_its_kind(fusion: Path, extractive: Path) -> None:
     reader = load_reader(fusion, num_beams=2)
     assert isinstance(reader, FusionReader)
     assert (reader.settings.max_encoder_seq_length, reader.settings.num_beams) == (32, 2)
+
+
+@pytest.mark.parametrize("kept", [None, {"max_seq_length": 48, "doc_stride": 8}])
+@pytest.mark.parametrize("kind", ["extractive", "beam-search"])
+def test_a_folder_of_version_0_1_is_read(kind: str, kept: dict[str, Any] | None, tmp_path: Path) -> None:
+    """Its reader.json names no task, or is not there: its architecture tells what it is."""
+    if kind == "extractive":
+        folder = tiny.model_folder(tmp_path / "model")
+    else:
+        folder = tiny_beams.model_folder(tmp_path / "model", "xlnet")
+    if kept is not None:
+        (folder / "reader.json").write_text(json.dumps(kept), encoding="utf-8")
+    reader = load_reader(folder, n_best_size=30)
+    assert type(reader) is {"extractive": ExtractiveReader, "beam-search": BeamSearchReader}[kind]
+    assert reader.task.name == kind
+    expected = {"extractive": 128, "beam-search": 384}[kind] if kept is None else 48  # 128: the model's longest input
+    assert reader.settings.max_seq_length == expected
+    answer = reader.answer("oil price?", PASSAGES[0].text)
+    assert PASSAGES[0].text[answer.start : answer.end] == answer.text != ""
+
+
+def test_the_old_name_of_answer_questions(extractive: Path) -> None:
+    """read_passages gives the same."""
+    reader = load_reader(extractive)
+    questions = [Question("oil price?", PASSAGES[:1]), Question("what?", PASSAGES)]
+    assert reader.answer_questions(questions) == reader.read_passages(questions) != []
 
 
 def test_settings_of_the_other_kind_are_refused(fusion: Path, extractive: Path) -> None:
