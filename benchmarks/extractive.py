@@ -152,10 +152,10 @@ def decoding(repeats: int, *, questions: int | None = None) -> list[Row]:
     """Answers from random logits over SQuAD dev: n-best lists, and the top answer alone."""
     from transformers import AutoTokenizer
 
-    from model_hub_rqa.tasks.extractive.decoding import decode_predictions
+    from model_hub_rqa.tasks.extractive.decoding import decode_top
     from model_hub_rqa.tasks.extractive.features import ExtractiveCollator, FeatureBuilder, build_features
-    from model_hub_rqa.tasks.extractive.spans import span_candidates
-    from model_hub_rqa.tasks.extractive.top_spans import TopSpan, decode_top, top_spans
+    from model_hub_rqa.tasks.extractive.spans import TopSpan, span_candidates, top_spans
+    from model_hub_rqa.tasks.extractive.task import Extractive
 
     folder = Path(tempfile.mkdtemp())
     examples = examples_of(data.squad("dev", questions, folder))
@@ -176,23 +176,24 @@ def decoding(repeats: int, *, questions: int | None = None) -> list[Row]:
         width = batch["offsets"].shape[1]
         batches.append((batch, *logits[:, first : first + len(rows), :width]))
     ids = examples["id"][:]
-    contexts = dict(zip(ids, examples["context"][:], strict=True))
+    contexts = examples["context"][:]
 
     def n_best() -> dict[str, str]:
-        found: dict[str, dict[int, Any]] = {}
+        found: dict[tuple[int, int], Any] = {}
         for batch, starts, ends in batches:
             part = span_candidates(starts, ends, batch["offsets"], batch["cls_index"])
             for example, number, candidates in zip(
                 batch["example_index"].tolist(), batch["feature_index"].tolist(), part, strict=True
             ):
-                found.setdefault(ids[example], {})[number] = candidates
-        return decode_predictions(contexts, found).predictions
+                found[example, number] = candidates
+        results = Extractive().decode(found, {"context": contexts})
+        return {id_: result.prediction for id_, result in zip(ids, results, strict=True)}
 
     def top() -> dict[str, str]:
         parts = [top_spans(starts, ends, batch["offsets"], batch["cls_index"]) for batch, starts, ends in batches]
         owner = np.concatenate([batch["example_index"] for batch, *_ in batches])
         spans = TopSpan(*map(np.concatenate, zip(*parts, strict=True)))
-        return dict(zip(ids, decode_top(list(contexts.values()), owner, spans), strict=True))
+        return dict(zip(ids, decode_top(contexts, owner, spans), strict=True))
 
     peer = run_qa.n_best_predictions(examples, theirs, *logits)
     expected = {key: best[0]["text"] for key, best in peer.items()}

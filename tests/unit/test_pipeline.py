@@ -19,9 +19,8 @@ from model_hub_rqa.readers import BeamSearchReader, ExtractiveReader, FusionRead
 from model_hub_rqa.records import Question
 from model_hub_rqa.tasks.beam_search.decoding import decode_beams
 from model_hub_rqa.tasks.beam_search.task import BeamSearch
-from model_hub_rqa.tasks.extractive.decoding import DecodedSpans, decode_many
+from model_hub_rqa.tasks.extractive.decoding import DecodedSpans, choose_passage, decode_many
 from model_hub_rqa.tasks.extractive.spans import SpanCandidates
-from model_hub_rqa.tasks.extractive.task import choose_passage
 from model_hub_rqa.tasks.fid.model import end_of_answers
 
 PASSAGES = tuple(CORPUS)

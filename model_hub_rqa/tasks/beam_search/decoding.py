@@ -94,7 +94,7 @@ def decode_beams(
 ) -> list[DecodedSpans]:
     """The answers of many questions, each with its context and the candidates of its features in their order.
 
-    v1: as `metrics.decoding.decode_many`. v2: the null score is the lowest ``cls_logits`` of the features, and it is
+    v1: as `decode_many`. v2: the null score is the lowest ``cls_logits`` of the features, and it is
     all of ``score_diff``, as published (transformers' example ``run_qa_beam_search``): ``""`` where it exceeds the
     threshold, else the best span with text. ``""`` stands in the n-best list as well, with the probability that the
     null score is the log-odds of; the spans share what is left as in v1.

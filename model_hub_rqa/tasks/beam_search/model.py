@@ -35,7 +35,7 @@ def _head_class(config: Any) -> Any:
     import transformers
 
     if config.model_type not in HEADS:
-        raise ValueError(f"a beam search needs {' or '.join(HEADS.values())}, found a {config.model_type}")
+        raise ValueError(f"a beam search needs {' or '.join(HEADS.values())}, got a {config.model_type}")
     return getattr(transformers, HEADS[config.model_type])
 
 
@@ -61,7 +61,7 @@ def prepare_head(model: Any) -> None:
 
 
 def check_head(config: Any, max_seq_length: int) -> list[str]:
-    """What keeps a config from a beam search; faults as ConfigError takes them."""
+    """What keeps a config from a beam search; errors as ConfigError takes them."""
     field = "hyperparameters.pretrained_model_name_or_path"
     if config.model_type not in HEADS:
         return [f"{field}: must name a model with a beam-search head ({', '.join(HEADS)}), got a {config.model_type}"]
@@ -86,7 +86,7 @@ def beam_loss(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
 
 
 class Beams(NamedTuple):
-    """What `metrics.beam_spans.beam_candidates` takes: S starts, E ends for each, as log-probabilities and tokens."""
+    """What `beam_candidates` takes: S starts, E ends for each, as log-probabilities and tokens."""
 
     start_log_probs: np.ndarray
     start_index: np.ndarray

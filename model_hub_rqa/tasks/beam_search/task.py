@@ -1,14 +1,15 @@
 """The extractive task with a beam search: the end of an answer is predicted from its start."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from model_hub_rqa.config.fields import Problem, option
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.registry import TASKS
-from model_hub_rqa.tasks.beam_search.collate import BeamSearchCollator
 from model_hub_rqa.tasks.beam_search.decoding import beam_candidates, decode_beams
 from model_hub_rqa.tasks.beam_search.model import (
     HEADS,
@@ -19,11 +20,62 @@ from model_hub_rqa.tasks.beam_search.model import (
     search_beams,
     set_beam,
 )
-from model_hub_rqa.tasks.beam_search.settings import BeamSearchKwargs
-from model_hub_rqa.tasks.extractive.decoding import DecodedSpans
-from model_hub_rqa.tasks.extractive.features import FeatureBuilder
-from model_hub_rqa.tasks.extractive.model import freeze_unread
-from model_hub_rqa.tasks.extractive.task import Extractive
+from model_hub_rqa.tasks.extractive.decoding import DecodedSpans, answer_logits
+from model_hub_rqa.tasks.extractive.features import ExtractiveCollator, FeatureBuilder
+from model_hub_rqa.tasks.extractive.model import freeze_unused_parameters
+from model_hub_rqa.tasks.extractive.task import Extractive, ExtractiveKwargs
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamSearchKwargs(ExtractiveKwargs):
+    """Windows over a context, and a beam search for the answers in them; training ignores both sizes."""
+
+    start_n_top: int | None = option(None, ge=1, help="starts to go on from; unset: the model config's, mostly 5")
+    end_n_top: int | None = option(None, ge=1, help="ends for each start; unset: the model config's, mostly 5")
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        for name in ("start_n_top", "end_n_top"):
+            size = getattr(self, name)
+            if size is not None and size > self.max_seq_length:
+                text = f"must be <= max_seq_length ({self.max_seq_length}), got {size}"
+                yield Problem((name, "max_seq_length"), text)
+
+
+class BeamSearchCollator(ExtractiveCollator):
+    """Batches of `ExtractiveCollator` for a beam-search head; training features need ``return_offsets``.
+
+    Adds ``p_mask`` float32 [B, T], 0 for what may be an answer (the context, and the CLS token for "no answer") and 1
+    elsewhere, and in training ``is_impossible`` float32 [B], 1 for a window without the answer. A batch is at least as
+    long as the beam is wide, since the head takes the best of all tokens.
+
+    Whether there are token types is the model's to say, and not the tokenizer's: XLNet was pretrained with them, though
+    its tokenizer does not offer them in transformers 5, and XLM would look them up among the words.
+    """
+
+    def __init__(self, tokenizer: Any, config: Any, pad_to_multiple_of: int = 1, max_length: int | None = None) -> None:
+        super().__init__(tokenizer, pad_to_multiple_of, max(config.start_n_top, config.end_n_top), max_length)
+        self.token_types = config.model_type == "xlnet"
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().__call__(features)
+        width = batch["input_ids"].shape[1]
+        first = _column(features, "context_position")
+        if "context_length" in features[0]:
+            length = _column(features, "context_length")
+        else:
+            length = np.array([len(feature["offset_starts"]) for feature in features])
+        index = np.arange(width)
+        context = (index >= first[:, None]) & (index < (first + length)[:, None])
+        allowed = torch.from_numpy(context | (index == batch["cls_index"].numpy()[:, None]))
+        batch["p_mask"] = (~allowed).float()  # the model multiplies by it
+        if "start_positions" in batch:
+            batch["is_impossible"] = (batch["start_positions"] == batch["cls_index"]).float()  # as its loss wants
+        return batch
+
+
+def _column(features: Sequence[dict[str, Any]], name: str) -> np.ndarray:
+    return np.array([int(feature[name]) for feature in features])
 
 
 @TASKS.register("beam-search")
@@ -62,7 +114,7 @@ class BeamSearch(Extractive):
 
     def feature_builder(self, *, labels: bool) -> FeatureBuilder:
         builder = super().feature_builder(labels=labels)
-        builder.places = labels
+        builder.return_offsets = labels
         return builder
 
     @property
@@ -76,7 +128,7 @@ class BeamSearch(Extractive):
     def prepare_model(self, model: Any) -> None:
         prepare_head(model)
         set_beam(model, self.settings.start_n_top, self.settings.end_n_top)
-        freeze_unread(model)
+        freeze_unused_parameters(model)
 
     def loss(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
         return beam_loss(model, dict(batch))
@@ -93,4 +145,4 @@ class BeamSearch(Extractive):
     def passage_rank(found: DecodedSpans) -> float:
         """The logarithm of P(span) (1 - P(no answer)): both are probabilities within one passage."""
         unanswered = 0.0 if found.score_diff is None else np.logaddexp(0.0, found.score_diff)
-        return float(Extractive.passage_rank(found) - unanswered)
+        return float(answer_logits(found) - unanswered)

@@ -1,18 +1,19 @@
 """From the best spans of features to answers with n-best lists: the second half of an extractive reader's decoding.
 
-All questions are decoded at once, on arrays; see `metrics.spans` for the source.
+All questions are decoded at once, on arrays; see `spans` for the source.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from model_hub_rqa.errors import DataError
-from model_hub_rqa.tasks.extractive.spans import SpanCandidates, add_logits, check_sizes
+from model_hub_rqa.records import Answer
+from model_hub_rqa.tasks.extractive.spans import SpanCandidates, TopSpan, add_logits, check_sizes
 
 PLACEHOLDER = "empty"  # the text of the entry that the published algorithm puts in where there is no span at all
 
@@ -37,14 +38,6 @@ class DecodedSpans:
     best: int
     score_diff: float | None
     no_answer_probability: float
-
-
-class DecodedPredictions(NamedTuple):
-    """What a reader says to many questions, by their ids: the contents of the three published files."""
-
-    predictions: dict[str, str]
-    n_best: dict[str, list[dict[str, Any]]]
-    null_odds: dict[str, float]
 
 
 def decode_spans(
@@ -102,51 +95,33 @@ def decode_many(
     return _assemble(contexts, entries, choice)
 
 
-def decode_predictions(
-    contexts: Mapping[str, str],
-    candidates: Mapping[str, Mapping[int, SpanCandidates]],
-    *,
-    n_best_size: int = 20,
-    version_2_with_negative: bool = False,
-    null_score_diff_threshold: float = 0.0,
-    decode: Callable[..., list[DecodedSpans]] = decode_many,
-) -> DecodedPredictions:
-    """``decode_spans`` of many questions, whatever order their candidates arrived in.
+def decode_top(
+    contexts: Sequence[str], example_index: ArrayLike, spans: TopSpan, *, n_best_size: int = 20
+) -> list[str]:
+    """The v1 prediction of each question, without its n-best list: what ``decode_spans`` predicts.
 
     Args:
-        contexts: the context by question id.
-        candidates: by question id and the feature's number within the question.
-        n_best_size: as for ``decode_spans``.
-        version_2_with_negative: as for ``decode_spans``.
-        null_score_diff_threshold: as for ``decode_spans``.
-        decode: in place of ``decode_many``, with its arguments.
-
-    Returns:
-        predictions, n_best and null_odds (empty in v1) by id, in the order of ``contexts``; ids without candidates are
-        absent.
+        contexts: of each question.
+        example_index: int [features], the question's number; the windows of a question in their order.
+        spans: of the features.
+        n_best_size: the number that ``top_spans`` was given.
 
     Raises:
-        ConfigError: ``n_best_size`` is below 1.
-        DataError: candidates of ids that have no context; all at once.
+        DataError: a question has no feature.
     """
-    unknown = [key for key in candidates if key not in contexts]
-    if unknown:
-        raise DataError(f"candidates: {key}: needs a context, found none" for key in unknown)
-    decoded = DecodedPredictions({}, {}, {})
-    keys = [key for key in contexts if candidates.get(key)]
-    answers = decode(
-        [contexts[key] for key in keys],
-        [[candidates[key][number] for number in sorted(candidates[key])] for key in keys],
-        n_best_size=n_best_size,
-        version_2_with_negative=version_2_with_negative,
-        null_score_diff_threshold=null_score_diff_threshold,
-    )
-    for key, answer in zip(keys, answers, strict=True):
-        decoded.predictions[key] = answer.prediction
-        decoded.n_best[key] = answer.n_best
-        if answer.score_diff is not None:
-            decoded.null_odds[key] = answer.score_diff
-    return decoded
+    owner = np.asarray(example_index)
+    order = np.lexsort((np.arange(len(owner)), -spans.score, -(spans.total > 0).astype(np.int8), owner))
+    places = np.searchsorted(owner[order], np.arange(len(contexts)))
+    missing = np.setdiff1d(np.arange(len(contexts)), owner)
+    if len(missing):
+        raise DataError(f"features: need at least one feature of question {number}, found none" for number in missing)
+    best = order[places]
+    # how many entries the n-best list would have: "" alone in it becomes "empty" there
+    total = np.minimum(np.bincount(owner, weights=spans.total, minlength=len(contexts)), n_best_size)
+    bounds = zip(spans.char_start[best].tolist(), spans.char_end[best].tolist(), strict=True)
+    found = [context[max(start, 0) : max(end, 0)] for context, (start, end) in zip(contexts, bounds, strict=True)]
+    texts = [text.strip() for text in found]
+    return [text if text or count > 1 else PLACEHOLDER for text, count in zip(texts, total.tolist(), strict=True)]
 
 
 def no_answer_probability(score_diff: float) -> float:
@@ -155,6 +130,55 @@ def no_answer_probability(score_diff: float) -> float:
         return 1.0 / (1.0 + math.exp(-score_diff))
     odds = math.exp(score_diff)
     return odds / (1.0 + odds)
+
+
+def answer_logits(found: DecodedSpans) -> float:
+    """The sum of the start and the end logit of an answer."""
+    entry = found.n_best[found.best]
+    total: float = entry["start_logit"] + entry["end_logit"]
+    return total
+
+
+def choose_passage(decoded: Sequence[DecodedSpans], rank: Callable[[DecodedSpans], float] = answer_logits) -> Answer:
+    """The answer of a question that was read in several passages.
+
+    Each passage answers or not by itself, as a context does: in v2.0 by the lowest null score of its windows, the score
+    of its best span and the threshold (Devlin et al. 2018, arXiv:1810.04805, section 4.3; `decode_spans`). The answer
+    is "" where no passage answers. Of the passages that do, the highest-ranking span wins, and the better ranked
+    passage of equals: logits are compared across passages as they are, as those of a question's windows (and as in
+    Wang et al. 2019, arXiv:1908.08167, section 2). Null scores of different passages are not compared: a passage far
+    from the question may have low logits of both kinds. Probabilities are over the n best of all passages together,
+    and the score of a passage is what its own sum up to.
+
+    Args:
+        decoded: what was decoded of each passage, the best ranked first.
+        rank: the number by which passages that answer are compared.
+    """
+    entries = [
+        (place, number, entry["start_logit"] + entry["end_logit"])
+        for place, found in enumerate(decoded)
+        for number, entry in enumerate(found.n_best)
+        if found.spans[number] != (-1, -1) or not entry["text"]  # "empty" stands for nothing that was found
+    ]
+    highest = max((total for *_, total in entries), default=0.0)
+    weights = {(place, number): math.exp(total - highest) for place, number, total in entries}
+    mass = math.fsum(weights.values()) or 1.0
+    scores = [0.0] * len(decoded)
+    for (place, number), weight in weights.items():
+        scores[place] += weight / mass if decoded[place].n_best[number]["text"] else 0.0
+    answering = [place for place, found in enumerate(decoded) if found.prediction and found.spans[found.best][0] >= 0]
+    if not answering:
+        nothing = math.fsum(weight for (place, number), weight in weights.items() if not _text(decoded, place, number))
+        return Answer("", nothing / mass, passage_scores=tuple(scores))
+    best = max(answering, key=lambda place: rank(decoded[place]))
+    found = decoded[best]
+    start, end = found.spans[found.best]
+    return Answer(found.prediction, weights[best, found.best] / mass, best, start, end, tuple(scores))
+
+
+def _text(decoded: Sequence[DecodedSpans], place: int, number: int) -> str:
+    text: str = decoded[place].n_best[number]["text"]
+    return text
 
 
 class _Entries(NamedTuple):

@@ -116,10 +116,8 @@ class FeatureBuilder:
         max_seq_length: tokens of a window, special tokens and question included.
         doc_stride: tokens that neighbouring windows of one context share.
         labels: True for training (start_positions, end_positions), False for evaluation (offsets).
-        question_first: whether the question stands before the context (see `models.extractive.reads_question_first`).
-
-    Attributes:
-        places: set it to have cls_index, context_position and context_length in training as well.
+        question_first: whether the question stands before the context (see `model.reads_question_first`).
+        return_offsets: True to have cls_index, context_position and context_length in training as well.
 
     Raises:
         ConfigError: the tokenizer is slow, or no window can hold a question and move on through the context.
@@ -133,6 +131,7 @@ class FeatureBuilder:
         doc_stride: int,
         labels: bool,
         question_first: bool = True,
+        return_offsets: bool = False,
     ) -> None:
         check_tokenizer(tokenizer)
         self.backend_json = text_backend_json(tokenizer)  # text, and not the object: its hash is always the same
@@ -142,7 +141,7 @@ class FeatureBuilder:
         self.max_seq_length = max_seq_length
         self.doc_stride = doc_stride
         self.labels = labels
-        self.places = False
+        self.return_offsets = return_offsets
         # A window needs one token beyond the overlap to move on; the question gets what is left.
         self.max_question = max_seq_length - self.template.num_special - doc_stride - 1
         if self.max_question < 1:
@@ -198,7 +197,7 @@ class FeatureBuilder:
             inside = (start >= 0) & (end < length) & (end >= 0)
             columns["start_positions"] = np.where(inside, start + position, cls)
             columns["end_positions"] = np.where(inside, end + position, cls)
-            if self.places:
+            if self.return_offsets:
                 columns["cls_index"] = cls
                 columns["context_position"] = np.broadcast_to(position, len(example))
                 columns["context_length"] = length
@@ -292,6 +291,28 @@ def build_features(examples: "Dataset", builder: FeatureBuilder, *, overwrite_ca
         desc="tokenising",
     )
     return features.with_format("numpy")
+
+
+def keep_negative_windows(features: "Dataset", keep: float, *, cls_index: int, seed: int) -> "Dataset":
+    """Training features without some of the windows that do not hold their question's answer.
+
+    All other windows stay, in their order, and of a question that has no answer at all at least one window.
+
+    Args:
+        features: those of a FeatureBuilder with labels.
+        keep: below 1 the share of all such windows that is kept, from 1 on how many of each question.
+        cls_index: the builder's ``template.cls_index``, which windows without the answer are labelled with.
+        seed: of the draw.
+    """
+    example, start, length = (features[name][:] for name in ("example_index", "start_positions", "length"))
+    negative = start == (cls_index if cls_index >= 0 else length + cls_index)
+    drawn = np.random.default_rng(seed).permutation(np.flatnonzero(negative))
+    windows = drawn[np.argsort(example[drawn], kind="stable")]  # question by question, in the order of the draw
+    owner = example[windows]
+    rank = np.arange(len(windows)) - np.searchsorted(owner, owner)
+    kept = rank < keep if keep >= 1 else np.isin(windows, drawn[: round(keep * len(drawn))])
+    kept |= (rank == 0) & ~np.isin(owner, example[~negative])
+    return features.select(np.sort(np.concatenate([np.flatnonzero(~negative), windows[kept]])))
 
 
 @COLLATORS.register("ExtractiveCollator")

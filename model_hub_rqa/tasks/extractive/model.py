@@ -29,7 +29,7 @@ def span_logits(model: torch.nn.Module, batch: Mapping[str, Any]) -> tuple[torch
     return start.masked_fill(padding, -torch.inf), end.masked_fill(padding, -torch.inf)
 
 
-def position_loss(
+def span_loss(
     start_logits: torch.Tensor, end_logits: torch.Tensor, start_positions: torch.Tensor, end_positions: torch.Tensor
 ) -> torch.Tensor:
     """Mean of the cross entropies of the start and the end position (Devlin et al. 2019, section 4.2).
@@ -58,7 +58,7 @@ def freeze_span_bias(model: torch.nn.Module) -> None:
         head.bias.requires_grad_(False)
 
 
-def freeze_unread(model: torch.nn.Module, *, token_types: bool = True) -> None:
+def freeze_unused_parameters(model: torch.nn.Module, *, token_types: bool = True) -> None:
     """Freezes weights that a reader's forward pass never reads: several ranks would wait for their gradients.
 
     XLNet's embedding of what is to be predicted in pretraining, and XLM's of languages, which batches do not name;

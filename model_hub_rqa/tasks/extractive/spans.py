@@ -1,7 +1,7 @@
 """From start and end logits to the best spans of every feature: the first half of an extractive reader's decoding.
 
 In two steps, so that a distributed evaluation gathers small things and never whole logits: ``span_candidates`` keeps
-the few best spans of every feature where the logits are, and `metrics.decoding` joins the features of each question.
+the few best spans of every feature where the logits are, and `decoding` joins the features of each question.
 Together they give what the published post-processing gives on whole logits (Devlin et al. 2018, arXiv:1810.04805,
 sections 4.2 and 4.3, in the form of transformers' question-answering example, ``postprocess_qa_predictions``).
 
@@ -11,7 +11,7 @@ Shapes: B features (a question with one window of its context), T tokens each.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -96,6 +96,44 @@ def span_candidates(
         part = slice(low, low + step)
         found.extend(_candidates(starts[part], ends[part], places[part], cls[part], n_best_size, max_answer_length))
     return found
+
+
+class TopSpan(NamedTuple):
+    """The best span of each feature of a batch: its characters (-1 where there is none), its score (-inf then), and
+    how many spans were candidates; arrays of one element a feature."""
+
+    char_start: NDArray[Any]
+    char_end: NDArray[Any]
+    score: NDArray[np.float32]
+    total: NDArray[Any]
+
+
+def top_spans(
+    start_logits: ArrayLike,
+    end_logits: ArrayLike,
+    offsets: ArrayLike,
+    cls_index: ArrayLike,
+    *,
+    n_best_size: int = 20,
+    max_answer_length: int = 30,
+) -> TopSpan:
+    """The first of ``span_candidates`` of each feature, without the others; arguments and errors are the same."""
+    check_sizes(n_best_size=n_best_size, max_answer_length=max_answer_length)
+    starts, ends = (np.asarray(logits, dtype=np.float32) for logits in (start_logits, end_logits))
+    places, cls = np.asarray(offsets), np.asarray(cls_index)
+    check_batch(starts, ends, places, cls)
+    first, last, losses, valid = span_pairs(starts, ends, places, n_best_size, max_answer_length)
+    batch, count = np.arange(len(starts)), valid.sum(axis=1)
+    # Among equal losses the first pair wins, as in the sorted list; a masked span has the loss inf, as no span has.
+    best = np.where(losses.min(axis=1) < np.inf, losses.argmin(axis=1), valid.argmax(axis=1))
+    i, j = np.divmod(best, last.shape[1])
+    found = count > 0
+    return TopSpan(
+        np.where(found, places[batch, first[batch, i], 0], -1),
+        np.where(found, places[batch, last[batch, j], 1], -1),
+        np.where(found, -losses[batch, best], -np.inf).astype(np.float32),
+        count,
+    )
 
 
 def _candidates(

@@ -2,8 +2,8 @@
 
 import dataclasses
 import logging
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from model_hub_rqa.checkpoints import READER
+from model_hub_rqa.config.fields import Problem, option
+from model_hub_rqa.config.kwargs import Kwargs
 from model_hub_rqa.data.arrow_cache import Reader as FileLoader
 from model_hub_rqa.data.loading import load_file, squad_reader
 from model_hub_rqa.data.questions import is_squad_form
@@ -22,28 +24,26 @@ from model_hub_rqa.models.limits import Limits
 from model_hub_rqa.records import Answer, Question
 from model_hub_rqa.registry import TASKS
 from model_hub_rqa.tasks.base import Task
-from model_hub_rqa.tasks.extractive.answer_windows import count_long_answers, keep_negative_windows
-from model_hub_rqa.tasks.extractive.decoding import DecodedSpans, decode_many, no_answer_probability
+from model_hub_rqa.tasks.extractive.decoding import DecodedSpans, answer_logits, choose_passage, decode_many, decode_top
 from model_hub_rqa.tasks.extractive.features import (
     ExtractiveCollator,
     FeatureBuilder,
     build_features,
     check_tokenizer,
+    keep_negative_windows,
     pair_template,
 )
 from model_hub_rqa.tasks.extractive.model import (
     check_token_types,
     freeze_span_bias,
-    freeze_unread,
+    freeze_unused_parameters,
     is_causal,
     longest_window,
-    position_loss,
     reads_question_first,
     span_logits,
+    span_loss,
 )
-from model_hub_rqa.tasks.extractive.settings import ExtractiveKwargs
-from model_hub_rqa.tasks.extractive.spans import span_candidates
-from model_hub_rqa.tasks.extractive.top_spans import TopSpan, decode_top, top_spans
+from model_hub_rqa.tasks.extractive.spans import TopSpan, span_candidates, top_spans
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,27 @@ _V2_METRICS: Mapping[str, bool | None] = {
     **{f"{part}{name}": True for part in ("", "HasAns_", "NoAns_", "best_") for name in ("exact", "f1")},
     **dict.fromkeys(("total", "HasAns_total", "NoAns_total", "best_exact_thresh", "best_f1_thresh")),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractiveKwargs(Kwargs):
+    """Windows over a context, and answers taken from them."""
+
+    max_seq_length: int = option(384, ge=1, help="tokens of a window, question and special tokens included")
+    doc_stride: int = option(128, ge=0, help="tokens that two neighbouring windows share")
+    n_best_size: int = option(20, ge=1, help="candidates kept for a question")
+    max_answer_length: int = option(30, ge=1, help="the longest answer in tokens")
+    max_negative_windows: float | None = option(None, ge=0, help="windows without answers kept, as a share or a count")
+    version_2_with_negative: bool = option(False, help="some questions have no answer, as in SQuAD 2.0")
+    null_score_diff_threshold: float = option(0.0, help="say 'no answer' where its score leads by more than this")
+    question_first: bool | None = option(None, help="question before context; unset: true, but for XLNet")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.doc_stride >= self.max_seq_length:
+            text = f"must be < max_seq_length ({self.max_seq_length}), got {self.doc_stride}"
+            yield Problem(("doc_stride", "max_seq_length"), text)
+        if (windows := self.max_negative_windows or 0.0) >= 1 and not windows.is_integer():
+            yield Problem(("max_negative_windows",), f"must be a share below 1 or a whole number, got {windows}")
 
 
 @TASKS.register("extractive")
@@ -211,10 +232,10 @@ class Extractive(Task):
 
     def prepare_model(self, model: Any) -> None:
         freeze_span_bias(model)
-        freeze_unread(model, token_types="token_type_ids" in self.tokenizer.model_input_names)
+        freeze_unused_parameters(model, token_types="token_type_ids" in self.tokenizer.model_input_names)
 
     def loss(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
-        return position_loss(*span_logits(model, batch), batch["start_positions"], batch["end_positions"])
+        return span_loss(*span_logits(model, batch), batch["start_positions"], batch["end_positions"])
 
     @property
     def wants_n_best(self) -> bool:
@@ -267,8 +288,7 @@ class Extractive(Task):
         predictions = dict(zip(examples["id"][:], texts, strict=True))
         if not self.settings.version_2_with_negative:
             return squad_v1(predictions, references, rules=rules)
-        odds = zip(predictions, results, strict=True)
-        probabilities = {key: no_answer_probability(found.score_diff) for key, found in odds}
+        probabilities = {key: found.no_answer_probability for key, found in zip(predictions, results, strict=True)}
         return squad_v2(predictions, references, probabilities, rules=rules)
 
     def files(self, results: Sequence[Any], examples: Any) -> dict[str, Any]:
@@ -295,51 +315,37 @@ class Extractive(Task):
 
     @staticmethod
     def passage_rank(found: DecodedSpans) -> float:
-        """What passages that answer are compared by: the sum of the start and the end logit of their answer."""
-        entry = found.n_best[found.best]
-        total: float = entry["start_logit"] + entry["end_logit"]
-        return total
+        """What passages that answer are compared by."""
+        return answer_logits(found)
 
 
-def choose_passage(
-    decoded: Sequence[DecodedSpans], rank: Callable[[DecodedSpans], float] = Extractive.passage_rank
-) -> Answer:
-    """The answer of a question that was read in several passages.
-
-    Each passage answers or not by itself, as a context does: in v2.0 by the lowest null score of its windows, the score
-    of its best span and the threshold (Devlin et al. 2018, arXiv:1810.04805, section 4.3; `decode_spans`). The answer
-    is "" where no passage answers. Of the passages that do, the highest-ranking span wins, and the better ranked
-    passage of equals: logits are compared across passages as they are, as those of a question's windows (and as in
-    Wang et al. 2019, arXiv:1908.08167, section 2). Null scores of different passages are not compared: a passage far
-    from the question may have low logits of both kinds. Probabilities are over the n best of all passages together,
-    and the score of a passage is what its own sum up to.
+def count_long_answers(examples: Any, tokenizer: Any, max_answer_length: int) -> dict[str, int]:
+    """How many questions cannot be answered in full, because all their answers are longer than a span may be.
 
     Args:
-        decoded: what was decoded of each passage, the best ranked first.
-        rank: the number by which passages that answer are compared.
+        examples: columns context and answers; questions without an answer are not counted.
+        tokenizer: a fast one.
+        max_answer_length: in its tokens.
+
+    Returns:
+        answered (questions with an answer) and longer_than_max_answer_length (those of them with longer ones alone).
     """
-    entries = [
-        (place, number, entry["start_logit"] + entry["end_logit"])
-        for place, found in enumerate(decoded)
-        for number, entry in enumerate(found.n_best)
-        if found.spans[number] != (-1, -1) or not entry["text"]  # "empty" stands for nothing that was found
-    ]
-    highest = max((total for *_, total in entries), default=0.0)
-    weights = {(place, number): math.exp(total - highest) for place, number, total in entries}
-    mass = math.fsum(weights.values()) or 1.0
-    scores = [0.0] * len(decoded)
-    for (place, number), weight in weights.items():
-        scores[place] += weight / mass if decoded[place].n_best[number]["text"] else 0.0
-    answering = [place for place, found in enumerate(decoded) if found.prediction and found.spans[found.best][0] >= 0]
-    if not answering:
-        nothing = math.fsum(weight for (place, number), weight in weights.items() if not _text(decoded, place, number))
-        return Answer("", nothing / mass, passage_scores=tuple(scores))
-    best = max(answering, key=lambda place: rank(decoded[place]))
-    found = decoded[best]
-    start, end = found.spans[found.best]
-    return Answer(found.prediction, weights[best, found.best] / mass, best, start, end, tuple(scores))
-
-
-def _text(decoded: Sequence[DecodedSpans], place: int, number: int) -> str:
-    text: str = decoded[place].n_best[number]["text"]
-    return text
+    questions: list[int] = []
+    texts: list[str] = []
+    columns = zip(examples["context"][:], examples["answers"][:], strict=True)
+    for number, (context, answers) in enumerate(columns):
+        for text, given in zip(answers["text"], answers["answer_start"], strict=True):
+            bare = text.strip()
+            start = given + len(text) - len(text.lstrip())
+            # The space before a word is a part of its token to some tokenizers.
+            space = " " if start > 0 and context[start - 1] == " " and context.startswith(bare, start) else ""
+            questions.append(number)
+            texts.append(space + bare)
+    distinct = list(dict.fromkeys(texts))
+    encodings = text_backend(text_backend_json(tokenizer)).encode_batch_fast(distinct, add_special_tokens=False)
+    lengths = {text: len(encoding) for text, encoding in zip(distinct, encodings, strict=True)}
+    shortest: dict[int, int] = {}
+    for number, text in zip(questions, texts, strict=True):
+        shortest[number] = min(lengths[text], shortest.get(number, lengths[text]))
+    longer = sum(length > max_answer_length for length in shortest.values())
+    return {"answered": len(shortest), "longer_than_max_answer_length": longer}

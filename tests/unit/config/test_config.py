@@ -17,7 +17,7 @@ from model_hub_rqa.config import (
     parse_dict_to_dataclasses,
 )
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.tasks.extractive.settings import ExtractiveKwargs
+from model_hub_rqa.tasks.extractive.task import ExtractiveKwargs
 
 NO_NAME = "is required (or config_name, tokenizer_name and model_name one by one)"
 

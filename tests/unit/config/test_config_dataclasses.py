@@ -29,7 +29,7 @@ from model_hub_rqa.config import (
 )
 from model_hub_rqa.config.parsing import ALL_KWARGS
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.tasks.extractive.settings import ExtractiveKwargs
+from model_hub_rqa.tasks.extractive.task import ExtractiveKwargs
 
 # The least that each dataclass asks for.
 LEAST: dict[type, dict[str, Any]] = {

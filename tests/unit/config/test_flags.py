@@ -19,7 +19,7 @@ from model_hub_rqa import cli, train
 from model_hub_rqa.commands import train_arguments as command_line
 from model_hub_rqa.config import Kwargs, flags, option
 from model_hub_rqa.config.fields import init_fields
-from model_hub_rqa.tasks.extractive.settings import ExtractiveKwargs
+from model_hub_rqa.tasks.extractive.task import ExtractiveKwargs
 from model_hub_rqa.tasks.fid.settings import FusionKwargs
 
 QA = "model_hub_rqa:QATrial"

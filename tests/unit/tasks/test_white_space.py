@@ -16,10 +16,9 @@ from model_hub_rqa.readers import ExtractiveReader
 from model_hub_rqa.tasks.beam_search.decoding import decode_beams
 from model_hub_rqa.tasks.causal_lm.features import GenerationFeatureBuilder
 from model_hub_rqa.tasks.causal_lm.settings import GenerationKwargs
-from model_hub_rqa.tasks.extractive.decoding import decode_spans
+from model_hub_rqa.tasks.extractive.decoding import decode_spans, decode_top
 from model_hub_rqa.tasks.extractive.features import FeatureBuilder, build_features
-from model_hub_rqa.tasks.extractive.spans import SpanCandidates
-from model_hub_rqa.tasks.extractive.top_spans import TopSpan, decode_top
+from model_hub_rqa.tasks.extractive.spans import SpanCandidates, TopSpan
 from model_hub_rqa.tasks.fid.features import FusionFeatureBuilder
 from model_hub_rqa.tasks.fid.settings import FusionKwargs
 

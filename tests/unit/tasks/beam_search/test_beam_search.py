@@ -21,9 +21,9 @@ from model_hub_rqa.cli import main
 from model_hub_rqa.errors import CheckpointError
 from model_hub_rqa.pipeline import load_reader
 from model_hub_rqa.readers import BeamSearchReader, ExtractiveReader
-from model_hub_rqa.tasks.beam_search.collate import BeamSearchCollator
 from model_hub_rqa.tasks.beam_search.decoding import beam_candidates
 from model_hub_rqa.tasks.beam_search.model import beam_loss, prepare_head, search_beams, set_beam
+from model_hub_rqa.tasks.beam_search.task import BeamSearchCollator
 from model_hub_rqa.tasks.extractive.features import FeatureBuilder, build_features
 from model_hub_rqa.tasks.extractive.model import reads_question_first
 
@@ -55,7 +55,7 @@ def batches(kind: str, size: int, *, labels: bool, count: int = 30, seed: int = 
     model, tokenizer = tiny_beams.build(kind)
     first = reads_question_first(model.config)
     builder = FeatureBuilder(tokenizer, max_seq_length=48, doc_stride=8, labels=labels, question_first=first)
-    builder.places = True
+    builder.return_offsets = True
     features = list(build_features(rows(count, seed), builder))
     collator = BeamSearchCollator(tokenizer, model.config)
     return model, tokenizer, [collator(part) for part in parts(features, size)]

@@ -12,9 +12,8 @@ from tokenizers_for_tests import ALL, bert, roberta, xlnet
 from model_hub_rqa import cli
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.runtime import experiments
-from model_hub_rqa.tasks.extractive.answer_windows import count_long_answers, keep_negative_windows
-from model_hub_rqa.tasks.extractive.features import FeatureBuilder, build_features
-from model_hub_rqa.tasks.extractive.settings import ExtractiveKwargs
+from model_hub_rqa.tasks.extractive.features import FeatureBuilder, build_features, keep_negative_windows
+from model_hub_rqa.tasks.extractive.task import ExtractiveKwargs, count_long_answers
 
 
 def row(context: str, *answers: str, key: str = "1") -> dict[str, Any]:

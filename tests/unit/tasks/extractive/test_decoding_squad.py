@@ -11,10 +11,10 @@ from reference_spans import reference_decode
 from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 
 from model_hub_rqa.data.file_loaders import read_squad
-from model_hub_rqa.tasks.extractive.decoding import decode_predictions
+from model_hub_rqa.tasks.extractive.decoding import decode_top
 from model_hub_rqa.tasks.extractive.features import ExtractiveCollator, FeatureBuilder, build_features
-from model_hub_rqa.tasks.extractive.spans import span_candidates
-from model_hub_rqa.tasks.extractive.top_spans import TopSpan, decode_top, top_spans
+from model_hub_rqa.tasks.extractive.spans import TopSpan, span_candidates, top_spans
+from model_hub_rqa.tasks.extractive.task import Extractive, ExtractiveKwargs
 
 SIZES: dict[str, Any] = {"n_best_size": 20, "max_answer_length": 30}
 
@@ -62,7 +62,7 @@ def test_all_of_dev(version: str, logits: str, reader: tuple[Any, Any], rqa_data
     examples, features = features_of(rqa_data / f"squad/dev-{version}.json", tokenizer, labels=False)
     ids, contexts = examples["id"][:], examples["context"][:]
     rng = np.random.default_rng(0)
-    found: dict[str, dict[int, Any]] = {key: {} for key in ids}
+    found: dict[tuple[int, int], Any] = {}
     plain: dict[str, dict[int, Any]] = {key: {} for key in ids}
     tops, owners = [], []
     for batch in batches_of(features, tokenizer, 64):
@@ -84,20 +84,19 @@ def test_all_of_dev(version: str, logits: str, reader: tuple[Any, Any], rqa_data
             zip(batch["example_index"].tolist(), batch["feature_index"].tolist(), strict=True)
         ):
             length = int(batch["attention_mask"][row].sum())
-            found[ids[example]][number] = candidates[row]
+            found[example, number] = candidates[row]
             one = (start[row, :length], end[row, :length], places["offsets"][row, :length], places["cls_index"][row])
             plain[ids[example]][number] = one
     options: dict[str, Any] = {"version_2_with_negative": version == "v2.0", "null_score_diff_threshold": 0.0}
-    result = decode_predictions(
-        dict(zip(ids, contexts, strict=True)), found, n_best_size=SIZES["n_best_size"], **options
-    )
-    for key, context in zip(ids, contexts, strict=True):
+    task = Extractive(ExtractiveKwargs(**SIZES, **options))
+    results = task.decode(found, {"context": contexts})
+    for key, context, result in zip(ids, contexts, results, strict=True):
         windows = [plain[key][number] for number in sorted(plain[key])]
         starts, ends, offsets, cls = map(list, zip(*windows, strict=True))
         expected = reference_decode(context, starts, ends, offsets, cls, **SIZES, **options)
-        assert result.predictions[key] == expected["prediction"]
-        assert result.n_best[key] == expected["n_best"]
-        assert result.null_odds.get(key) == expected["score_diff"]
+        assert result.prediction == expected["prediction"]
+        assert result.n_best == expected["n_best"]
+        assert result.score_diff == expected["score_diff"]
     if version == "v1.1":
         spans = TopSpan(*map(np.concatenate, zip(*tops, strict=True)))
-        assert decode_top(contexts, np.array(owners), spans) == [result.predictions[key] for key in ids]
+        assert decode_top(contexts, np.array(owners), spans) == [result.prediction for result in results]

@@ -17,11 +17,11 @@ from model_hub_rqa.tasks.extractive.features import ExtractiveCollator, FeatureB
 from model_hub_rqa.tasks.extractive.model import (
     is_causal,
     longest_window,
-    position_loss,
     reads_question_first,
     span_logits,
+    span_loss,
 )
-from model_hub_rqa.tasks.extractive.settings import ExtractiveKwargs
+from model_hub_rqa.tasks.extractive.task import ExtractiveKwargs
 
 EVERYDAY = ("bert", "gpt2", "ibert", "led", "llama", "opt", "roberta", "xlnet")
 
@@ -87,7 +87,7 @@ def test_an_answer_depends_on_its_own_text_alone(kind: str) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(2):
         batch = batch_of(model.train(), tokenizer_for(kind), EXAMPLES, 72, labels=True)
-        loss = position_loss(*span_logits(model, batch), batch["start_positions"], batch["end_positions"])
+        loss = span_loss(*span_logits(model, batch), batch["start_positions"], batch["end_positions"])
         assert torch.isfinite(loss)
         loss.backward()
         optimizer.step()

@@ -15,8 +15,9 @@ from reference_spans import reference_decode
 
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.tasks.extractive import spans
-from model_hub_rqa.tasks.extractive.decoding import decode_predictions, decode_spans, no_answer_probability
+from model_hub_rqa.tasks.extractive.decoding import DecodedSpans, decode_spans, no_answer_probability
 from model_hub_rqa.tasks.extractive.spans import SpanCandidates, span_candidates
+from model_hub_rqa.tasks.extractive.task import Extractive, ExtractiveKwargs
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 NO = float("-inf")
@@ -201,16 +202,21 @@ def test_no_answer_probability(score_diff: float, probability: float) -> None:
     assert no_answer_probability(score_diff) == pytest.approx(probability)
 
 
-def test_decode_predictions_by_id() -> None:
-    """Results are in the order of the contexts, features in that of their numbers, ids without candidates absent."""
-    contexts = {"q2": CONTEXT, "q0": CONTEXT, "q1": CONTEXT}
+def decoded(
+    contexts: list[str], predictions: dict[tuple[int, int], SpanCandidates], **options: Any
+) -> list[DecodedSpans]:
+    """What the task makes of candidates by the question's and the window's number."""
+    return Extractive(ExtractiveKwargs(**options)).decode(predictions, {"context": contexts})
+
+
+def test_windows_are_decoded_by_their_numbers() -> None:
+    """Results are in the order of the contexts, features in that of their numbers, whatever order they arrived in."""
     tie = [made((1.0, 1.0, 0, 5)), made((1.0, 1.0, 12, 18))]
-    candidates = {"q1": {10: tie[0], 2: tie[1]}, "q2": {0: tie[0], 1: tie[1]}, "q0": {}}
-    predictions, n_best, null_odds = decode_predictions(contexts, candidates, version_2_with_negative=True)
-    assert list(predictions.items()) == [("q2", "Paris"), ("q1", "France")]
-    assert list(n_best) == list(null_odds) == ["q2", "q1"]
-    assert null_odds["q1"] == -2.0
-    assert decode_predictions(contexts, candidates).null_odds == {}
+    candidates = {(1, 10): tie[0], (1, 2): tie[1], (0, 0): tie[0], (0, 1): tie[1]}
+    results = decoded([CONTEXT, CONTEXT], candidates, version_2_with_negative=True)
+    assert [found.prediction for found in results] == ["Paris", "France"]
+    assert results[1].score_diff == -2.0
+    assert [found.score_diff for found in decoded([CONTEXT, CONTEXT], candidates)] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +229,11 @@ def test_decode_predictions_by_id() -> None:
         ),
         (lambda: decode_spans("", [made()], n_best_size=0), ConfigError, ["n_best_size: must be at least 1, found 0"]),
         (lambda: decode_spans("", []), DataError, ["features: need at least one feature of the question, found none"]),
-        (lambda: decode_predictions({}, {"q": {0: made()}}), DataError, ["candidates: q: needs a context, found none"]),
+        (
+            lambda: decoded([CONTEXT] * 2, {(0, 0): made()}),
+            DataError,
+            ["features: need at least one feature of the question, found none"],
+        ),
         (
             lambda: span_candidates(START, END, OFFSETS, 0),
             DataError,
@@ -309,14 +319,13 @@ def test_equal_to_the_double_loop(kind: str, version_2: bool) -> None:
         options["null_score_diff_threshold"] = float(rng.choice([-2, 0, 1.5]))
         expected = reference_decode(LETTERS, **case, **sizes, **options)
         found = span_candidates(**case, **sizes)
-        arrived = {int(number): found[number] for number in rng.permutation(len(found))}
-        n_best_size = sizes["n_best_size"]
-        result = decode_predictions({"q": LETTERS}, {"q": arrived}, n_best_size=n_best_size, **options)
+        arrived = {(0, int(number)): found[number] for number in rng.permutation(len(found))}
+        (result,) = decoded([LETTERS], arrived, n_best_size=sizes["n_best_size"], **options)
         if not all(math.isfinite(entry["probability"]) for entry in expected["n_best"]):
             continue  # all masked: the plain loop divides nothing by nothing
-        assert result.predictions["q"] == expected["prediction"]
-        assert result.n_best["q"] == expected["n_best"]
-        assert result.null_odds.get("q") == expected["score_diff"]
+        assert result.prediction == expected["prediction"]
+        assert result.n_best == expected["n_best"]
+        assert result.score_diff == expected["score_diff"]
 
 
 def test_features_taken_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,18 +354,21 @@ def test_shards_and_arrival_order_do_not_matter(seed: int, kind: str, version_2:
     """Features of several questions dealt out to ranks, in any order, give the answers of one process."""
     rng = np.random.default_rng(seed)
     batch = [question(rng, kind) for _ in range(3)]
-    contexts = {f"q{number}": LETTERS for number in range(3)}
-    together = {f"q{number}": dict(enumerate(span_candidates(**case))) for number, case in enumerate(batch)}
+    together = {
+        (number, feature): found
+        for number, case in enumerate(batch)
+        for feature, found in enumerate(span_candidates(**case))
+    }
     work = [(number, feature) for number, case in enumerate(batch) for feature in range(len(case["cls_index"]))]
     rng.shuffle(work)
-    gathered: dict[str, dict[int, SpanCandidates]] = {}
+    gathered: dict[tuple[int, int], SpanCandidates] = {}
     for rank in range(ranks):
         for number, feature in work[rank::ranks]:
             alone = {name: array[feature : feature + 1] for name, array in batch[number].items()}
             sent = pickle.loads(pickle.dumps(span_candidates(**alone)))
-            gathered.setdefault(f"q{number}", {})[feature] = sent[0]
+            gathered[number, feature] = sent[0]
     options = {"version_2_with_negative": version_2}
-    assert decode_predictions(contexts, gathered, **options) == decode_predictions(contexts, together, **options)
+    assert decoded([LETTERS] * 3, gathered, **options) == decoded([LETTERS] * 3, together, **options)
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from model_hub_rqa import train
 from model_hub_rqa.errors import DataError
-from model_hub_rqa.tasks.extractive.decoding import decode_spans
-from model_hub_rqa.tasks.extractive.spans import span_candidates
-from model_hub_rqa.tasks.extractive.top_spans import TopSpan, decode_top, top_spans
+from model_hub_rqa.tasks.extractive.decoding import decode_spans, decode_top
+from model_hub_rqa.tasks.extractive.spans import TopSpan, span_candidates, top_spans
 from model_hub_rqa.trials.qa import QATrial
 
 CONTEXT = "abcdefghijkl"
