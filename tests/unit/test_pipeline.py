@@ -17,6 +17,7 @@ from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
 from model_hub_rqa.pipeline import RQAPipeline, load_reader
 from model_hub_rqa.readers import BeamSearchReader, ExtractiveReader, FusionReader
 from model_hub_rqa.records import Question
+from model_hub_rqa.registry import TASKS
 from model_hub_rqa.tasks.beam_search.decoding import decode_beams
 from model_hub_rqa.tasks.beam_search.task import BeamSearch
 from model_hub_rqa.tasks.extractive.decoding import DecodedSpans, choose_passage, decode_many
@@ -242,6 +243,13 @@ def test_a_folder_of_version_0_1_is_read(kind: str, kept: dict[str, Any] | None,
     assert reader.settings.max_seq_length == expected
     answer = reader.answer("oil price?", PASSAGES[0].text)
     assert PASSAGES[0].text[answer.start : answer.end] == answer.text != ""
+
+
+def test_a_task_that_derives_from_another_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both read an architecture, whatever their names sort to."""
+    folder = tiny_beams.model_folder(tmp_path / "model", "xlnet")
+    monkeypatch.setattr(TASKS, "names", lambda: ["extractive", "beam-search"])
+    assert type(load_reader(folder)) is BeamSearchReader
 
 
 def test_the_old_name_of_answer_questions(extractive: Path) -> None:

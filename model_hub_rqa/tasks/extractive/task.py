@@ -313,6 +313,10 @@ class Extractive(Task):
             for end, count in zip(ends, counts, strict=True)
         ]
 
+    def references(self, examples: Any) -> list[list[str]]:
+        """The gold answers; "" of a question that cannot be answered."""
+        return [references or [""] for references in super().references(examples)]
+
     @staticmethod
     def passage_rank(found: DecodedSpans) -> float:
         """What passages that answer are compared by."""

@@ -104,6 +104,24 @@ def test_what_is_declared_is_reported(kind: str, tmp_path: Path) -> None:
     assert summary["metric"]["smaller_is_better"] is bool(data)  # unset: the metric's own
 
 
+def unanswerable(predictions: list[str], references: list[list[str]]) -> float:
+    """How many questions have the one gold answer ""."""
+    assert all(references)
+    return sum(texts == [""] for texts in references)
+
+
+def test_an_added_metric_gets_no_answer_as_a_text(tmp_path: Path) -> None:
+    """The gold answer of a question that SQuAD v2.0 calls impossible is "", as the prediction is; rouge1 takes it."""
+    path = tiny.experiment(tmp_path, train=16, validation=8, unanswerable=3, max_steps=1)
+    config = json.loads(path.read_text())
+    config["data"]["metrics"] = ["rouge1", f"{__name__}:unanswerable"]
+    path.write_text(json.dumps(config))
+    assert train.main([str(path), "--output-dir", str(tmp_path / "run")]) == 0
+    report = tiny.reports(tmp_path / "run", "validation")[-1]
+    assert report["unanswerable"] == 3
+    assert 0 <= report["rouge1"] <= 100
+
+
 def test_the_metrics_of_retrieved_passages_are_declared() -> None:
     assert document_metrics([["a b"]], [["a b"]]).keys() == passages._DOCUMENT_METRICS.keys()
 
