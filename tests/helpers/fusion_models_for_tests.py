@@ -32,8 +32,8 @@ from transformers import (
     T5GemmaForConditionalGeneration,
 )
 
-from model_hub_rqa.tasks.fid.encoder_decoder import name_tokens
 from model_hub_rqa.tasks.fid.model import enable_fusion
+from model_hub_rqa.tasks.fid.task import name_tokens
 
 VOCABULARY = 60
 T5_SHAPE: dict[str, Any] = {

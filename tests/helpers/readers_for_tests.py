@@ -19,7 +19,7 @@ from model_hub_rqa.records import Answer, Hit, Passage, Question
 from model_hub_rqa.retrieval import dense, index_folder
 from model_hub_rqa.retrieval.bm25 import BM25Settings
 from model_hub_rqa.retrieval.dense import DenseSettings
-from model_hub_rqa.tasks.fid.encoder_decoder import name_tokens
+from model_hub_rqa.tasks.fid.task import name_tokens
 
 CORPUS = [
     Passage("1", "the oil price rose in October", "oil"),

@@ -20,7 +20,7 @@ from model_hub_rqa.objectives import (
     needs_reference,
 )
 from model_hub_rqa.registry import OBJECTIVES, RegisteredObjects, read_registered
-from model_hub_rqa.tasks.causal_lm.model import answer_losses
+from model_hub_rqa.tasks.causal_lm.task import answer_losses
 
 
 def task(model: dict[str, torch.Tensor], reference: dict[str, torch.Tensor] | None = None) -> Task:

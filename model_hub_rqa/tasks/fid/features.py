@@ -9,8 +9,7 @@ import torch
 
 from model_hub_rqa.data.arrow_cache import map_examples
 from model_hub_rqa.data.tokens import TextEncoder, padded_width, single_template, target_template
-from model_hub_rqa.tasks.fid.settings import FusionKwargs
-from model_hub_rqa.tasks.passages.prompts import Prompt
+from model_hub_rqa.tasks.fid.settings import FusionKwargs, Prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset

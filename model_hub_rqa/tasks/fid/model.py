@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.models.signature import unwrapped
-from model_hub_rqa.tasks.passages.generating import generate
+from model_hub_rqa.tasks.passages.generation import generate
 
 PASSAGE_INPUTS = ("passage_ids", "passage_lengths", "passage_counts")
 """What a batch of B questions with P passages of N tokens in all holds: passage_ids [N] (all prompts, one after
@@ -262,7 +262,7 @@ def fusion_generate(
         batch: PASSAGE_INPUTS; other keys are left.
         fused: the states, where they are known already.
         encoder_chunk_size: passages encoded at a time.
-        seed, generate_kwargs: as `models.generating.generate` has them: num_beams, max_new_tokens ...
+        seed, generate_kwargs: as `generate` has them: num_beams, max_new_tokens ...
 
     Returns:
         Token ids, [B * num_return_sequences, tokens].

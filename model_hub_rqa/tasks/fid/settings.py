@@ -1,9 +1,9 @@
 """The settings of a Fusion-in-Decoder reader: what it reads, in which words, and how it writes its answers."""
 
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from model_hub_rqa.config.fields import Problem, option, show
 from model_hub_rqa.tasks.passages.settings import PassageKwargs
@@ -19,6 +19,7 @@ _QUESTION_FIELDS = ("question", "dialogue")
 _PASSAGE_FIELDS = ("title", "context")
 
 Pieces = tuple[tuple[str, str], ...]  # a literal text and the field after it, "" for none
+Turn = Mapping[str, str]  # {"role": "user" or "assistant", "text": what was said}
 
 
 class TemplateParts(NamedTuple):
@@ -93,3 +94,44 @@ class FusionKwargs(PassageKwargs):
             split_template(self.prompt_template)
         except ValueError as fault:
             yield Problem(("prompt_template",), str(fault))
+
+
+class Prompt:
+    """The two halves of a prompt as texts, from the settings of the data section.
+
+    The outer white space of questions, turns, titles and passages is left out.
+
+    Args:
+        settings: prompt_template, user_prefix and assistant_prefix are read.
+
+    Attributes:
+        question_first: whether the question's half stands before the passage's.
+        shows_dialogue: whether the turns before the question are part of the prompt.
+    """
+
+    def __init__(self, settings: FusionKwargs) -> None:
+        self._question, self._passage, self.question_first = split_template(settings.prompt_template)
+        self._prefixes = {"user": settings.user_prefix, "assistant": settings.assistant_prefix}
+        self.shows_dialogue = any(field == "dialogue" for _, field in self._question)
+
+    def question_half(self, question: str, history: Sequence[Turn] = ()) -> str:
+        """The question's half; ``history`` holds the turns before it, the oldest first."""
+        turns = (*history, {"role": "user", "text": question})
+        dialogue = " ".join(f"{self._prefixes[turn['role']]} {turn['text'].strip()}" for turn in turns)
+        values = {"question": question.strip(), "dialogue": dialogue}
+        return self._trim(_fill(self._question, values), self.question_first)
+
+    def passage_half(self, title: str, text: str) -> str:
+        """The passage's half."""
+        values = {"title": title.strip(), "context": text.strip()}
+        return self._trim(_fill(self._passage, values), not self.question_first)
+
+    @staticmethod
+    def _trim(text: str, first: bool) -> str:
+        # The second half keeps the white space before it: byte-level tokenizers make it part of the next token.
+        return text.strip() if first else text.rstrip()
+
+
+def _fill(pieces: Pieces, values: Mapping[str, Any]) -> str:
+    """Puts the values in place; braces within them stay what they are."""
+    return "".join(literal + (values[field] if field else "") for literal, field in pieces)

@@ -1,17 +1,27 @@
-"""Which passages are read for a question, and in which order: the record's own, or retrieved ones."""
+"""Which passages are read for a question, and in which order: the record's own, or those of a retriever's index."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from model_hub_rqa.data.arrow_cache import map_examples
-from model_hub_rqa.errors import DataError
+from model_hub_rqa.errors import CheckpointError, DataError
 from model_hub_rqa.records import Hit
+from model_hub_rqa.retrieval.dense import DenseSettings
+from model_hub_rqa.retrieval.index_folder import Index, build_index, open_index
+from model_hub_rqa.tasks.passages.settings import PassageKwargs
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 Retrieve = Callable[[list[str]], list[list[Hit]]]
 """From questions to hits, best first: some more than are to be kept, since gold ones among them do not count."""
@@ -62,7 +72,7 @@ def retrieve_passages(
         max_num_to_retrieve: passages kept of those retrieved, gold ones not counted.
         n_context: passages read in the end, the first that are not gold dropped last; None for all.
         keep_gold: True for training: the record's gold passages are read wherever they were ranked (see
-            `place_gold`). False for an honest evaluation.
+            `insert_gold`). False for an honest evaluation.
         seed: of the places of gold passages that were not retrieved.
         fingerprint: says what the retrieval depends on (corpus, model), so that a cached result may be used; None to
             retrieve anew.
@@ -85,7 +95,7 @@ def retrieve_passages(
         for index, given, ranked in zip(indices, rows["passages"], found, strict=True):
             gold = [passage for passage in given if passage["gold"]] if keep_gold else []
             rng = np.random.default_rng([seed, index])
-            merged = place_gold(gold, [_row(hit) for hit in ranked], max_num_to_retrieve, rng)
+            merged = insert_gold(gold, [_row(hit) for hit in ranked], max_num_to_retrieve, rng)
             chosen.append(_cut(merged, n_context))
         return {"passages": chosen}
 
@@ -103,7 +113,7 @@ def retrieve_passages(
     )
 
 
-def place_gold(
+def insert_gold(
     gold: Sequence[Mapping[str, Any]], ranked: Sequence[Mapping[str, Any]], max_others: int, rng: np.random.Generator
 ) -> list[Row]:
     """Merges gold passages into a ranked list, of which ``max_others`` that are not gold are kept.
@@ -159,3 +169,61 @@ def _key(passage: Mapping[str, Any]) -> str:
 def _row(hit: Hit) -> Row:
     passage = hit.passage
     return {"id": passage.id, "title": passage.title, "text": passage.text, "score": float(hit.score), "gold": False}
+
+
+def retriever_index(settings: PassageKwargs, records: Iterable[Mapping[str, Any]], cache_dir: Path) -> Index:
+    """The index that the data section asks for.
+
+    Args:
+        settings: ``index`` names a folder, which must fit ``embedding_model`` where that is given; otherwise a dense
+            index of ``corpus_file`` is made with ``embedding_model``, or of all passages of the records.
+        records: rows with passages and negatives; only looked at where they are the corpus.
+        cache_dir: where an index that is made is kept for the next run.
+
+    Raises:
+        CheckpointError: the index is damaged, or does not fit the embedding model.
+        ConfigError: the model cannot be loaded, or a library is missing.
+        DataError: all faults of the corpus.
+    """
+    if settings.index is not None:
+        kind = "dense" if settings.embedding_model else None
+        return open_index(settings.index, retriever=kind, embedding_model=settings.embedding_model or None)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    corpus = settings.corpus_file or _corpus_of(records, cache_dir)
+    return _cached_index(Path(corpus), settings.embedding_model, cache_dir)
+
+
+def fingerprint(index: Index) -> str:
+    """Says all that a search of the index depends on."""
+    manifest = index.manifest
+    return json.dumps([manifest.kind, manifest.settings, manifest.model_sha256, manifest.sha256], sort_keys=True)
+
+
+def _cached_index(corpus: Path, embedding_model: str, cache_dir: Path) -> Index:
+    named = json.dumps([str(corpus.resolve()), embedding_model])
+    folder = cache_dir / f"dense-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
+    if folder.is_dir():
+        try:
+            return open_index(folder, embedding_model=embedding_model, corpus=corpus)
+        except CheckpointError as error:  # another corpus or model under the same name, or damage
+            logger.warning("the cached index is made anew: %s", error)
+            shutil.rmtree(folder)
+    build_index(corpus, folder, DenseSettings(embedding_model=embedding_model))
+    return open_index(folder, verify=False)
+
+
+def _corpus_of(records: Iterable[Mapping[str, Any]], cache_dir: Path) -> Path:
+    """A corpus file of every passage that occurs in the records, each text once, named by its content."""
+    lines: dict[str, str] = {}
+    for record in records:
+        for passage in (*record["passages"], *record["negatives"]):
+            key = " ".join(passage["text"].split())
+            if key not in lines:
+                document = {"_id": str(len(lines)), "title": passage["title"], "text": passage["text"]}
+                lines[key] = json.dumps(document, ensure_ascii=False) + "\n"
+    content = "".join(lines.values()).encode()
+    path = cache_dir / f"passages-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
+    if not path.is_file():
+        path.with_suffix(".tmp").write_bytes(content)
+        path.with_suffix(".tmp").replace(path)
+    return path

@@ -17,8 +17,8 @@ from model_hub_rqa.registry import RETRIEVERS
 from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.retrieval.index_folder import read_manifest
 from model_hub_rqa.tasks.base import Task
-from model_hub_rqa.tasks.passages.answer_text import AnswerDecoder, answer_sources
 from model_hub_rqa.tasks.passages.choose import choose_passages, retrieve_passages
+from model_hub_rqa.tasks.passages.generation import AnswerDecoder, answer_sources
 
 _OVER_FETCH = 10  # passages retrieved beyond those wanted, since the same text may stand in a corpus several times
 
@@ -82,10 +82,10 @@ class PassageTask(Task):
 
     def build_retriever(self, examples: Mapping[str, Any]) -> tuple[Retriever, str]:
         """What finds passages where the settings ask for retrieval, and a text that says what it depends on."""
-        from model_hub_rqa.tasks.passages.frozen import fingerprint, frozen_index
+        from model_hub_rqa.tasks.passages.choose import fingerprint, retriever_index
 
         records = (record for split in examples.values() for record in split)
-        index = frozen_index(self.settings, records, cache_folder(self.cache_dir) / "indexes")
+        index = retriever_index(self.settings, records, cache_folder(self.cache_dir) / "indexes")
         return index, fingerprint(index)
 
     def prepare(self, examples: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -21,12 +21,12 @@ from transformers import (
 
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.models.limits import read_limits
-from model_hub_rqa.tasks.fid.encoder_decoder import (
+from model_hub_rqa.tasks.fid.model import decoder_start_token_id, enable_fusion, fusion_generate
+from model_hub_rqa.tasks.fid.task import (
     build_encoder_decoder,
     encoder_decoder_config,
     name_tokens,
 )
-from model_hub_rqa.tasks.fid.model import decoder_start_token_id, enable_fusion, fusion_generate
 
 
 def test_the_start_token_has_fallbacks() -> None:

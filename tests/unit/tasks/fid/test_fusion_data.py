@@ -24,8 +24,7 @@ from model_hub_rqa.tasks.fid.features import (
     draw_labels,
     pad_labels,
 )
-from model_hub_rqa.tasks.fid.settings import TEMPLATES, FusionKwargs, split_template
-from model_hub_rqa.tasks.passages.prompts import Prompt
+from model_hub_rqa.tasks.fid.settings import TEMPLATES, FusionKwargs, Prompt, split_template
 
 TOKENIZERS = {"t5": t5, "bert": bert, "roberta": roberta}
 every_tokenizer = pytest.mark.parametrize("name", TOKENIZERS)

@@ -22,7 +22,7 @@ from model_hub_rqa.data.tokens import TextEncoder
 from model_hub_rqa.metrics.text import exact_match_score
 from model_hub_rqa.pipeline import load_reader
 from model_hub_rqa.records import Passage, Question
-from model_hub_rqa.tasks.passages.answer_text import AnswerDecoder
+from model_hub_rqa.tasks.passages.generation import AnswerDecoder
 
 
 @pytest.fixture(scope="session")

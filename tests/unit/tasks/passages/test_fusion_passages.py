@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.records import Hit, Passage
-from model_hub_rqa.tasks.passages.choose import choose_passages, place_gold, retrieve_passages
+from model_hub_rqa.tasks.passages.choose import choose_passages, insert_gold, retrieve_passages
 
 
 def passage(text: str, title: str = "", *, gold: bool = False) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def row(question: str = "Who?", passages: tuple[str, ...] = ("one", "two"), **fi
 def test_gold_stands_at_its_rank(ranked: str, max_others: int, expected: str) -> None:
     """Ranked passages keep their order; a gold one that is not among them is put at a random place."""
     rng = np.random.default_rng(0)
-    merged = place_gold([passage("G", gold=True)], [passage(text) for text in ranked], max_others, rng)
+    merged = insert_gold([passage("G", gold=True)], [passage(text) for text in ranked], max_others, rng)
     texts = "".join(item["text"] for item in merged)
     assert texts.count("G") == 1
     assert [item["text"] for item in merged if item["gold"]] == ["G"]
@@ -53,7 +53,7 @@ def test_gold_is_put_anywhere() -> None:
     """A gold passage that was not retrieved is at no place much more often than at another."""
     places = []
     for seed in range(400):
-        merged = place_gold([passage("G")], [passage(t) for t in "abc"], 3, np.random.default_rng([seed, 5]))
+        merged = insert_gold([passage("G")], [passage(t) for t in "abc"], 3, np.random.default_rng([seed, 5]))
         places.append([item["text"] for item in merged].index("G"))
     assert (np.bincount(places, minlength=4) > 70).all()
 

@@ -17,8 +17,8 @@ from model_hub_rqa import cli, train
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.pipeline import load_reader
 from model_hub_rqa.records import Question
-from model_hub_rqa.tasks.causal_lm.model import generate_answers
 from model_hub_rqa.tasks.causal_lm.settings import GenerationKwargs
+from model_hub_rqa.tasks.causal_lm.task import generate_answers
 from model_hub_rqa.tasks.fid.model import fusion_generate
 from model_hub_rqa.tasks.fid.settings import FusionKwargs
 

@@ -1,5 +1,6 @@
-"""Generated tokens to text, in the spelling of the passages that were read."""
+"""Generation: by the settings that are given, and its tokens as text, spelled as the passages that were read."""
 
+import contextlib
 import functools
 import re
 import unicodedata
@@ -9,10 +10,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import torch
+
 from model_hub_rqa.data.tokens import TextEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+TOKEN_SETTINGS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+)
+"""What is used of a checkpoint's generation_config.json: where an answer begins and ends, and what it may not hold."""
 
 # Where no passage has the answer: what English writes without the white space that WordPiece puts around punctuation.
 _TIGHT = (
@@ -23,6 +40,35 @@ _TIGHT = (
     (re.compile("(?<=\\w)[ ]?([-\u2013/'\u2019])[ ](?=\\w)"), r"\1"),
     (re.compile(r'" ([^"]*?) "'), r'"\1"'),
 )
+
+
+def generate(model: Any, inputs: Mapping[str, Any], *, seed: Sequence[int] = (0,), **settings: Any) -> torch.Tensor:
+    """``model.generate`` without the search and sampling settings that a checkpoint brings along.
+
+    Args:
+        model: a model of transformers that generates.
+        inputs: what is generated from.
+        seed: with ``do_sample``, what the draws depend on: the same numbers and inputs give the same tokens, and the
+            generators of torch are left as they were.
+        settings: of transformers' GenerationConfig; what is left out has its default: greedy, nothing forbidden.
+    """
+    own = model.generation_config
+    kept = {name: value for name in TOKEN_SETTINGS if (value := getattr(own, name, None)) is not None}
+    # generate() fills in what is not given from the model's own config
+    model.generation_config = type(own)(**kept)
+    try:
+        with _seeded(seed, model.device) if settings.get("do_sample") else contextlib.nullcontext():
+            tokens: torch.Tensor = model.generate(**inputs, **settings)
+    finally:
+        model.generation_config = own
+    return tokens
+
+
+@contextlib.contextmanager
+def _seeded(seed: Sequence[int], device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.default_rng(list(seed)).integers(2**63)))
+        yield
 
 
 class AnswerDecoder:
