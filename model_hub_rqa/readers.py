@@ -279,7 +279,7 @@ def load_pretrained(path: str | Path, auto_class: Any, what: str) -> tuple[Path,
         raise CheckpointError(f"{folder}: cannot be loaded as {what}: {error}{sentencepiece_hint(error)}") from error
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"])[:5])
-        raise CheckpointError(f"{folder}: holds no trained {what}: weights missing for {missing}")
+        raise CheckpointError(f"{folder}: holds no trained weights of {what}: weights missing for {missing}")
     return folder, model, tokenizer
 
 

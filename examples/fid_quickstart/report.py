@@ -24,7 +24,7 @@ def exact_match(reader: FusionReader, records: list[Record]) -> tuple[float, lis
         Question(record["question"], passages=tuple(Passage(c["id"], c["text"], c["title"]) for c in record["ctxs"]))
         for record in records
     ]
-    answers = [answer.text for answer in reader.read_passages(questions)]
+    answers = [answer.text for answer in reader.answer_questions(questions)]
     return generation_metrics(answers, [record["answers"] for record in records])["exact_match"], answers
 
 

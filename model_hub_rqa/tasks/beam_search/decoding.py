@@ -149,16 +149,16 @@ def _check_beams(
     nulls: NDArray[Any],
     offsets: NDArray[Any],
 ) -> None:
-    """Raises DataError with every fault of a batch."""
+    """Raises DataError with every error of a batch."""
     if ends.ndim != 3 or offsets.ndim != 3:
         raise DataError(
             f"end_log_probs and offsets: must have the shapes [features, starts, ends] and [features, tokens, 2], "
-            f"found {list(ends.shape)} and {list(offsets.shape)}"
+            f"got {list(ends.shape)} and {list(offsets.shape)}"
         )
     size, n_starts, _ = ends.shape
     tokens = offsets.shape[1]
     problems = [
-        f"{name}: must have the shape {wanted}, found {list(array.shape)}"
+        f"{name}: must have the shape {wanted}, got {list(array.shape)}"
         for name, array, wanted in (
             ("start_log_probs", starts, [size, n_starts]),
             ("start_index", first, [size, n_starts]),
@@ -173,6 +173,6 @@ def _check_beams(
             problems.append(f"{name}: must hold no NaN and no +inf")
     for name, index in (("start_index", first), ("end_index", last)):
         if ((index < 0) | (index >= tokens)).any():
-            problems.append(f"{name}: must be from 0 to {tokens - 1}, found {index.min()} to {index.max()}")
+            problems.append(f"{name}: must be from 0 to {tokens - 1}, got {index.min()} to {index.max()}")
     if problems:
         raise DataError(problems)

@@ -87,7 +87,7 @@ def decode_many(
     """``decode_spans`` of many questions, each with its context and its features in their order."""
     check_sizes(n_best_size=n_best_size)
     if not all(features):
-        raise DataError("features: need at least one feature of the question, found none")
+        raise DataError("features: need at least one feature of the question, got none")
     if not features:
         return []
     entries = _best_entries(contexts, features, n_best_size, version_2_with_negative)
@@ -114,7 +114,7 @@ def decode_top(
     places = np.searchsorted(owner[order], np.arange(len(contexts)))
     missing = np.setdiff1d(np.arange(len(contexts)), owner)
     if len(missing):
-        raise DataError(f"features: need at least one feature of question {number}, found none" for number in missing)
+        raise DataError(f"features: need at least one feature of question {number}, got none" for number in missing)
     best = order[places]
     # how many entries the n-best list would have: "" alone in it becomes "empty" there
     total = np.minimum(np.bincount(owner, weights=spans.total, minlength=len(contexts)), n_best_size)

@@ -213,18 +213,18 @@ def add_logits(start: Any, end: Any) -> Any:
 
 def check_sizes(**sizes: int) -> None:
     """Raises ConfigError for each size below 1."""
-    problems = [f"{name}: must be at least 1, found {size!r}" for name, size in sizes.items() if size < 1]
+    problems = [f"{name}: must be at least 1, got {size!r}" for name, size in sizes.items() if size < 1]
     if problems:
         raise ConfigError(problems)
 
 
 def check_batch(starts: NDArray[Any], ends: NDArray[Any], offsets: NDArray[Any], cls: NDArray[Any]) -> None:
-    """Raises DataError with every fault of a batch."""
+    """Raises DataError with every error of a batch."""
     if starts.ndim != 2:
-        raise DataError(f"start_logits: must have the shape [features, tokens], found {list(starts.shape)}")
+        raise DataError(f"start_logits: must have the shape [features, tokens], got {list(starts.shape)}")
     size, tokens = starts.shape
     problems = [
-        f"{name}: must have the shape {wanted} like start_logits, found {list(array.shape)}"
+        f"{name}: must have the shape {wanted} like start_logits, got {list(array.shape)}"
         for name, array, wanted in (
             ("end_logits", ends, [size, tokens]),
             ("offsets", offsets, [size, tokens, 2]),
@@ -236,8 +236,8 @@ def check_batch(starts: NDArray[Any], ends: NDArray[Any], offsets: NDArray[Any],
         broken = np.isnan(logits) | np.isposinf(logits)
         if broken.any():
             where = np.flatnonzero(broken.reshape(len(logits), -1).any(axis=-1)).tolist()
-            problems.append(f"{name}: must hold no NaN and no +inf, found such in features {where} of the batch")
+            problems.append(f"{name}: must hold no NaN and no +inf, got such in features {where} of the batch")
     if cls.shape == (size,) and ((cls < 0) | (cls >= tokens)).any():
-        problems.append(f"cls_index: must be from 0 to {tokens - 1}, found {cls.tolist()}")
+        problems.append(f"cls_index: must be from 0 to {tokens - 1}, got {cls.tolist()}")
     if problems:
         raise DataError(problems)

@@ -198,12 +198,12 @@ _OFFSETS = np.zeros((2, 3, 2), int)
         (0, np.full((2, 2), np.nan), "start_log_probs: must hold no NaN"),
         (2, np.full((2, 2, 1), np.inf), r"end_log_probs: must hold no NaN and no \+inf"),
         (4, np.array([0.0, np.nan]), "cls_logits: must hold no NaN"),
-        (1, np.array([[0, 3], [0, 0]]), "start_index: must be from 0 to 2, found 0 to 3"),
+        (1, np.array([[0, 3], [0, 0]]), "start_index: must be from 0 to 2, got 0 to 3"),
         (3, np.full((2, 2, 1), -1), "end_index: must be from 0 to 2"),
-        (1, np.zeros((2, 3), int), r"start_index: must have the shape \[2, 2\], found \[2, 3\]"),
-        (3, np.zeros((2, 1, 2), int), r"end_index: must have the shape \[2, 2, 1\], found \[2, 1, 2\]"),
+        (1, np.zeros((2, 3), int), r"start_index: must have the shape \[2, 2\], got \[2, 3\]"),
+        (3, np.zeros((2, 1, 2), int), r"end_index: must have the shape \[2, 2, 1\], got \[2, 1, 2\]"),
         (2, np.zeros((2, 2)), r"end_log_probs and offsets: must have the shapes"),
-        (5, np.zeros((3, 3, 2), int), r"offsets: must have the shape \[2, 3, 2\], found \[3, 3, 2\]"),
+        (5, np.zeros((3, 3, 2), int), r"offsets: must have the shape \[2, 3, 2\], got \[3, 3, 2\]"),
     ],
 )
 def test_a_beam_that_cannot_be_is_refused(place: int, value: Any, message: str) -> None:
@@ -217,7 +217,7 @@ def test_a_beam_that_cannot_be_is_refused(place: int, value: Any, message: str) 
 
 def test_sizes_are_at_least_one() -> None:
     """And a question has at least one feature."""
-    with pytest.raises(ConfigError, match="n_best_size: must be at least 1, found 0"):
+    with pytest.raises(ConfigError, match="n_best_size: must be at least 1, got 0"):
         beam_candidates(*beam(), n_best_size=0)
     with pytest.raises(DataError, match="need at least one feature"):
         decode_beams([CONTEXT], [[]], version_2_with_negative=True)

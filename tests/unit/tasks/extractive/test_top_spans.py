@@ -50,7 +50,7 @@ def test_features_may_come_in_any_order_of_questions() -> None:
 def test_a_question_without_features_is_named() -> None:
     """Rather than answered with another one's span."""
     spans = TopSpan(np.array([0]), np.array([1]), np.array([1.0], np.float32), np.array([1]))
-    with pytest.raises(DataError, match="question 1, found none"):
+    with pytest.raises(DataError, match="question 1, got none"):
         decode_top([CONTEXT, CONTEXT], [0], spans)
 
 
