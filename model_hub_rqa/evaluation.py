@@ -1,6 +1,6 @@
 """The evaluation of a pipeline from question to answer: what was found, what was said, and how long it took.
 
-The measures are those of LocalRQA's evaluator (Yu et al. 2024, arXiv:2403.00982), each against all true answers.
+The measures are those of LocalRQA's evaluator (Yu et al. 2024, arXiv:2403.00982), each against all gold answers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,7 @@ def evaluate(
 
     Args:
         pipeline: what is evaluated. Its retriever finds the passages; without one, the questions' own are read.
-        rows: questions with their true answers and, for the retrieval's measures, gold passages.
+        rows: questions with their gold answers and, for the retrieval's measures, gold passages.
         batch_size: questions asked at a time.
         rules: of the answers' language (`metrics.languages`).
         write: gets a line for each question: id, question, prediction, references, passages (id, title, text, score),
@@ -60,7 +60,7 @@ def evaluate(
         DataError: no passage was found for a question.
     """
     if not rows:
-        raise ValueError("rows: needs at least one question, found none")
+        raise ValueError("rows: needs at least one question, got none")
     exact, f1, precision = (partial(score, rules=rules) for score in (exact_match_score, f1_score, precision_score))
     before = (pipeline.retrieval_seconds, pipeline.reading_seconds)
     predictions, retrieved = list[str](), list[list[str]]()

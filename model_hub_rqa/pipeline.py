@@ -56,7 +56,7 @@ class RQAPipeline:
 
         Args:
             questions: texts, or records with the turns before and, without a retriever, the passages to read.
-            scores: also say how sure each answer is and how much each passage counted.
+            scores: also say how confident each answer is and how much each passage counted.
 
         Raises:
             DataError: no passage was found, or brought, for a question.

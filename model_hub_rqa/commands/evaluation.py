@@ -89,7 +89,7 @@ def evaluate(args: argparse.Namespace) -> None:
         faults.raise_any()
         return _evaluate_task(args, output)
     if args.batch_size < 1:
-        faults.add(ConfigError(f"--batch-size: must be at least 1, found {args.batch_size}"))
+        faults.add(ConfigError(f"--batch-size: must be at least 1, got {args.batch_size}"))
     faults.attempt(check_language, args.language)
     records = faults.attempt(_read_questions, args.data, args.index is None, args.on_bad_record)
     manifest = _check_retrieval(args, faults)
@@ -208,7 +208,7 @@ def _readable(reader: Any, records: "Records", on_bad_record: str) -> "Records":
 
 def _check_retrieval(args: argparse.Namespace, faults: Faults) -> "Manifest | None":
     if args.top_k is not None and args.top_k < 1:
-        faults.add(ConfigError(f"--top-k: must be at least 1, found {args.top_k}"))
+        faults.add(ConfigError(f"--top-k: must be at least 1, got {args.top_k}"))
     if args.index is None:
         others = ("top_k", "embedding_model", "corpus")
         lines = [f"--{name.replace('_', '-')}: needs --index" for name in others if getattr(args, name) is not None]

@@ -21,8 +21,8 @@ class GenerationKwargs(PassageKwargs):
     """
 
     max_length: int = option(512, ge=8, help="tokens of prompt and answer together, the answer's end included")
-    max_new_tokens: int = option(64, ge=1, help="tokens of the longest answer that is written")
-    predict_with_generate: bool = option(True, help="write answers in a validation; false: eval_loss alone")
+    max_new_tokens: int = option(64, ge=1, help="tokens of the longest answer that is generated")
+    predict_with_generate: bool = option(True, help="generate answers in a validation; false: eval_loss alone")
     apply_chat_template: bool = option(False, help="write the prompt as the tokenizer's chat template does")
     # Any, and a rule below: a tag may be empty, which a text field refuses.
     user_start_tag: Any = option("Question: ", help="before passages and question")  # noqa: RUF009 - as above
@@ -34,8 +34,8 @@ class GenerationKwargs(PassageKwargs):
     )
 
     @property
-    def longest_answer(self) -> int:
-        """Tokens of the longest answer that is written."""
+    def generation_length(self) -> int:
+        """Tokens of the longest answer that is generated."""
         return self.max_new_tokens
 
     def problems(self) -> Iterator[Problem]:

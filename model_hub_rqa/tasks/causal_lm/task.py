@@ -278,8 +278,8 @@ def generate_answers(
     """
     ends = {"eos_token_id": list(end_ids), "pad_token_id": padding}
     inputs = {"input_ids": prompts, "attention_mask": mask}
-    written = generate(model, inputs, seed=seed, use_cache=True, **ends, **settings)
-    return written[:, prompts.shape[1] :]
+    generated = generate(model, inputs, seed=seed, use_cache=True, **ends, **settings)
+    return generated[:, prompts.shape[1] :]
 
 
 def causal_lm_error(config: Any) -> str | None:

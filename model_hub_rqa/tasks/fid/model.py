@@ -237,12 +237,12 @@ def answer_losses(
     return losses.sum(dim=1), (labels != -100).sum(dim=1)
 
 
-def end_of_answers(written: torch.Tensor, eos_token_id: int | list[int] | None) -> torch.Tensor:
+def end_of_answers(tokens: torch.Tensor, eos_token_id: int | list[int] | None) -> torch.Tensor:
     """Labels [B, L] of answers that were generated: -100 behind the first end token of each."""
-    ends = torch.tensor([] if eos_token_id is None else eos_token_id, device=written.device).reshape(-1)
-    ended = torch.isin(written, ends).long().cumsum(dim=1)
-    behind = ended - torch.isin(written, ends).long() > 0
-    return written.masked_fill(behind, -100)
+    ends = torch.tensor([] if eos_token_id is None else eos_token_id, device=tokens.device).reshape(-1)
+    ended = torch.isin(tokens, ends).long().cumsum(dim=1)
+    behind = ended - torch.isin(tokens, ends).long() > 0
+    return tokens.masked_fill(behind, -100)
 
 
 @torch.no_grad()

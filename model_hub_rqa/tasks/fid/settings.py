@@ -1,4 +1,4 @@
-"""The settings of a Fusion-in-Decoder reader: what it reads, in which words, and how it writes its answers."""
+"""The settings of a Fusion-in-Decoder reader: what it reads, in which words, and how it generates answers."""
 
 import string
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +68,7 @@ def split_template(template: str) -> TemplateParts:
 
 @dataclass(frozen=True, kw_only=True)
 class FusionKwargs(PassageKwargs):
-    """Passages that are read together, and the answer that is written from them."""
+    """Passages that are read together, and the answer that is generated from them."""
 
     max_encoder_seq_length: int = option(512, ge=8, help="tokens of a passage with the question before it")
     max_decoder_seq_length: int = option(256, ge=4, help="tokens of an answer to learn from, its end included")
@@ -78,22 +78,22 @@ class FusionKwargs(PassageKwargs):
     user_prefix: str = option("USER:", help="before what the user says, in {dialogue}")
     assistant_prefix: str = option("ASSISTANT:", help="before what the assistant says, in {dialogue}")
     encoder_chunk_size: int = option(32, ge=1, help="passages encoded at a time: fewer need less memory")
-    max_new_tokens: int | None = option(None, ge=1, help="the longest answer written; unset: max_decoder_seq_length")
+    max_new_tokens: int | None = option(None, ge=1, help="the longest answer in tokens; unset: max_decoder_seq_length")
     encoder_decoder_from: str | None = option(
         None, help="make an EncoderDecoderModel whose encoder and decoder start from this encoder's weights"
     )
 
     @property
-    def longest_answer(self) -> int:
-        """Tokens of the longest answer that is written."""
+    def generation_length(self) -> int:
+        """Tokens of the longest answer that is generated."""
         return self.max_new_tokens or self.max_decoder_seq_length
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         try:
             split_template(self.prompt_template)
-        except ValueError as fault:
-            yield Problem(("prompt_template",), str(fault))
+        except ValueError as error:
+            yield Problem(("prompt_template",), str(error))
 
 
 class Prompt:

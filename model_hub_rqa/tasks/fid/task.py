@@ -208,17 +208,17 @@ def encoder_decoder_config(encoder: Any, tokenizer: Any) -> Any:
         "eos_token_id": tokenizer.sep_token_id if last is None else last,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    faults = [f"the tokenizer has no {name.removesuffix('_id')}" for name, token in tokens.items() if token is None]
+    errors = [f"the tokenizer has no {name.removesuffix('_id')}" for name, token in tokens.items() if token is None]
     if encoder.is_encoder_decoder:
-        faults.append(f"must be an encoder, got a {encoder.model_type}: give it as pretrained_model_name_or_path")
+        errors.append(f"must be an encoder, got a {encoder.model_type}: give it as pretrained_model_name_or_path")
     elif not (
         hasattr(encoder, "add_cross_attention")
         and type(encoder) in MODEL_FOR_CAUSAL_LM_MAPPING
         and type(encoder) in MODEL_FOR_MASKED_LM_MAPPING  # so its attention looks both ways
     ):
-        faults.append(f"must be of a kind that encodes and decodes (bert, roberta ...), got a {encoder.model_type}")
-    if faults:
-        raise ConfigError(f"hyperparameters.encoder_decoder_from: {fault}" for fault in faults)
+        errors.append(f"must be of a kind that encodes and decodes (bert, roberta ...), got a {encoder.model_type}")
+    if errors:
+        raise ConfigError(f"hyperparameters.encoder_decoder_from: {error}" for error in errors)
     config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder, encoder)
     for name, token in tokens.items():
         setattr(config, name, token)

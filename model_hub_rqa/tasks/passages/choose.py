@@ -183,7 +183,7 @@ def retriever_index(settings: PassageKwargs, records: Iterable[Mapping[str, Any]
     Raises:
         CheckpointError: the index is damaged, or does not fit the embedding model.
         ConfigError: the model cannot be loaded, or a library is missing.
-        DataError: all faults of the corpus.
+        DataError: every error of the corpus.
     """
     if settings.index is not None:
         kind = "dense" if settings.embedding_model else None

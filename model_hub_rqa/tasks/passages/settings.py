@@ -10,7 +10,7 @@ from model_hub_rqa.config.kwargs import Kwargs
 
 @dataclass(frozen=True, kw_only=True)
 class PassageKwargs(Kwargs):
-    """What every reader that writes its answers has: passages of the records, or retrieved ones, and beams."""
+    """What every task that generates answers has: passages of the records, or retrieved ones, and beams."""
 
     n_context: int | None = option(None, ge=1, help="passages read for a question; unset: all that a record has")
     num_hard_negatives: int = option(0, ge=0, help="passages of hard_neg_docs put among the gold ones in training")
@@ -30,7 +30,7 @@ class PassageKwargs(Kwargs):
     length_penalty: float = option(1.0, help="exponent of the length that beams' scores are divided by")
     early_stopping: bool = option(False, help="end a beam search once num_beams answers have ended")
     no_repeat_ngram_size: int = option(0, ge=0, help="tokens in a row that an answer has once only; 0: any")
-    min_new_tokens: int = option(0, ge=0, help="tokens of the shortest answer that is written")
+    min_new_tokens: int = option(0, ge=0, help="tokens of the shortest answer that is generated")
     do_sample: bool = option(False, help="draw each token at random, from the seed, in place of the likeliest")
     temperature: float = option(1.0, gt=0, help="what logits are divided by before a token is drawn")
     top_p: float = option(1.0, gt=0, le=1, help="draw among the likeliest tokens that sum up to this probability")
@@ -41,9 +41,9 @@ class PassageKwargs(Kwargs):
         return bool(self.embedding_model or self.index)
 
     @property
-    def longest_answer(self) -> int:
-        """Tokens of the longest answer that is written."""
-        raise NotImplementedError("each kind of reader has its own default")
+    def generation_length(self) -> int:
+        """Tokens of the longest answer that is generated."""
+        raise NotImplementedError("each task has its own default")
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class PassageKwargs(Kwargs):
         names = ("num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size", "min_new_tokens", "do_sample")
         # top_k: transformers would draw among 50 tokens unasked
         drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.do_sample else {}
-        return {name: getattr(self, name) for name in names} | {"max_new_tokens": self.longest_answer, **drawn}
+        return {name: getattr(self, name) for name in names} | {"max_new_tokens": self.generation_length, **drawn}
 
     def problems(self) -> Iterator[Problem]:
         for names, other, met, rule in (
@@ -61,9 +61,9 @@ class PassageKwargs(Kwargs):
             for name in names:
                 if not met and (value := getattr(self, name)) != (name != "early_stopping"):  # 1.0 or False: unset
                     yield Problem((name, other), f"needs {rule} beside it, got {name} {show(value)} without")
-        lengths = (self.min_new_tokens, self.longest_answer)  # of another type where they break their own rule
+        lengths = (self.min_new_tokens, self.generation_length)  # of another type where they break their own rule
         if all(isinstance(length, int) for length in lengths) and lengths[0] > lengths[1]:
-            text = f"must be at most the longest answer ({self.longest_answer:,}), got {self.min_new_tokens:,}"
+            text = f"must be at most the longest answer ({self.generation_length:,}), got {self.min_new_tokens:,}"
             yield Problem(("min_new_tokens", "max_new_tokens"), text)
         if not isinstance(self.embedding_model, str):
             yield Problem(

@@ -90,14 +90,17 @@ class PassageTask(Task):
 
     def prepare(self, examples: Mapping[str, Any]) -> Mapping[str, Any]:
         """The examples with the passages that are read."""
-        found = self.build_retriever(examples) if self.settings.retrieves else None
+        retriever = self.build_retriever(examples) if self.settings.retrieves else None
         train, validation = (self._training_passages, self._validation_passages)
-        return {"train": train(examples["train"], found), "validation": validation(examples["validation"], found)}
+        return {
+            "train": train(examples["train"], retriever),
+            "validation": validation(examples["validation"], retriever),
+        }
 
-    def _training_passages(self, examples: Any, found: tuple[Retriever, str] | None) -> Any:
+    def _training_passages(self, examples: Any, retriever: tuple[Retriever, str] | None) -> Any:
         """The record's own passages, or, where embedding_model is given, its gold ones among those retrieved."""
         settings = self.settings
-        if found is None or not settings.embedding_model:
+        if retriever is None or not settings.embedding_model:
             return choose_passages(
                 examples,
                 n_context=settings.n_context,
@@ -105,12 +108,12 @@ class PassageTask(Task):
                 seed=self.seed,
                 overwrite_cache=self.overwrite_cache,
             )
-        return self._retrieved(examples, found, settings.embedding_max_num_to_retrieve, keep_gold=True)
+        return self._retrieved(examples, retriever, settings.embedding_max_num_to_retrieve, keep_gold=True)
 
-    def _validation_passages(self, examples: Any, found: tuple[Retriever, str] | None) -> Any:
+    def _validation_passages(self, examples: Any, retriever: tuple[Retriever, str] | None) -> Any:
         """Retrieved passages alone where there is a retriever, with the gold texts in the column gold_texts."""
         settings = self.settings
-        if found is None:
+        if retriever is None:
             return choose_passages(
                 examples, n_context=settings.n_context, seed=self.seed, overwrite_cache=self.overwrite_cache
             )
@@ -118,14 +121,14 @@ class PassageTask(Task):
         if not settings.embedding_model and settings.n_context is not None:
             wanted = settings.n_context  # trained on so many of the records' own
         gold = [[passage["text"] for passage in row if passage["gold"]] for row in examples["passages"]]
-        return self._retrieved(examples, found, wanted, keep_gold=False).add_column("gold_texts", gold)
+        return self._retrieved(examples, retriever, wanted, keep_gold=False).add_column("gold_texts", gold)
 
-    def _retrieved(self, examples: Any, found: tuple[Retriever, str], wanted: int, *, keep_gold: bool) -> Any:
-        retriever, fingerprint = found
+    def _retrieved(self, examples: Any, retriever: tuple[Retriever, str], wanted: int, *, keep_gold: bool) -> Any:
+        index, fingerprint = retriever
         gold = max((sum(passage["gold"] for passage in row) for row in examples["passages"]), default=0)
         return retrieve_passages(
             examples,
-            functools.partial(retriever.search, k=wanted + gold + _OVER_FETCH),
+            functools.partial(index.search, k=wanted + gold + _OVER_FETCH),
             max_num_to_retrieve=wanted,
             n_context=self.settings.n_context,
             keep_gold=keep_gold,
@@ -171,15 +174,15 @@ class PassageTask(Task):
         decoder = AnswerDecoder(self.tokenizer)
         results = []
         for row, (question, passages) in enumerate(zip(examples["question"], examples["passages"], strict=True)):
-            found: Generated = predictions[row]
-            if found.answer is not None:
-                found = found._replace(answer=decoder(found.answer, answer_sources(question, passages)))
-            results.append(found)
+            result: Generated = predictions[row]
+            if result.answer is not None:
+                result = result._replace(answer=decoder(result.answer, answer_sources(question, passages)))
+            results.append(result)
         return results
 
     def answer_metrics(self, results: Sequence[Any], examples: Any) -> dict[str, float]:
         """Scores of the answers that were generated, and of the passages where a retriever found them."""
-        answered = [row for row, found in enumerate(results) if found.answer is not None]
+        answered = [row for row, result in enumerate(results) if result.answer is not None]
         if not answered:
             return {}
         rows = examples if len(answered) == len(results) else examples.select(answered)
@@ -194,17 +197,17 @@ class PassageTask(Task):
     @staticmethod
     def mean_loss(results: Sequence[Any]) -> float:
         """The mean of the loss over all tokens."""
-        return sum(found.loss for found in results) / sum(found.n_tokens for found in results)
+        return sum(result.loss for result in results) / sum(result.n_tokens for result in results)
 
     def files(self, results: Sequence[Any], examples: Any) -> dict[str, Any]:
         lines = []
-        for found, example in zip(results, examples, strict=True):
-            if found.answer is None:
+        for result, example in zip(results, examples, strict=True):
+            if result.answer is None:
                 continue
             line = {
                 "id": example["id"],
                 "question": example["question"],
-                "prediction": found.answer,
+                "prediction": result.answer,
                 "references": example["answers"],
                 "passages": [
                     {name: passage[name] for name in ("id", "title", "text", "score")}
@@ -219,11 +222,11 @@ class PassageTask(Task):
     ) -> list[Answer]:
         """The texts; the score of a passage that was not read is 0."""
         if questions is None:
-            return [Answer(found.answer or "", found.confidence) for found in results]
+            return [Answer(result.answer or "", result.confidence) for result in results]
         given = []
-        for found, question in zip(results, questions, strict=True):
-            shares = found.passage_scores
+        for result, question in zip(results, questions, strict=True):
+            shares = result.passage_scores
             if shares is not None:
                 shares = (*shares, *[0.0] * (len(question.passages) - len(shares)))
-            given.append(Answer(found.answer, found.confidence, passage_scores=shares))
+            given.append(Answer(result.answer, result.confidence, passage_scores=shares))
         return given

@@ -54,7 +54,7 @@ def test_ask_in_a_dialogue(world: Path, tmp_path: Path, capsys: pytest.CaptureFi
     [
         (" ", (), "QUESTION: must not be blank"),
         ("oil?", ("--turn", ""), "--turn: must not be blank"),
-        ("oil?", ("--top-k", "0"), "--top-k: must be at least 1, found 0"),
+        ("oil?", ("--top-k", "0"), "--top-k: must be at least 1, got 0"),
     ],
 )
 def test_ask_refuses(

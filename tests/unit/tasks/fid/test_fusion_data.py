@@ -113,8 +113,8 @@ def test_faulty_settings(fields: dict[str, Any], fault: str) -> None:
 def test_an_empty_embedding_model_means_no_retrieval() -> None:
     """The empty text, which other fields refuse, is the default here; the longest answer has a default too."""
     assert FusionKwargs(embedding_model="").embedding_model == ""
-    assert FusionKwargs(max_decoder_seq_length=9).longest_answer == 9
-    assert FusionKwargs(max_decoder_seq_length=9, max_new_tokens=4).longest_answer == 4
+    assert FusionKwargs(max_decoder_seq_length=9).generation_length == 9
+    assert FusionKwargs(max_decoder_seq_length=9, max_new_tokens=4).generation_length == 4
     assert split_template("fid") == split_template(TEMPLATES["fid"])
 
 
