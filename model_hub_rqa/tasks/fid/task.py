@@ -1,5 +1,6 @@
 """Fusion-in-Decoder: an encoder-decoder generates the answer from many passages, fused in its decoder."""
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,9 @@ class FusionInDecoder(PassageTask):
     def collate(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         return self.collator(features)
 
-    @property
+    @functools.cached_property
     def collator(self) -> FusionCollator:
+        """Made once: its builder takes the tokenizer apart, which takes as long as reading several batches."""
         builder = self.feature_builder(training=True)
         return FusionCollator(builder, self.padding_multiple, max_length=self.limits.decoder)
 

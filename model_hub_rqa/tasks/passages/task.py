@@ -169,14 +169,18 @@ class PassageTask(Task):
             return (self.seed, *indices)
         return tuple(self._question_seeds[index] for index in indices)
 
+    @functools.cached_property
+    def answer_decoder(self) -> AnswerDecoder:
+        """Makes texts of generated tokens."""
+        return AnswerDecoder(self.tokenizer)
+
     def decode(self, predictions: Mapping[Any, Any], examples: Any) -> list[Any]:
         """The answers as texts, spelt as the question and the passages spell them."""
-        decoder = AnswerDecoder(self.tokenizer)
         results = []
         for row, (question, passages) in enumerate(zip(examples["question"], examples["passages"], strict=True)):
             result: Generated = predictions[row]
             if result.answer is not None:
-                result = result._replace(answer=decoder(result.answer, answer_sources(question, passages)))
+                result = result._replace(answer=self.answer_decoder(result.answer, answer_sources(question, passages)))
             results.append(result)
         return results
 

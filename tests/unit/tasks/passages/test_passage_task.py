@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from datasets import Dataset
 from tokenizers_for_tests import bert
+from transformers import BertConfig
 
+from model_hub_rqa.data import tokens
+from model_hub_rqa.models.limits import Limits
 from model_hub_rqa.records import Passage, Question
 from model_hub_rqa.tasks.causal_lm.task import CausalLM
 from model_hub_rqa.tasks.fid.task import FusionInDecoder
@@ -77,3 +80,18 @@ def test_metrics_of_a_retriever_are_known_where_there_is_one(kind: type[PassageT
     """So that the searcher may choose by them."""
     assert "ndcg" not in kind().higher_is_better
     assert kind(kind.Settings(index="folder")).higher_is_better["ndcg"] is True
+
+
+def test_batches_do_not_take_the_tokenizer_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes as long as reading several batches: what collates and what decodes is made once."""
+    task, taken, take = FusionInDecoder(), list[Any](), tokens.text_backend_json
+    monkeypatch.setattr(tokens, "text_backend_json", lambda tokenizer: taken.append(tokenizer) or take(tokenizer))
+    task.setup(BertConfig(decoder_start_token_id=2), bert(), Limits())
+    examples = task.examples_of([Question("who?", (Passage("p", "oil"),))])
+    features = list(task.features(examples, training=False))
+    counts = []
+    for _ in range(2):
+        task.collate(features)
+        task.decode({0: Generated([5])}, examples)
+        counts.append(len(taken))
+    assert counts[1] == counts[0] > 0
