@@ -32,6 +32,7 @@ _HOME = {
     "Task": "model_hub_rqa.tasks.base",
     "RQAPipeline": "model_hub_rqa.pipeline",
     "load_reader": "model_hub_rqa.pipeline",
+    **dict.fromkeys(("AttrDict", "load_metric"), "model_hub_rqa.utils"),
     "build_using_auto": "model_hub_rqa.models.build",
     "build_default_optimizer": "model_hub_rqa.models.build",
     "build_default_lr_scheduler": "model_hub_rqa.models.build",

@@ -186,6 +186,7 @@ class OptimizerKwargs(Kwargs):
     """AdamW, or Adafactor where ``optim`` or ``adafactor`` asks for it."""
 
     learning_rate: float = option(5e-5, ge=0, help="the peak of the schedule; unused by Adafactor with relative_step")
+    max_grad_norm: float = option(1.0, ge=0, help="clip the gradient's norm to this; 0: no clipping")
     weight_decay: float = option(0.0, ge=0, help="of all weights but biases, norms and other vectors")
     adam_beta1: float = option(0.9, ge=0, lt=1, help="AdamW's beta1")
     adam_beta2: float = option(0.999, ge=0, lt=1, help="AdamW's beta2")
@@ -360,7 +361,6 @@ class TrainerKwargs(Kwargs):
     label_smoothing_factor: float = option(
         0.0, ge=0, lt=1, help="share of the probability spread over all tokens in training, where answers are generated"
     )
-    max_grad_norm: float = option(1.0, ge=0, help="clip the gradient's norm to this; 0: no clipping")
     bf16: bool | None = option(None, help="compute in bfloat16; unset: FiDTrial does where the machine has it")
     fp16: bool = option(False, help="compute in float16 with a scaled loss")
     gradient_checkpointing: bool = option(False, help="save memory, compute activations twice")

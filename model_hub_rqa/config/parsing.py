@@ -22,6 +22,7 @@ from model_hub_rqa.config.kwargs import (
     NO_NAME,
     ConfigKwargs,
     DatasetKwargs,
+    HubKwargs,
     Kwargs,
     LRSchedulerKwargs,
     ModelKwargs,
@@ -33,6 +34,7 @@ from model_hub_rqa.config.kwargs import (
 from model_hub_rqa.config.other_tools import hint_for, known_elsewhere
 from model_hub_rqa.config.search import resolve_search_specs
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.utils import AttrDict
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ def parse_dict_to_dataclasses(
         dataclass_types: what to fill: the types of this package, subclasses of theirs, or dataclasses of your own.
         args: the hyperparameters, or another section of the configuration. It is not changed, and the results share
             nothing with it.
-        as_dict: give plain dicts, without what is unset, in place of instances.
+        as_dict: give an `AttrDict` of what is set in place of each instance.
         section: where ``args`` stands in the configuration: the messages name ``section.field``.
         known: further names that are right.
         strict: whether every unknown name is an error.
@@ -185,10 +187,16 @@ def _name_given(kind: type, name: str, args: Mapping[str, Any]) -> str:
     return next((alias for alias in names_of(field) if alias in args), name)
 
 
-def _to_dict(instance: Any) -> dict[str, Any]:
+def _to_dict(instance: Any) -> AttrDict:
+    """The fields that are set; of those of the hub also what model-hub always has: cache_dir and use_auth_token."""
     if isinstance(instance, Kwargs):
-        return instance.as_dict()
-    return {name: value for name, value in dataclasses.asdict(instance).items() if value is not None}
+        found = instance.as_dict()
+        if isinstance(instance, HubKwargs):
+            token, trusted = found.pop("token", None), found.pop("trust_remote_code")
+            found = {"cache_dir": None, **found, **({"token": token} if token else {"use_auth_token": False})}
+            found |= {"trust_remote_code": True} if trusted else {}
+        return AttrDict(found)
+    return AttrDict({name: value for name, value in dataclasses.asdict(instance).items() if value is not None})
 
 
 def _unknown_names(

@@ -38,6 +38,11 @@ def load_hub_splits(settings: Mapping[str, Any], version_2_with_negative: bool |
     return splits
 
 
+def load_every_split(settings: Mapping[str, Any]) -> "dict[str, Dataset]":
+    """All splits of a data set of any form; raises ConfigError where it cannot be had."""
+    return dict(_load(settings["dataset_name"], settings))
+
+
 def load_hub_split(settings: Mapping[str, Any], split: str, version_2_with_negative: bool | None) -> "Dataset":
     """One split, as `load_hub_splits` loads both; its questions may all have answers.
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from model_hub_rqa.data.any_form import concatenated, load_any_file, may_be_squad
 from model_hub_rqa.data.arrow_cache import Reader, cached_dataset, cached_records
 from model_hub_rqa.data.counts import FileCounts, count_file
-from model_hub_rqa.data.file_loaders import Records, read_squad
-from model_hub_rqa.data.hub import load_hub_split, load_hub_splits
+from model_hub_rqa.data.file_loaders import SQUAD_FEATURES, Records, read_squad
+from model_hub_rqa.data.hub import load_every_split, load_hub_split, load_hub_splits
 from model_hub_rqa.data.sampling import split_off, subsample
 from model_hub_rqa.data.shards import Shard, join, matching_files, number_through
 from model_hub_rqa.data.slices import FileSlice, parse_slice, parse_slices
@@ -32,7 +33,7 @@ _FIELDS = (
 logger = logging.getLogger(__name__)
 
 
-def default_load_dataset(
+def load_splits(
     data_config: Any,
     *,
     seed: int = 42,
@@ -78,6 +79,53 @@ def default_load_dataset(
     return _finish(splits, settings, seed)
 
 
+def default_load_dataset(
+    data_config: Any,
+    *,
+    seed: int = 42,
+    reader: Reader | None = None,
+    version_2_with_negative: bool | None = None,
+) -> "DatasetDict":
+    """Training and validation data in any form that `datasets` reads: csv, json, text, parquet, a folder, the hub.
+
+    Data in SQuAD's form, nested or flat, and data for which ``reader`` or ``version_2_with_negative`` is given, are
+    loaded and validated by `load_splits`. Other files are read by what their ending says, a folder as
+    ``Dataset.save_to_disk`` wrote it or as ``datasets.load_dataset`` takes it, and every split of a data set of the hub
+    is kept. Without validation data, ``validation_split_percentage`` of the training data becomes it; without that,
+    there is no validation split.
+
+    Args:
+        data_config: an object with the fields of :class:`~model_hub_rqa.config.DatasetKwargs`, or a mapping; other
+            fields are ignored.
+        seed: of the random draws.
+        reader, version_2_with_negative: as `load_splits` takes them.
+
+    Raises:
+        ConfigError: the fields contradict one another, or the data cannot be had.
+        DataError: a file is missing, empty or damaged; or all errors of data in SQuAD's form.
+    """
+    settings = _settings(data_config)
+    _check(settings)
+    load = functools.partial(
+        load_splits, data_config, seed=seed, reader=reader, version_2_with_negative=version_2_with_negative
+    )
+    if reader is not None or version_2_with_negative is not None:
+        return load()
+    if not settings["train_file"]:
+        found = load_every_split(settings)
+        squad = all(set(SQUAD_FEATURES) - {"title"} <= set(split.column_names) for split in found.values())
+        return load() if squad else _finish(found, settings, seed, needs_validation=False)
+    slices = _parse_slices(settings)
+    files = {split: [(part, matching_files(part.path)) for part in parts] for split, parts in slices.items()}
+    if all(may_be_squad(path) for of_split in files.values() for _, paths in of_split for path in paths):
+        return load()
+    splits = {
+        split: concatenated([_cut(load_any_file(path, settings), part) for part, paths in of_split for path in paths])
+        for split, of_split in files.items()
+    }
+    return _finish(splits, settings, seed, needs_validation=False)
+
+
 def load_split(
     data_config: Any,
     split: str,
@@ -86,7 +134,7 @@ def load_split(
     reader: Reader | None = None,
     version_2_with_negative: bool = False,
 ) -> "Dataset":
-    """One side of what `default_load_dataset` loads: "train" or "validation", from its file or else its data set.
+    """One side of what `load_splits` loads: "train" or "validation", from its file or else its data set.
 
     Unlike there, questions of v2.0 need not be unanswerable here: another set may hold those.
 
@@ -294,31 +342,36 @@ def _cut(dataset: "Dataset", part: FileSlice) -> "Dataset":
     return dataset if (start, stop) == (0, len(dataset)) else dataset.select(range(start, stop))
 
 
-def _finish(splits: "dict[str, Dataset]", settings: Mapping[str, Any], seed: int) -> "DatasetDict":
+def _finish(
+    splits: "dict[str, Dataset]", settings: Mapping[str, Any], seed: int, *, needs_validation: bool = True
+) -> "DatasetDict":
     from datasets import DatasetDict
 
     parts = dict(splits)
-    if "validation" not in parts:
-        percentage = settings["validation_split_percentage"]
+    percentage = settings["validation_split_percentage"]
+    if "validation" not in parts and (percentage or needs_validation):
         if not percentage:
             raise ConfigError("data.validation_split_percentage: must be given where there is no validation data")
         parts["train"], parts["validation"] = split_off(parts["train"], percentage, seed)
-    return DatasetDict({name: subsample(parts[name], settings[limit], seed) for name, limit in _LIMIT_FIELDS.items()})
+    limited = {split: _LIMIT_FIELDS[split] for split in parts if split in _LIMIT_FIELDS}
+    return DatasetDict(
+        {**parts, **{split: subsample(parts[split], settings[limit], seed) for split, limit in limited.items()}}
+    )
 
 
 def remove_unused_columns(model: "torch.nn.Module", dataset: "Dataset") -> "Dataset":
-    """Drops the columns that ``model.forward`` has no argument for, as transformers' Trainer does; logs their names.
+    """Hides the columns that ``model.forward`` has no argument for, as transformers' Trainer does; logs their names.
 
     Args:
         model: its forward method tells the arguments; a wrapper that keeps the model in ``module`` is looked through.
-        dataset: features; left as it is.
+        dataset: features. Its format is changed in place: rows show the other columns (and label, label_ids, labels
+            where present) alone.
 
     Returns:
-        A data set with the remaining columns (and label, label_ids, labels where present), in the format of
-        ``dataset``.
+        ``dataset`` itself.
 
     Raises:
-        DataError: no column would remain.
+        DataError: no column would be shown.
     """
     from torch.nn.parallel import DistributedDataParallel
 
@@ -331,5 +384,6 @@ def remove_unused_columns(model: "torch.nn.Module", dataset: "Dataset") -> "Data
     if len(dropped) == len(dataset.column_names):
         raise DataError(f"remove_unused_columns: {name} takes none of the columns {dropped}")
     if dropped:
-        logger.info("columns that %s does not take are dropped: %s", name, ", ".join(dropped))
-    return dataset.remove_columns(dropped)
+        logger.info("columns that %s does not take are hidden: %s", name, ", ".join(dropped))
+    dataset.set_format(type=dataset.format["type"], columns=[one for one in dataset.column_names if one in kept])
+    return dataset

@@ -260,11 +260,18 @@ def _build_tokenizer(tokenizer_kwargs: Mapping[str, Any] | TokenizerKwargs) -> t
 
 def _split_name(kwargs: Mapping[str, Any] | HubKwargs, own: str) -> tuple[str, str | None, dict[str, Any]]:
     """The field that names what is loaded, the name, and the other arguments that are set, copied."""
-    given = kwargs if isinstance(kwargs, Mapping) else vars(kwargs)
-    copied = {key: plain(value) for key, value in given.items() if value is not None}
+    copied = loading_kwargs(kwargs)
     shared_name = copied.pop(SHARED_NAME, None)
     own_name = copied.pop(own, None)
     return (SHARED_NAME, shared_name, copied) if own_name is None else (own, own_name, copied)
+
+
+def loading_kwargs(kwargs: Mapping[str, Any] | HubKwargs) -> dict[str, Any]:
+    """The arguments of ``from_pretrained`` that are set, copied; the token under its name of today."""
+    given = kwargs if isinstance(kwargs, Mapping) else vars(kwargs)
+    copied = {key: plain(value) for key, value in given.items() if value is not None}
+    token = copied.pop("use_auth_token", False)
+    return {"token": token, **copied} if token else copied
 
 
 def _check_name(field: str, name: str | None, kwargs: Mapping[str, Any], files: tuple[str, ...]) -> str:

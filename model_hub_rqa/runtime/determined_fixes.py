@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import sys
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -446,3 +447,13 @@ def code_of(trial_class: type) -> Path | None:
     if file is None or not Path(file).resolve().is_relative_to(Path.cwd().resolve()):
         return None
     return Path(file).parent if Path(file).name == "__init__.py" else Path(file)
+
+
+def take_batch_encodings(context: pytorch.PyTorchTrialContext) -> None:
+    """Lets collators of transformers give a BatchEncoding, which Determined does not take for a dict."""
+    to_device: Any = context.to_device
+
+    def plain_to_device(data: Any, *args: Any, **kwargs: Any) -> Any:
+        return to_device(dict(data) if isinstance(data, UserDict) else data, *args, **kwargs)
+
+    context.to_device = plain_to_device  # type: ignore[method-assign]

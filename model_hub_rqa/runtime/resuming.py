@@ -35,7 +35,7 @@ _OPTIMIZER = "hyperparameters.optim"  # whose state another kind of optimizer ca
 _EXAMPLES = "data"
 _TRAINER = (
     *("global_batch_size", "max_tokens_per_batch", "group_by_length"),
-    *("label_smoothing_factor", "max_grad_norm", "fp16", "objective"),
+    *("label_smoothing_factor", "fp16", "objective"),
 )
 _SAME_OPTIMIZER = ("optim", "adafactor")  # two names of one choice
 _FREE = ("num_training_steps",)  # the length of a run may change

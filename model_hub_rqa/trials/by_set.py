@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from datasets.fingerprint import Hasher
-from determined import pytorch
 
 from model_hub_rqa.config import DatasetKwargs
 from model_hub_rqa.config.datasets import NamedSetKwargs, parse_named_sets
@@ -20,13 +19,14 @@ from model_hub_rqa.data.features import with_row_numbers
 from model_hub_rqa.data.several import join_sets, set_numbers
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.objectives import anchor_of
+from model_hub_rqa.trials.base import BaseTransformerTrial
 from model_hub_rqa.trials.chosen import ChosenComponents
 from model_hub_rqa.trials.reducers import Values
 
 logger = logging.getLogger(__name__)
 
 
-class SetsTrial(ChosenComponents, pytorch.PyTorchTrial):
+class SetsTrial(ChosenComponents, BaseTransformerTrial):
     """The part of `TaskTrial` that deals with named sets; its attributes are described there."""
 
     takes_keyed_batches = False

@@ -60,6 +60,7 @@ from model_hub_rqa.tasks.base import Task, Variant, task_name, write_file
 from model_hub_rqa.trials.by_set import SetsTrial, example_number
 from model_hub_rqa.trials.callbacks import MetricError, build_named_callbacks
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
+from model_hub_rqa.utils import AttrDict
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +150,7 @@ class TaskTrial(SetsTrial):
 
     def _build(self, context: pytorch.PyTorchTrialContext) -> None:
         config = context.get_experiment_config()
+        self.exp_config, self.data_config = AttrDict(config), AttrDict(context.get_data_config())
         hparams, data, self.referred = read_sections(context.get_hparams(), config)
         self.searcher = interpolate({**config, "hyperparameters": hparams}, ["searcher"]).get("searcher") or {}
         self.checkpoint_policy = config.get("checkpoint_policy") or "best"
@@ -194,6 +196,7 @@ class TaskTrial(SetsTrial):
             self.build_lr_scheduler(self.optimizer),
             modes.STEP_EVERY_OPTIMIZER_STEP if self.scaler is None else modes.MANUAL_STEP,
         )
+        self.grad_clip_fn = self._clip_gradients
         self.collator = self.build_chosen_collator() or self.build_collator()
         if self.datasets and not self.batches_checked:
             self.check_batches()
@@ -383,14 +386,14 @@ class TaskTrial(SetsTrial):
 
     def load_examples(self) -> Mapping[str, Any]:
         """The raw "train" and "validation" examples; either may be a mapping of several sets by name."""
-        from model_hub_rqa.data.loading import default_load_dataset
+        from model_hub_rqa.data.loading import load_splits
         from model_hub_rqa.data.several import load_named_sets
 
         if self.task is not None and not self.task.reads_hub:
             self._refuse_hub(type(self.task))
         reader = self.build_reader()
         if not self.named_sets:
-            return default_load_dataset(self.data_settings, seed=self.seed, reader=reader)
+            return load_splits(self.data_settings, seed=self.seed, reader=reader)
         version_2 = bool(self.data_settings.get("version_2_with_negative"))
         return load_named_sets(self.named_sets, seed=self.seed, reader=reader, version_2_with_negative=version_2)
 
@@ -650,7 +653,7 @@ class TaskTrial(SetsTrial):
                 loss = self.training_loss(batch)
             loss = loss.float() if weight is None else loss.float() * weight
             self.context.backward(self.scaler.scale(loss) if self.scaler else self.finite_check.watch(loss, batch))
-        self.context.step_optimizer(self.optimizer, clip_grads=self._clip_gradients, scaler=self.scaler)
+        self.context.step_optimizer(self.optimizer, clip_grads=self.grad_clip_fn, scaler=self.scaler)
         if self.scaler and stepping:
             self._after_scaled_step()
         return {"loss": loss.detach(), "learning_rate": learning_rate}
@@ -806,8 +809,8 @@ class TaskTrial(SetsTrial):
                 determined_controller.keep_last_step(self.context, lost_steps=1)
                 with cluster_run.reported_to_torchrun(), cluster_run.diverging():
                     raise error
-        if self.trainer.max_grad_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.trainer.max_grad_norm, norm)
+        if self.optimizer_kwargs.max_grad_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.optimizer_kwargs.max_grad_norm, norm)
 
     # ---- checkpoints ----
 

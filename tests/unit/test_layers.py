@@ -16,6 +16,7 @@ LAYERS = {
     "checkpoints": 1,
     "config": 1,
     "registry": 1,
+    "utils": 1,
     "metrics": 1,
     "data": 2,
     "models": 2,

@@ -9,6 +9,7 @@ import torch
 
 from model_hub_rqa.data.tokens import end_token_id
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
+from model_hub_rqa.models.build import loading_kwargs
 from model_hub_rqa.models.limits import Limits, check_lengths
 from model_hub_rqa.records import Question
 from model_hub_rqa.registry import TASKS
@@ -244,7 +245,7 @@ def build_encoder_decoder(
 
     if not use_pretrained_weights:
         return EncoderDecoderModel(config)
-    settings = dict(model_kwargs)
+    settings = loading_kwargs(model_kwargs)
     name = settings.pop("pretrained_model_name_or_path")
     halves = {f"{half}_{key}": value for half in ("encoder", "decoder") for key, value in settings.items()}
     try:

@@ -84,9 +84,10 @@ def test_each_part_can_have_its_own_name(given: dict[str, Any], names: tuple[str
 
 
 def test_what_is_unset_is_absent() -> None:
-    """The kwargs dicts have what was given and the defaults, and nothing that from_pretrained should not see."""
+    """The kwargs dicts have what was given and the defaults, under model-hub's names; build_using_auto takes them."""
     config, tokenizer, model = default_parse_config_tokenizer_model_kwargs({"pretrained_model_name_or_path": "m"})
-    shared = {"pretrained_model_name_or_path": "m", "revision": "main", "trust_remote_code": False}
+    hub = {"revision": "main", "cache_dir": None, "use_auth_token": False}
+    shared = {"pretrained_model_name_or_path": "m", **hub}
     assert config == shared
     assert tokenizer == {**shared, "use_fast": True}
     assert model == {**shared, "dtype": "float32"}

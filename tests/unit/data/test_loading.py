@@ -296,26 +296,58 @@ class Model:
         """Nothing is computed."""
 
 
-def test_unused_columns_are_dropped_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """What forward takes and the label columns remain, in the argument's format; the argument stays as it was."""
+def test_unused_columns_are_hidden_in_place_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Rows show what forward takes and the label columns, as in model-hub; the columns are still there."""
     from datasets import Dataset
 
     columns = ["input_ids", "example_id", "labels", "label_ids", "label", "offset_mapping"]
-    dataset = Dataset.from_dict({name: [[1, 2]] for name in columns})
-    dataset.set_format("numpy", columns=["input_ids", "example_id"], output_all_columns=True)
-    before = dict(dataset.format)
     wrapped: Any = object.__new__(torch.nn.parallel.DistributedDataParallel)  # of ranks, without starting them
     wrapped.__dict__["module"] = Model()
     models: list[Any] = [Model(), wrapped]
     for model in models:
+        dataset = Dataset.from_dict({name: [[1, 2]] for name in columns}).with_format("numpy")
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            kept = remove_unused_columns(model, dataset)
-        assert kept.column_names == ["input_ids", "labels", "label_ids", "label"]
-        assert kept.format == {**before, "columns": ["input_ids"]}
-        assert "columns that Model.forward does not take are dropped: example_id, offset_mapping" in caplog.text
-    assert dataset.column_names == columns
-    assert dataset.format == before
+            assert remove_unused_columns(model, dataset) is dataset
+        assert list(dataset[0]) == ["input_ids", "labels", "label_ids", "label"]
+        assert (dataset.format["type"], dataset.column_names) == ("numpy", columns)
+        assert "columns that Model.forward does not take are hidden: example_id, offset_mapping" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl", "txt", "parquet", "folder"])
+def test_files_of_any_form(kind: str, tmp_path: Path) -> None:
+    """What is not in SQuAD's form is read by `datasets`, by its ending; labels and columns stay what they are."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    names = ["no", "yes"] if kind == "folder" else None
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=names) if names else Value("int64")})
+    rows = Dataset.from_dict({"sentence": ["oil", "price", "river"], "label": [1, 0, 1]}, features=features)
+    path = tmp_path / f"data.{kind}"
+    if kind == "txt":
+        path.write_text("oil\nprice\nriver\n")
+    elif kind == "folder":
+        rows.save_to_disk(path)
+    else:
+        {"csv": rows.to_csv, "parquet": rows.to_parquet}.get(kind, rows.to_json)(str(path))
+    config = {"train_file": f"{path}[:2]", "validation_file": str(path), "cache_dir": str(tmp_path / "cache")}
+    loaded = default_load_dataset({**config, "max_seq_length": 8})
+    first = {"text": "oil"} if kind == "txt" else {"sentence": "oil", "label": 1}
+    assert loaded["train"][0] == first
+    assert {split: len(part) for split, part in loaded.items()} == {"train": 2, "validation": 3}
+    if names:
+        assert loaded["train"].features["label"].names == names
+    del config["validation_file"]
+    assert list(default_load_dataset(config)) == ["train"]
+    assert len(default_load_dataset({**config, "validation_split_percentage": 50})["validation"]) == 1
+
+
+def test_files_of_any_form_that_cannot_be_read(tmp_path: Path) -> None:
+    """The file is named."""
+    (tmp_path / "data.parquet").write_text("no table")
+    (tmp_path / "data.abc").write_text("what is this")
+    for name, error in (("none.txt", "no such file"), ("data.abc", "cannot be read"), ("data.parquet", "data.parquet")):
+        with pytest.raises(DataError, match=error):
+            default_load_dataset({"train_file": str(tmp_path / name), "cache_dir": str(tmp_path)})
 
 
 def test_a_data_set_that_a_model_takes_nothing_of_is_refused() -> None:

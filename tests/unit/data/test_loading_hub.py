@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from model_hub_rqa.data.loading import default_load_dataset
+from model_hub_rqa.data.loading import load_splits
 from model_hub_rqa.errors import ConfigError, DataError
 
 
@@ -15,7 +15,7 @@ def row(number: int, *, negative: bool = False) -> dict[str, Any]:
 
 
 def load(tmp: Path, **config: Any) -> Any:
-    return default_load_dataset({"cache_dir": str(tmp / "cache"), **config})
+    return load_splits({"cache_dir": str(tmp / "cache"), **config})
 
 
 def hub(monkeypatch: Any, result: Any) -> list[dict[str, Any]]:

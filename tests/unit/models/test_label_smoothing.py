@@ -11,7 +11,7 @@ import torch
 from transformers.trainer_pt_utils import LabelSmoother
 
 from model_hub_rqa import train
-from model_hub_rqa.tasks.causal_lm import model as causal
+from model_hub_rqa.tasks.causal_lm import task as causal
 from model_hub_rqa.tasks.fid import model as fusion
 
 LABELS = torch.tensor([[-100, 1, 3, 2], [-100, 0, -100, -100], [-100, -100, 4, 4]])
