@@ -12,7 +12,10 @@ TRAINING = 3  # times a forward pass: the backward pass has two products for eac
 def encoder(config: Any, lengths: Iterable[int]) -> float:
     """A forward pass of BERT over sequences of so many tokens, in floating-point operations."""
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    return sum(layers * (_layer(hidden, inner) * tokens + _attention(hidden, tokens, tokens)) for tokens in lengths)
+    result: float = sum(
+        layers * (_layer(hidden, inner) * tokens + _attention(hidden, tokens, tokens)) for tokens in lengths
+    )
+    return result
 
 
 def fusion(config: Any, questions: Iterable[tuple[list[int], int]]) -> float:

@@ -46,7 +46,7 @@ def trial_class_of(entrypoint: Any) -> str | None:
     for option, value in zip(words, [*words[1:], ""], strict=True):
         name, _, attached = option.partition("=")
         if name == "--trial" and _TRIAL_CLASS.fullmatch(attached or value):
-            return attached or value
+            return str(attached or value)
     return None
 
 

@@ -42,7 +42,8 @@ def share_out(total: int, probabilities: np.ndarray) -> np.ndarray:
     while total >= len(counts) and not counts.all():
         counts[counts.argmin()] += 1
         counts[counts.argmax()] -= 1
-    return counts
+    result: np.ndarray = counts
+    return result
 
 
 def draws_per_epoch(sizes: Sequence[int], mixing: str, temperature: float = DEFAULT_TEMPERATURE) -> np.ndarray:

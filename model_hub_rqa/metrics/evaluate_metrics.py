@@ -18,7 +18,7 @@ _ANSWERS = {"text": datasets.List(datasets.Value("string")), "answer_start": dat
 _REFERENCES = {"id": datasets.Value("string"), "answers": _ANSWERS}
 
 
-class SquadMetric(evaluate.Metric):
+class SquadMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """SQuAD v1.1: ``exact_match`` and ``f1`` in percent.
 
     Predictions are ``{"id", "prediction_text"}`` and references ``{"id", "answers": {"text", "answer_start"}}``; a

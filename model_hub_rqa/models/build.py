@@ -14,7 +14,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import transformers
@@ -131,14 +131,15 @@ def build_model(
         if passed["dtype"] == "auto":  # weights that are not loaded have no dtype of their own: the config's is taken
             del passed["dtype"]
         with _as_config_error(f"model_mode: {type(config).__name__} as {model_mode}"):
-            return auto.from_config(config, **passed)
+            random: transformers.PreTrainedModel = auto.from_config(config, **passed)
+            return random
     name = _check_name(field, name, kwargs, WEIGHT_FILES)
     with _as_config_error(f"{field}: {name!r} as {model_mode}"):
         model, loading = auto.from_pretrained(name, config=config, output_loading_info=True, **kwargs)
     if missing := sorted(loading["missing_keys"]):
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         logger.info("%s has no weights for %s%s: they start at random", name, ", ".join(missing[:5]), more)
-    return model
+    return cast("transformers.PreTrainedModel", model)
 
 
 @MODELS.register("AutoModel")
@@ -402,7 +403,8 @@ def build_default_lr_scheduler(
     if total is not None and warmup > total:
         logger.warning("the warmup of %d steps is longer than the training of %d", warmup, total)
     try:
-        return transformers.get_scheduler(kind, optimizer, warmup, total, extra)
+        result: LRScheduler = transformers.get_scheduler(kind, optimizer, warmup, total, extra)
+        return result
     except (ValueError, TypeError, ArithmeticError) as error:
         place = "num_training_steps" if total is None else "lr_scheduler_kwargs"
         raise ConfigError(f"{place}: {kind}: {error}") from error

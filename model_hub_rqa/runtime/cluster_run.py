@@ -45,7 +45,7 @@ def _varies(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
     if value.get("type") in (_FIXED, *_VARYING):
-        return value["type"] != _FIXED
+        return bool(value["type"] != _FIXED)
     return any(_varies(inner) for inner in value.values())
 
 

@@ -16,11 +16,10 @@ from typing import Any
 
 from determined import core, util
 
-from model_hub_rqa.checkpoints import checkpoints_of, read_metadata, steps_completed, steps_in_name
+from model_hub_rqa.checkpoints import RECORD, checkpoints_of, read_metadata, steps_completed, steps_in_name
 from model_hub_rqa.errors import CheckpointError, RqaError
 from model_hub_rqa.progress import ShownMetrics, TrainProgress, format_metrics
 from model_hub_rqa.runtime import determined_fixes
-from model_hub_rqa.runtime.resuming import RECORD
 
 logger = logging.getLogger(__name__)
 

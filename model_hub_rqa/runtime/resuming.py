@@ -266,7 +266,7 @@ def _notes(changed: list[str], before: Mapping[str, Any], now: Mapping[str, Any]
 
 def batches_of(done: int, before: Mapping[str, Any], accumulation: int) -> int:
     """Micro-batches, of ``accumulation`` a step, for the optimizer steps of ``done`` batches of an earlier record."""
-    return done // before.get(ACCUMULATION, accumulation) * accumulation
+    return int(done // before.get(ACCUMULATION, accumulation) * accumulation)
 
 
 @contextlib.contextmanager

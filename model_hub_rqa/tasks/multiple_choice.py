@@ -79,7 +79,8 @@ class MultipleChoice(Task):
         """[B, C], minus infinity where a record has fewer choices than others of its batch."""
         logits = model(**self.inputs(model, batch, labels=False)).logits.float()
         missing = torch.arange(logits.shape[1], device=logits.device) >= batch["n_choices"][:, None]
-        return logits.masked_fill(missing, float("-inf"))
+        result: torch.Tensor = logits.masked_fill(missing, float("-inf"))
+        return result
 
     def loss(self, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(self.scores(model, batch), batch["labels"])

@@ -121,8 +121,10 @@ class ChosenComponents:
     def training_loss(self: Any, batch: Batch) -> torch.Tensor:
         """What training makes small: the objective that was chosen, or `compute_loss`."""
         if self.objective is None:
-            return self._loss_of_copy(batch)
-        return self.objective(Task(self._loss_of_copy, self._log_probs, self._reference_log_probs), batch)
+            return self._loss_of_copy(batch)  # type: ignore[no-any-return]
+        task = Task(self._loss_of_copy, self._log_probs, self._reference_log_probs)
+        loss: torch.Tensor = self.objective(task, batch)
+        return loss
 
     def _loss_of_copy(self: Any, batch: Batch) -> torch.Tensor:
         """`compute_loss`, which may take columns out of its batch, as is usual with transformers' Trainer."""

@@ -393,7 +393,8 @@ class TaskTrial(SetsTrial):
             self._refuse_hub(type(self.task))
         reader = self.build_reader()
         if not self.named_sets:
-            return load_splits(self.data_settings, seed=self.seed, reader=reader)
+            result: Mapping[str, Any] = load_splits(self.data_settings, seed=self.seed, reader=reader)
+            return result
         version_2 = bool(self.data_settings.get("version_2_with_negative"))
         return load_named_sets(self.named_sets, seed=self.seed, reader=reader, version_2_with_negative=version_2)
 
@@ -672,7 +673,8 @@ class TaskTrial(SetsTrial):
         Call ``self.model`` itself and not a part of it, or gradients are not reduced over ranks.
         """
         if self.task is not None:
-            return self.task.loss(self.model, batch)
+            result: torch.Tensor = self.task.loss(self.model, batch)
+            return result
         loss = loss_of(self.model(**self.model_inputs(batch)))
         if loss is None:
             raise ConfigError(f"{type(self).__name__}: the model gives no loss, and the trial has no compute_loss")

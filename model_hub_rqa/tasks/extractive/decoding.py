@@ -293,7 +293,8 @@ def _kept(
     is_null = kinds[order] == 1
     stands_for_it = is_null | ((char_start[order] == 0) & (char_end[order] == 0))
     present = np.bincount(sorted_owner[kept & stands_for_it], minlength=count) > 0
-    return kept | (is_null & ~present[sorted_owner])
+    result: NDArray[np.bool_] = kept | (is_null & ~present[sorted_owner])
+    return result
 
 
 class _Choice(NamedTuple):
@@ -321,7 +322,8 @@ def _first(chosen: NDArray[np.bool_], entries: _Entries) -> NDArray[Any]:
     """The place of each question's first chosen entry; where its entries end if there is none."""
     places = np.append(np.flatnonzero(chosen), len(chosen))
     found = places[np.searchsorted(places, entries.begin[:-1])]
-    return np.minimum(found, entries.begin[1:])
+    result: NDArray[Any] = np.minimum(found, entries.begin[1:])
+    return result
 
 
 def _probabilities(entries: _Entries) -> NDArray[np.float64]:

@@ -101,7 +101,8 @@ def _gather(begin: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The indices begin[i] .. begin[i] + lengths[i] - 1 of all segments i, one after another."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(begin - (ends - lengths), lengths)
+    result: np.ndarray = np.arange(total) + np.repeat(begin - (ends - lengths), lengths)
+    return result
 
 
 def _list_array(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:

@@ -221,7 +221,8 @@ class Extractive(Task):
         return made
 
     def collate(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return self.collator(features)
+        result: dict[str, Any] = self.collator(features)
+        return result
 
     @property
     def collator(self) -> Any:

@@ -201,7 +201,7 @@ class PassageTask(Task):
     @staticmethod
     def mean_loss(results: Sequence[Any]) -> float:
         """The mean of the loss over all tokens."""
-        return sum(result.loss for result in results) / sum(result.n_tokens for result in results)
+        return float(sum(one.loss for one in results) / sum(one.n_tokens for one in results))
 
     def files(self, results: Sequence[Any], examples: Any) -> dict[str, Any]:
         lines = []
