@@ -257,3 +257,63 @@ def test_determineds_local_test_mode_runs_an_example(config: str, options: Any, 
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "The test experiment passed" in done.stdout + done.stderr
+
+
+# ---- multiple choice ----
+
+CHOICE = "examples/multiple_choice"
+
+
+def test_a_task_is_one_short_file() -> None:
+    """Settings, features, metrics and all."""
+    assert lines_of_code(ROOT / "model_hub_rqa/tasks/multiple_choice.py") <= 80
+
+
+def test_multiple_choice_on_questions_of_squad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The data builder's records are the task's, its articles are apart, and the configuration trains on them."""
+    monkeypatch.chdir(ROOT)
+    articles = []
+    for number in range(6):
+        words = [f"{word}{number}" for word in ("oil", "price", "river", "name", "basin")]
+        context = " ".join(words)
+        qas = [
+            {
+                "id": word,
+                "question": f"what is {word}?",
+                "answers": [{"text": word, "answer_start": context.index(word)}],
+            }
+            for word in words
+        ]
+        articles.append({"title": f"t{number}", "paragraphs": [{"context": context, "qas": qas}]})
+    (tmp_path / "squad.json").write_text(json.dumps({"data": articles}))
+    words = [
+        "--data",
+        str(tmp_path / "squad.json"),
+        "--output-dir",
+        str(tmp_path),
+        "--train",
+        "20",
+        "--validation",
+        "9",
+    ]
+    subprocess.run([sys.executable, f"{CHOICE}/build_data.py", *words], check=True, capture_output=True)
+    rows = {
+        side: [json.loads(line) for line in (tmp_path / f"{side}.jsonl").read_text().splitlines()]
+        for side in ("train", "validation")
+    }
+    assert {side: len(of) for side, of in rows.items()} == {"train": 20, "validation": 9}
+    assert not {row["context"] for row in rows["train"]} & {row["context"] for row in rows["validation"]}
+    assert all(row["choices"][row["label"]] == row["id"] and len(set(row["choices"])) == 4 for row in rows["train"])
+    options = {
+        "data.train_file": tmp_path / "train.jsonl",
+        "data.validation_file": tmp_path / "validation.jsonl",
+        "data.max_seq_length": 32,
+        "searcher.max_length": "null",
+        "hyperparameters.num_train_epochs": "null",
+        "hyperparameters.max_steps": 2,
+        "hyperparameters.pretrained_model_name_or_path": tiny.model_folder(tmp_path / "model"),
+    }
+    output = run(f"{CHOICE}/multiple_choice.yaml", tmp_path / "run", options)
+    assert set(json.loads((output / "predictions.json").read_text())) == {row["id"] for row in rows["validation"]}

@@ -199,6 +199,8 @@ def _rank_gradients(rank: int, folder: str) -> None:
     losses, tokens = answer_losses(wrapped(**parts[rank], decoder_input_ids=shift_right(labels, 2, 0)).logits, labels)
     found = gradients(model, (losses / tokens).mean())
     torch.save(found, f"{folder}/{rank}.pt")
+    torch.distributed.barrier()
+    del wrapped, losses, tokens  # a reducer that is still there can keep the group from ending
     torch.distributed.destroy_process_group()
 
 

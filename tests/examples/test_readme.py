@@ -1,0 +1,46 @@
+"""README.rst and docs/: short, without a link that leads nowhere or an option that is not there."""
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from model_hub_rqa import cli, train
+from model_hub_rqa.config.flags import flags_of
+from model_hub_rqa.tasks.extractive.task import ExtractiveKwargs
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.rst", ROOT / "CONTRIBUTING.rst", *sorted((ROOT / "docs").glob("*.rst"))]
+
+
+def options_of(command: str) -> set[str]:
+    """The options of ``rqa COMMAND``, of all its subcommands."""
+    parser = cli.build_parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    of_command = commands.choices[command]
+    if command == "train":
+        train.add_arguments(of_command)
+        settings = {f"--{name}" for name in flags_of(ExtractiveKwargs)}
+        return settings | {option for action in of_command._actions for option in action.option_strings}
+    return {option for action in of_command._actions for option in action.option_strings}
+
+
+def test_the_readme_is_read_in_five_minutes() -> None:
+    assert len((ROOT / "README.rst").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"`[^`<]*<([^>`]+)>`_", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_exist(page: Path) -> None:
+    """Of each command line that begins with rqa."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^ +rqa (\w+)(.*)$", text, re.MULTILINE)
+    for command, words in lines:
+        used = set(re.findall(r"(?<= )--[\w-]+", words.partition("  #")[0]))
+        assert used <= options_of(command), command
