@@ -302,9 +302,9 @@ def _train_on_cluster(trial: str | None, allow_unverified: bool) -> int:
     info = determined.get_cluster_info()
     assert info is not None
     quiet_libraries()
-    determined.common.set_logger(info.trial._debug)
+    determined.common.set_logger(determined_cluster.is_debugged(info))
     logging.getLogger("determined").setLevel(logging.NOTSET)  # a task's log is read for its commentary
-    config = dict(info.trial._config)
+    config = determined_cluster.written_config(info)
     if trial is not None:
         config["entrypoint"] = trial
     experiment = parse_experiment(config)
@@ -330,14 +330,14 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
     try:
         for name in ("global_batch_size", "per_device_train_batch_size"):
             if isinstance(hparams.get(name), str):  # Determined itself reads it, and knows no references
-                hparams[name] = read_sections(hparams, info.trial._config).hyperparameters[name]
+                hparams[name] = read_sections(hparams, experiment.raw).hyperparameters[name]
         hparams = with_global_batch_size(hparams, int(os.environ.get("WORLD_SIZE", "1")))
         _check_batch_size(hparams)
     except ConfigError as error:
         hparams, fault = None, error  # to be raised inside of init, where a search is told; init itself would fail
     with pytorch.init(hparams=hparams, exp_conf=dict(experiment.raw)) as context:
         if context.distributed.rank != 0:
-            logging.getLogger().setLevel(logging.DEBUG if info.trial._debug else logging.WARNING)
+            logging.getLogger().setLevel(logging.DEBUG if determined_cluster.is_debugged(info) else logging.WARNING)
         with cluster_run.impossible_hyperparameters():
             if fault is not None:
                 raise fault

@@ -32,6 +32,16 @@ WARM_START = "searcher.source_checkpoint_uuid"  # or source_trial_id, or a fork 
 MASTER_ERRORS = (errors.BadRequestException, errors.BadResponseException, bindings.APIHttpError)
 
 
+def written_config(info: Any) -> dict[str, Any]:
+    """The experiment configuration of a cluster's task (``determined.get_cluster_info()``), as the master has it."""
+    return dict(info.trial._config)
+
+
+def is_debugged(info: Any) -> bool:
+    """Whether the experiment asks for debug logs."""
+    return bool(info.trial._debug)
+
+
 def patch_context(context: pytorch.PyTorchTrialContext) -> None:
     """Puts our behaviour over that of the context's own parts; call it before anything is built.
 
