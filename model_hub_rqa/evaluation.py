@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from model_hub_rqa.data.questions import question_of
-from model_hub_rqa.metrics.documents import document_metrics
+from model_hub_rqa.data.predictions import question_of
 from model_hub_rqa.metrics.generation import answer_metrics, word_statistics
+from model_hub_rqa.metrics.ranking import document_metrics
 from model_hub_rqa.metrics.text import (
     SQUAD_RULES,
     AnswerRules,

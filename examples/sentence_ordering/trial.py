@@ -14,8 +14,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from model_hub_rqa.config import Kwargs, option
-from model_hub_rqa.data.rows import rows_reader
-from model_hub_rqa.metrics.ordering import kendall_tau
+from model_hub_rqa.data.file_loaders import rows_reader
+from model_hub_rqa.metrics.ranking import kendall_tau
 from model_hub_rqa.trials.task_trial import TaskTrial
 
 

@@ -63,8 +63,7 @@ def score(args: argparse.Namespace) -> None:
     """Prints the scores as one JSON object: for data in SQuAD's form those of the official evaluators, else
     exact_match, f1 and rougeL of `generation_metrics`, and total; then the language and the rules that compared the
     answers."""
-    from model_hub_rqa.data.predictions import JSONL, read_predictions
-    from model_hub_rqa.data.questions import is_squad_form
+    from model_hub_rqa.data.predictions import JSONL, is_squad_form, read_predictions
 
     problems = []
     if args.na_prob_file and not args.version_2:
@@ -217,7 +216,7 @@ def _read_questions(args: argparse.Namespace) -> "list[Question]":
     """The questions of a file in any format; answers are not needed."""
     from model_hub_rqa.data.formats.fid import read_fusion
     from model_hub_rqa.data.loading import load_file
-    from model_hub_rqa.data.questions import from_squad, is_squad_form, question_of
+    from model_hub_rqa.data.predictions import from_squad, is_squad_form, question_of
     from model_hub_rqa.data.slices import parse_slice
 
     part = parse_slice(args.data)

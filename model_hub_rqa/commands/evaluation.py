@@ -176,7 +176,7 @@ def ask(args: argparse.Namespace) -> None:
 def _read_questions(data: str, require_passages: bool, on_bad_record: str) -> "Records":
     from dataclasses import replace
 
-    from model_hub_rqa.data.questions import read_questions
+    from model_hub_rqa.data.predictions import read_questions
     from model_hub_rqa.data.slices import parse_slice
 
     part = parse_slice(data, "--data")
@@ -194,7 +194,7 @@ def _readable(reader: Any, records: "Records", on_bad_record: str) -> "Records":
     """The questions without those that the reader refuses, which are errors unless they may be skipped."""
     from dataclasses import replace
 
-    from model_hub_rqa.data.questions import question_of
+    from model_hub_rqa.data.predictions import question_of
 
     errors = reader.task.question_errors([question_of(row) for row in records.rows])
     if not errors:

@@ -4,6 +4,7 @@ Nothing here imports torch or transformers, so a configuration is checked in mil
 """
 
 from model_hub_rqa.config.fields import Problem, option
+from model_hub_rqa.config.interpolation import resolve_search_specs
 from model_hub_rqa.config.kwargs import (
     LR_SCHEDULER_TYPES,
     METRIC_LR_SCHEDULER_TYPES,
@@ -24,7 +25,6 @@ from model_hub_rqa.config.parsing import (
     default_parse_optimizer_lr_scheduler_kwargs,
     parse_dict_to_dataclasses,
 )
-from model_hub_rqa.config.search import resolve_search_specs
 
 __all__ = [
     "LR_SCHEDULER_TYPES",

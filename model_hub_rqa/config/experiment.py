@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_hub_rqa.config.fields import near_miss
-from model_hub_rqa.config.other_tools import hint_for
 from model_hub_rqa.config.parsing import warn_of_unknown
+from model_hub_rqa.config.trainer_names import hint_for
 from model_hub_rqa.errors import ConfigError
 
 _KEYS = (

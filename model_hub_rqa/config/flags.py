@@ -26,8 +26,7 @@ from model_hub_rqa.config import (
     TrainerKwargs,
 )
 from model_hub_rqa.config.fields import init_fields, is_required, kinds_of, names_of, show
-from model_hub_rqa.config.other_tools import hint_for, known_elsewhere
-from model_hub_rqa.config.trainer_names import replaced_by_flag
+from model_hub_rqa.config.trainer_names import hint_for, known_elsewhere, replaced_by_flag
 from model_hub_rqa.errors import ConfigError
 
 HYPERPARAMETERS = (

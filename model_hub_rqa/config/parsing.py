@@ -18,6 +18,7 @@ from model_hub_rqa.config.fields import (
     read_value,
 )
 from model_hub_rqa.config.fields import show as show_value
+from model_hub_rqa.config.interpolation import resolve_search_specs
 from model_hub_rqa.config.kwargs import (
     NO_NAME,
     ConfigKwargs,
@@ -31,8 +32,7 @@ from model_hub_rqa.config.kwargs import (
     TrainerKwargs,
     holding,
 )
-from model_hub_rqa.config.other_tools import hint_for, known_elsewhere
-from model_hub_rqa.config.search import resolve_search_specs
+from model_hub_rqa.config.trainer_names import hint_for, known_elsewhere
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.utils import AttrDict
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import model_hub_rqa
-from model_hub_rqa.data.counts import FileCounts, count_file
 from model_hub_rqa.data.file_loaders import Records
+from model_hub_rqa.data.shards import FileCounts, count_file
 from model_hub_rqa.errors import DataError
 
 if TYPE_CHECKING:

@@ -1,19 +1,22 @@
-"""The validated reader of SQuAD-style files: told by their endings and contents, with all errors at once."""
+"""The validated loaders of SQuAD-style files and of rows of any columns, with all errors at once."""
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.data.checks import QUESTION_IDS, Checks
-from model_hub_rqa.data.files import ending_of, iter_file
+from model_hub_rqa.data.files import Needed, ending_of, iter_file
 from model_hub_rqa.data.formats.answers import ANSWERS, SINGLE, unknown_answers
 from model_hub_rqa.data.formats.nested import flatten
 from model_hub_rqa.data.formats.questions import PASSAGE_FIELDS
 from model_hub_rqa.data.formats.squad import SquadRows
-from model_hub_rqa.data.tables import Needed
 from model_hub_rqa.data.text_files import Place, Unreadable, garbage_later, loads, short
+
+if TYPE_CHECKING:
+    from model_hub_rqa.data.arrow_cache import Reader
 
 # Types of a row's values in the words of Arrow; [type] is a list.
 SQUAD_FEATURES: Mapping[str, Any] = {
@@ -211,3 +214,40 @@ def _judge_negatives(checks: Checks, negatives: list[tuple[str, bool]], option: 
         f"{checks.file}: {len(negatives):,} of {checks.n_records:,} questions are unanswerable: "
         f"set {option} (the first: {first})"
     )
+
+
+_ENDINGS = (".json", ".jsonl", ".parquet")
+
+
+def read_rows(path: str | PathLike[str], *, columns: Sequence[str] = (), on_bad_record: str = "error") -> Records:
+    """Reads a file of records that have ``columns``; further ones are kept as they are.
+
+    Args:
+        path: .json (a list, or a list under "data"), .jsonl, each also .gz; .parquet; or a folder that
+            ``Dataset.save_to_disk`` wrote.
+        columns: what each record must have, and not as null.
+        on_bad_record: "error", or "skip" to leave faulty records out and return their faults.
+
+    Raises:
+        DataError: all faults, each with its place.
+    """
+    checks = Checks(path, on_bad_record)
+    rows: list[dict[str, Any]] = []
+    for place, record in iter_file(Path(path), [(name,) for name in columns], endings=_ENDINGS):
+        if not checks.is_object(place, record):
+            continue
+        missing = [name for name in columns if record.get(name) is None]
+        faults = [f"must have {', '.join(missing)}, found {', '.join(record)}"] if missing else []
+        if checks.passed(place, None, faults):
+            rows.append(record)
+    skipped = checks.finish(len(rows))
+    return Records(rows, skipped, checks.n_bad)
+
+
+def rows_reader(*columns: str) -> "Reader":
+    """:func:`read_rows` in the form of a reader, for a trial's ``build_reader``: ``rows_reader("id", "sentences")``."""
+    return functools.partial(_read, columns)
+
+
+def _read(columns: Sequence[str], path: str, on_bad_record: str) -> Records:
+    return read_rows(path, columns=columns, on_bad_record=on_bad_record)

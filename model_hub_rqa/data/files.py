@@ -1,12 +1,154 @@
 """Records out of a file of any kind, with their places: JSON, JSON lines, CSV, Parquet, a folder of save_to_disk."""
 
+import csv
+import json
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.data.tables import Needed, iter_csv, iter_parquet, iter_saved
-from model_hub_rqa.data.text_files import Place, iter_json, iter_jsonl
+from model_hub_rqa.data.text_files import Place, Unreadable, decoded, iter_json, iter_jsonl, iter_lines, short
 from model_hub_rqa.errors import DataError
+
+Needed = Sequence[Sequence[str]]
+"""The columns that a table must have: one name at least of each entry."""
+
+
+def iter_csv(
+    path: Path, needed: Needed = (), *, known: Sequence[str] = (), delimiter: str = ","
+) -> Iterator[tuple[Place, Any]]:
+    """The records of a CSV file, all values as text, read as a stream.
+
+    A column without a name, as pandas writes its index (also "Unnamed: 0"), is ignored.
+
+    Args:
+        path: the file.
+        needed: the columns that it must have.
+        known: the columns that it may have; empty for any.
+        delimiter: what stands between two fields.
+
+    Raises:
+        DataError: the file cannot be read, a quote is never closed, or the header breaks a rule.
+    """
+    limit = csv.field_size_limit(sys.maxsize)  # texts are longer than csv allows by itself
+    rows = csv.reader((decoded(line) for line in iter_lines(path)), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    begins = 1
+    try:
+        for row in rows:
+            if not header and row:
+                header = row
+                _check_header(path, begins, [name for name in header if not _is_index(name)], needed, known)
+            elif row and len(row) != len(header):
+                yield ("line", begins), Unreadable(f"must have {len(header)} fields as the header, found {len(row)}")
+            elif row:
+                record = dict(zip(header, row, strict=True))
+                yield ("line", begins), {name: cell for name, cell in record.items() if not _is_index(name)}
+            begins = rows.line_num + 1  # a quoted field may hold line ends
+    except DataError:
+        raise
+    except (csv.Error, ValueError) as error:
+        rule = "not CSV: " if isinstance(error, csv.Error) else ""
+        raise DataError(f"{path}: line {begins}: {rule}{error}") from error
+    finally:
+        csv.field_size_limit(limit)  # the limit is the whole process's
+    if not header:
+        raise DataError(f"{path}: empty file")
+
+
+def _is_index(name: str) -> bool:
+    return not name.strip() or (name.startswith("Unnamed: ") and name[9:].isdecimal())
+
+
+def _check_header(path: Path, line: int, header: Sequence[str], needed: Needed, known: Sequence[str]) -> None:
+    faults = [f"misses the column {_any_of(names)}" for names in needed if not set(names) & set(header)]
+    unknown = sorted(set(header) - set(known)) if known else []
+    if unknown:
+        faults.append(f"has columns that are not known: {short(unknown)} (known: {', '.join(known)})")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        faults.append(f"names columns twice: {short(twice)}")
+    if faults:
+        raise DataError([f"{path}: line {line}: the header {fault}, found {short(list(header))}" for fault in faults])
+
+
+def _any_of(names: Sequence[str]) -> str:
+    others = f" (or {', '.join(names[1:])})" if len(names) > 1 else ""
+    return f'"{names[0]}"{others}'
+
+
+def iter_parquet(path: Path, needed: Needed = (), columns: Sequence[str] | None = None) -> Iterator[tuple[Place, Any]]:
+    """The records of a Parquet file that has the columns ``needed``; of its columns, those in ``columns`` (None: all).
+
+    Raises:
+        DataError: the file is missing, empty or damaged, or misses a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        if not path.stat().st_size:
+            raise DataError(f"{path}: empty file")
+        with pa.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _check_columns(path, names, needed)
+            # What looks like an id is read, so that one under a name that is not known can be named.
+            kept = columns and [name for name in names if name in columns or name.lower().endswith("id")]
+            yield from _numbered(file.iter_batches(batch_size=1000, columns=kept))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {_one_line(error)}") from error
+
+
+def iter_saved(path: Path, needed: Needed = ()) -> Iterator[tuple[Place, Any]]:
+    """The records of a folder that ``Dataset.save_to_disk`` wrote, of data with the columns ``needed``.
+
+    Raises:
+        DataError: the folder is of another kind, holds several splits, is damaged, or misses a column.
+    """
+    if (path / "dataset_dict.json").is_file():
+        raise DataError(f"{path}: holds several splits: name one of its folders, {_splits(path)}")
+    if not ((path / "state.json").is_file() and (path / "dataset_info.json").is_file()):
+        raise DataError(f"{path}: is a folder, and not one that Dataset.save_to_disk wrote (no state.json)")
+    import pyarrow as pa
+    from datasets import Dataset
+
+    try:
+        dataset = Dataset.load_from_disk(str(path))
+        _check_columns(path, dataset.column_names, needed)
+        yield from _numbered(dataset.with_format("arrow").iter(batch_size=1000))
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read as a folder of Dataset.save_to_disk: {_one_line(error)}") from error
+
+
+def _splits(path: Path) -> str:
+    try:
+        names = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+    except (ValueError, KeyError, TypeError, OSError):
+        names = ["train", "validation"]
+    return " or ".join(str(path / str(name)) for name in names)
+
+
+def _check_columns(path: Path, columns: Sequence[str], needed: Needed) -> None:
+    missing = [names for names in needed if not set(names) & set(columns)]
+    if missing:
+        raise DataError(
+            [f"{path}: misses the column {_any_of(names)}, found {short(list(columns))}" for names in missing]
+        )
+
+
+def _numbered(tables: Any) -> Iterator[tuple[Place, Any]]:
+    number = 0
+    for table in tables:
+        for row in table.to_pylist():
+            number += 1
+            yield ("row", number), row
+
+
+def _one_line(error: Exception) -> str:
+    return short(str(error)) if "\n" in str(error) else str(error)
+
 
 ENDINGS = (".json", ".jsonl", ".csv", ".parquet")  # each but the last also with .gz
 

@@ -1,22 +1,26 @@
-"""Several named sets on one side: loaded one by one, then put one after another, with the place of each kept."""
+"""Several data sets of a split: loaded one by one, then one after another, with the rows of each."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from model_hub_rqa.config.datasets import NamedSetKwargs
 from model_hub_rqa.data.arrow_cache import Reader
-from model_hub_rqa.data.counts import counted_as
+from model_hub_rqa.data.hub import check_unanswerable
 from model_hub_rqa.data.loading import load_split
 from model_hub_rqa.data.sampling import subsample
-from model_hub_rqa.data.squad_version import check_unanswerable
+from model_hub_rqa.data.shards import counted_as
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.registry import Loaded
 
+if TYPE_CHECKING:
+    pass
+
 logger = logging.getLogger(__name__)
+
 
 Sets = Mapping[str, Any]
 """Data sets by name, in their order; the name is "" for the one set of a side that lists none."""

@@ -10,7 +10,7 @@ from typing import Any
 from model_hub_rqa import __version__
 from model_hub_rqa.checkpoints import checkpoints_of
 from model_hub_rqa.config.experiment import Experiment
-from model_hub_rqa.data.counts import totals
+from model_hub_rqa.data.shards import totals
 from model_hub_rqa.runtime import determined_fixes
 from model_hub_rqa.runtime.local_run import Reports
 

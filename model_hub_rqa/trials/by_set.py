@@ -14,9 +14,9 @@ from model_hub_rqa.config import DatasetKwargs
 from model_hub_rqa.config.datasets import NamedSetKwargs, parse_named_sets
 from model_hub_rqa.config.fields import did_you_mean
 from model_hub_rqa.data.arrow_cache import map_examples, module_file, source_digest
-from model_hub_rqa.data.counts import FileCounts, totals
 from model_hub_rqa.data.features import with_row_numbers
 from model_hub_rqa.data.several import join_sets, set_numbers
+from model_hub_rqa.data.shards import FileCounts, totals
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.objectives import anchor_of
 from model_hub_rqa.trials.base import BaseTransformerTrial

@@ -32,11 +32,17 @@ from model_hub_rqa.config.datasets import check_factories
 from model_hub_rqa.config.interpolation import interpolate, read_sections
 from model_hub_rqa.config.trainer_names import best_checkpoint_faults, with_global_batch_size
 from model_hub_rqa.data.arrow_cache import Reader
-from model_hub_rqa.data.batching import EvalBatchSampler, TrainBatchSampler, leave_signals_to_parent
-from model_hub_rqa.data.counts import counting
+from model_hub_rqa.data.batching import (
+    WEIGHT,
+    EvalBatchSampler,
+    TokenBudgetBatchSampler,
+    TrainBatchSampler,
+    WeighingCollator,
+    leave_signals_to_parent,
+)
 from model_hub_rqa.data.features import complete_datasets, with_shifted_rows
 from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, KeyedCollator, MixedBatchSampler
-from model_hub_rqa.data.token_budget import WEIGHT, TokenBudgetBatchSampler, WeighingCollator
+from model_hub_rqa.data.shards import counting
 from model_hub_rqa.errors import ConfigError, DataError, Faults, NonFiniteLoss, RqaError
 from model_hub_rqa.models import build
 from model_hub_rqa.models.dropout import use_cpu_dropout

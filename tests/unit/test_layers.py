@@ -112,6 +112,6 @@ def test_private_names_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("part", "path"), modules(), ids=lambda value: str(getattr(value, "stem", value)))
 def test_only_runtime_reaches_into_determined(part: str, path: Path) -> None:
-    """Private names of Determined are used in runtime/ alone; those of other libraries are few, each with its reason."""
+    """Private names of Determined are used in runtime/ alone; other libraries' are few, each with its reason."""
     if part != "runtime":
         assert [name for name in private_names(path) if name.rpartition(".")[2] not in OTHERS_PRIVATE] == []

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model_hub_rqa.data.checks import filled_text, text_fault, text_or_empty, true_or_false, wrong_type
-from model_hub_rqa.data.formats.answers import ANSWERS, SINGLE, TARGETS
-from model_hub_rqa.data.formats.offsets import mend, offset_fault, whole_number
+from model_hub_rqa.data.formats.answers import ANSWERS, SINGLE, TARGETS, mend, offset_fault, whole_number
 from model_hub_rqa.data.text_files import Unreadable, short
 
 Answers = tuple[list[str], list[int]]  # texts and where each begins in the context, in characters

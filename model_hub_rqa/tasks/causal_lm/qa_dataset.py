@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from model_hub_rqa.config.fields import did_you_mean, show
 from model_hub_rqa.data.arrow_cache import feature_types
 from model_hub_rqa.data.checks import Checks
-from model_hub_rqa.data.counts import FileCounts, count_file
 from model_hub_rqa.data.formats.answers import ANSWERS, TARGETS
 from model_hub_rqa.data.formats.fid import FUSION_FEATURES
 from model_hub_rqa.data.formats.questions import question_row
+from model_hub_rqa.data.shards import FileCounts, count_file
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.registry import DATASETS, Loaded
 from model_hub_rqa.tasks.causal_lm.settings import TEMPLATE_ARGS

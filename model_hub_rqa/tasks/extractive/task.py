@@ -15,7 +15,7 @@ from model_hub_rqa.config.fields import Problem, option
 from model_hub_rqa.config.kwargs import Kwargs
 from model_hub_rqa.data.arrow_cache import Reader as FileLoader
 from model_hub_rqa.data.loading import load_file, squad_reader
-from model_hub_rqa.data.questions import is_squad_form
+from model_hub_rqa.data.predictions import is_squad_form
 from model_hub_rqa.data.slices import parse_slice
 from model_hub_rqa.data.tokens import text_backend, text_backend_json
 from model_hub_rqa.errors import ConfigError, DataError

@@ -19,14 +19,14 @@ from model_hub_rqa.config import (
     OptimizerKwargs,
     default_parse_config_tokenizer_model_kwargs,
     default_parse_optimizer_lr_scheduler_kwargs,
-    other_tools,
     parse_dict_to_dataclasses,
     parsing,
 )
+from model_hub_rqa.config import trainer_names as other_tools
 from model_hub_rqa.config.experiment import parse_experiment
 from model_hub_rqa.config.fields import init_fields, names_of
 from model_hub_rqa.config.flags import parse_flags
-from model_hub_rqa.config.other_tools import hint_for
+from model_hub_rqa.config.trainer_names import hint_for
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.runtime.experiments import read_config
 from model_hub_rqa.tasks.causal_lm.settings import GenerationKwargs

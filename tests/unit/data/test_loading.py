@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_hub_rqa.data.file_loaders import Records
+from model_hub_rqa.data.hub import count_unanswerable
 from model_hub_rqa.data.loading import default_load_dataset, load_file, remove_unused_columns
 from model_hub_rqa.data.slices import FileSlice, parse_slice
-from model_hub_rqa.data.squad_version import count_unanswerable
 from model_hub_rqa.errors import ConfigError, DataError
 
 

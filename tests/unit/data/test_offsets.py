@@ -13,9 +13,9 @@ from model_hub_rqa import train
 from model_hub_rqa.cli import main
 from model_hub_rqa.data.corpus import read_queries
 from model_hub_rqa.data.file_loaders import read_squad
-from model_hub_rqa.data.formats.offsets import mend
+from model_hub_rqa.data.formats.answers import mend
 from model_hub_rqa.data.loading import default_load_dataset
-from model_hub_rqa.data.questions import read_questions
+from model_hub_rqa.data.predictions import read_questions
 from model_hub_rqa.errors import DataError
 
 CONTEXT = "The bridge was built in 1901 by Anna Berg. It fell in 1950."

@@ -11,11 +11,10 @@ import tiny_fusion
 
 from model_hub_rqa.cli import main
 from model_hub_rqa.data.corpus import CorpusReader, read_queries
-from model_hub_rqa.data.file_loaders import read_squad
+from model_hub_rqa.data.file_loaders import read_rows, read_squad
 from model_hub_rqa.data.formats.fid import read_fusion
 from model_hub_rqa.data.loading import default_load_dataset
-from model_hub_rqa.data.questions import is_squad_form, question_of, read_questions
-from model_hub_rqa.data.rows import read_rows
+from model_hub_rqa.data.predictions import is_squad_form, question_of, read_questions
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.records import Turn
 from model_hub_rqa.registry import DATASETS

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tiny
 
-from model_hub_rqa.data.questions import is_squad_form, question_of, read_questions
+from model_hub_rqa.data.predictions import is_squad_form, question_of, read_questions
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.records import Passage, Question, Turn
 

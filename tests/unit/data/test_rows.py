@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from model_hub_rqa.data.rows import read_rows, rows_reader
+from model_hub_rqa.data.file_loaders import read_rows, rows_reader
 from model_hub_rqa.errors import ConfigError, DataError
-from model_hub_rqa.metrics.ordering import kendall_tau
+from model_hub_rqa.metrics.ranking import kendall_tau
 
 ROWS = [{"a": 1, "b": ["x"]}, {"a": 2, "b": ["y", "z"]}]
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_hub_rqa import train
-from model_hub_rqa.data.token_budget import TokenBudgetBatchSampler, cut_by_tokens
+from model_hub_rqa.data.batching import TokenBudgetBatchSampler, cut_by_tokens
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.runtime import experiments
 from model_hub_rqa.trials.qa import QATrial

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model_hub_rqa.metrics.documents import cover, document_metrics, same_document
+from model_hub_rqa.metrics.ranking import cover, document_metrics, same_document
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokeniz
 import model_hub_rqa.tasks.fid.model
 import model_hub_rqa.trials.fid
 from model_hub_rqa import train
-from model_hub_rqa.data.questions import read_questions
+from model_hub_rqa.data.predictions import read_questions
 from model_hub_rqa.data.tokens import TextEncoder
 from model_hub_rqa.metrics.text import exact_match_score
 from model_hub_rqa.pipeline import load_reader
