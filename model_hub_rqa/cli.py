@@ -48,6 +48,13 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--config", dest="overrides", metavar="KEY=VALUE", action="append", default=[])
     command.set_defaults(command=validate)
 
+    command = commands.add_parser("config", help="print the JSON schema of configurations, for editors")
+    schemas = command.add_subparsers(required=True, metavar="COMMAND")
+    command = schemas.add_parser("schema", help="print the JSON schema of configurations, for editors to complete them")
+    command.add_argument("config", nargs="?", help="the schema for this file (default: for the settings of all tasks)")
+    command.add_argument("--trial", metavar="MODULE:CLASS", help="the schema for the settings of this trial")
+    command.set_defaults(command=config_schema)
+
     command = commands.add_parser("export", help="copy a checkpoint's model folder, for transformers to load")
     command.add_argument("--checkpoint", required=True, metavar="DIR")
     command.add_argument("--output", required=True, metavar="DIR")
@@ -77,6 +84,13 @@ def validate(args: argparse.Namespace) -> None:
     if getattr(trial, "task", None) is not None:
         said |= trial.task.notes
     print(json.dumps(said))
+
+
+def config_schema(args: argparse.Namespace) -> None:
+    """Prints the JSON schema of configurations."""
+    from model_hub_rqa.commands.train_arguments import schema
+
+    print(json.dumps(schema(args.trial, args.config), indent=1))
 
 
 def export(args: argparse.Namespace) -> None:

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from model_hub_rqa.config.experiment import trial_class_of
+from model_hub_rqa.config.experiment import is_referred, trial_class_of
 from model_hub_rqa.config.fields import names_of
 from model_hub_rqa.config.flags import NO, flags_of, merge, parse_flags
+from model_hub_rqa.config.interpolation import referred_names
 from model_hub_rqa.config.trainer_names import STRATEGIES, with_global_batch_size
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.registry import import_plugins
+from model_hub_rqa.registry import TASKS, import_plugins
 from model_hub_rqa.runtime.experiments import import_trial, read_config, with_overrides
 
 _SCRIPT = "python3 -m determined.launch.torch_distributed -- python3 -m model_hub_rqa.train"
@@ -220,6 +221,32 @@ def _defaults(trial: str, place: str, task: Any) -> dict[str, Any]:
         raise ConfigError(f"{place}: {trial} is no TaskTrial, whose settings have flags")
     own = {name: getattr(trial_class, name) for name in ("task_kwargs", "default_metric", "default_smaller_is_better")}
     return {**own, **task_defaults(trial_class, find_task(trial_class, {"task": task}))}
+
+
+def schema(trial: str | None, path: str | None) -> dict[str, Any]:
+    """The JSON schema of a trial's configurations, of the configuration ``path``, or, without either, of all tasks'.
+
+    That of a configuration also has the variables that references in it name.
+
+    Raises:
+        ConfigError: both are given, or what `read_config` and `import_trial` raise.
+    """
+    from model_hub_rqa.config.schema import json_schema
+
+    if trial is not None and path is not None:
+        raise ConfigError(f"--trial: must be left out beside a CONFIG, which names its own, got {trial}")
+    if trial is None and path is None:
+        found: list[Any] = [TASKS.find(name) for name in TASKS.names()]
+        return json_schema(task.Settings for task in found if task.Settings is not None)
+    config = {} if path is None else read_config(path)
+    data = config.get("data")
+    import_plugins(data.get("plugins") if isinstance(data, Mapping) else None)
+    place, named = ("entrypoint", trial_class_of(config.get("entrypoint"))) if trial is None else ("--trial", trial)
+    if named is None:
+        raise ConfigError(f"entrypoint: {path} must name a trial class, so that its settings are known")
+    settings = _task_kwargs(named, place, _task_of(config))
+    top = [key for key in config if is_referred(key, str(config))]
+    return json_schema([] if settings is None else [settings], {**referred_names(config), "": top})
 
 
 def _task_of(config: Mapping[str, Any]) -> Any:

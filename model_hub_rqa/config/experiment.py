@@ -11,7 +11,7 @@ from model_hub_rqa.config.parsing import warn_of_unknown
 from model_hub_rqa.config.trainer_names import hint_for
 from model_hub_rqa.errors import ConfigError
 
-_KEYS = (
+KEYS = (
     *("name", "entrypoint", "data", "hyperparameters", "searcher", "resources", "environment", "labels", "description"),
     *("min_validation_period", "min_checkpoint_period", "checkpoint_policy", "checkpoint_storage", "max_restarts"),
     *("workspace", "project", "bind_mounts", "profiling", "reproducibility", "optimizations", "log_policies"),
@@ -101,11 +101,16 @@ def _unknown_keys(config: Mapping[str, Any], text: str) -> list[str]:
     """The keys at the top that are mistyped; warns of others that neither Determined knows nor ``text`` refers to."""
     faults = []
     for key in config:
-        if key in _KEYS or re.search(rf"\${{[^}}]*\b{re.escape(str(key))}\b", text):
+        if key in KEYS or is_referred(key, text):
             continue
-        line = f"{key}: is not a key of a configuration{hint_for(key, _KEYS)}"
-        if near_miss(key, _KEYS):
+        line = f"{key}: is not a key of a configuration{hint_for(key, KEYS)}"
+        if near_miss(key, KEYS):
             faults.append(line)
         else:
             warn_of_unknown(str(key), line)
     return faults
+
+
+def is_referred(key: Any, text: str) -> bool:
+    """Whether a reference in ``text``, a configuration written out, names a key at its top."""
+    return re.search(rf"\${{[^}}]*\b{re.escape(str(key))}\b", text) is not None

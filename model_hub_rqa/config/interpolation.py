@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 from model_hub_rqa.config.fields import did_you_mean, plain, show
 from model_hub_rqa.errors import ConfigError
 
-_KEYS = {
+SPECIFICATIONS = {
     "const": ("val",),
     "int": ("minval", "maxval"),
     "double": ("minval", "maxval"),
     "log": ("minval", "maxval", "base"),
     "categorical": ("vals",),
 }
-_COUNTED = ("int", "double", "log")
+COUNTED = ("int", "double", "log")
 
 
 def resolve_search_specs(hparams: Mapping[str, Any], *, section: str = "hyperparameters") -> dict[str, Any]:
@@ -59,7 +59,7 @@ def resolve_search_specs(hparams: Mapping[str, Any], *, section: str = "hyperpar
 
 def is_spec(value: Any) -> bool:
     """Whether a value is a search specification: a mapping whose ``type`` is one of the five."""
-    return isinstance(value, Mapping) and isinstance(value.get("type"), str) and value["type"] in _KEYS
+    return isinstance(value, Mapping) and isinstance(value.get("type"), str) and value["type"] in SPECIFICATIONS
 
 
 def _stand_in(value: Any, place: str, faults: list[str]) -> Any:
@@ -75,8 +75,8 @@ def _stand_in(value: Any, place: str, faults: list[str]) -> Any:
 
 def _faults(kind: str, spec: Mapping[str, Any]) -> list[str]:
     """What is wrong with a specification: its keys first, then their values, then how they go together."""
-    keys = _KEYS[kind]
-    allowed = ("type", *keys, "count") if kind in _COUNTED else ("type", *keys)
+    keys = SPECIFICATIONS[kind]
+    allowed = ("type", *keys, "count") if kind in COUNTED else ("type", *keys)
     faults = [f"a search specification of type {kind} needs {key}" for key in keys if key not in spec]
     faults += [f"a search specification of type {kind} has no {key}" for key in spec if key not in allowed]
     if faults or kind == "const":

@@ -15,15 +15,20 @@ PAGES = [ROOT / "README.rst", ROOT / "CONTRIBUTING.rst", *sorted((ROOT / "docs")
 
 
 def options_of(command: str) -> set[str]:
-    """The options of ``rqa COMMAND``, of all its subcommands."""
-    parser = cli.build_parser()
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    of_command = commands.choices[command]
+    """The options of ``rqa COMMAND``, and of its own commands; rqa train has every setting as a flag, too."""
+    of_command = commands_of(cli.build_parser())[command]
+    settings: set[str] = set()
     if command == "train":
         train.add_arguments(of_command)
         settings = {f"--{name}" for name in flags_of(ExtractiveKwargs)}
-        return settings | {option for action in of_command._actions for option in action.option_strings}
-    return {option for action in of_command._actions for option in action.option_strings}
+    parsers = [of_command, *commands_of(of_command).values()]
+    return settings | {option for one in parsers for action in one._actions for option in action.option_strings}
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The commands below a parser."""
+    found = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found[0]) if found else {}
 
 
 def test_the_readme_is_read_in_five_minutes() -> None:
