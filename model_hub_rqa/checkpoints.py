@@ -93,7 +93,7 @@ def _content_problems(folder: Path) -> list[str]:
                 problems.append(f"{path}: must be a pickle of plain values: {error}")
             else:
                 if not isinstance(state, dict):
-                    problems.append(f"{path}: must hold a dict, found {type(state).__name__}")
+                    problems.append(f"{path}: must hold a dict, got {type(state).__name__}")
     return problems
 
 

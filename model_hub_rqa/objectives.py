@@ -1,4 +1,4 @@
-"""Objectives of training: what a step makes small, from the losses that the trial's own task gives.
+"""Training objectives: what a step minimizes, from the losses that the task gives.
 
 An objective is a function ``objective(task, batch, **args)``, or a class whose instances are called with (task, batch);
 it returns a scalar. ``task`` is a `Task`: it computes losses of a batch, which never need to be taken apart. Either may
@@ -59,7 +59,7 @@ def grad_ascent(task: Task, batch: Batch) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class _ForgetRetain:
-    """Weights of two sets; the retain set plays no part, and is not needed, where its weight is 0."""
+    """Weights of two sets; the retain set is ignored, and not needed, where its weight is 0."""
 
     anchor: ClassVar[str] = "forget"
 

@@ -47,7 +47,7 @@ class Answer:
 
     Attributes:
         text: the answer; "" for "no answer".
-        score: how sure the reader is, 0 to 1: a probability among the answers that it weighed (extractive), or the
+        score: the confidence, 0 to 1: a probability among the answers that it weighed (extractive), or the
             geometric mean of its tokens' probabilities (written); None where it was not asked for.
         passage: for a reader that extracts, which of the question's passages holds the answer; -1 for none.
         start, end: the characters of the answer in that passage, -1 without one.

@@ -35,7 +35,7 @@ def add_commands(commands: Any) -> None:
         "predictions",
         help="JSON object of answers by question id, predictions.jsonl, or evaluate's, EfficientQA's, KILT's form",
     )
-    command.add_argument("--data", metavar="FILE", help="the true answers; a predictions.jsonl may bring its own")
+    command.add_argument("--data", metavar="FILE", help="the gold answers; a predictions.jsonl may bring its own")
     command.add_argument("--version-2", action="store_true", help="SQuAD v2.0: questions may be unanswerable")
     command.add_argument("--na-prob-file", metavar="FILE", help="JSON object of no-answer probabilities by id (v2.0)")
     command.add_argument("--na-prob-thresh", metavar="P", type=float, default=1.0, help="answer below it only")
@@ -69,7 +69,7 @@ def score(args: argparse.Namespace) -> None:
     if args.na_prob_file and not args.version_2:
         problems.append("--na-prob-file: needs --version-2")
     if args.data is None and not args.predictions.lower().endswith(JSONL):
-        problems.append("--data: say where the true answers are (only a predictions.jsonl may bring its own)")
+        problems.append("--data: say where the gold answers are (only a predictions.jsonl may bring its own)")
     if problems:
         raise ConfigError(problems)
     faults = Faults()

@@ -21,7 +21,7 @@ CHECKPOINT_HELP = "a run (its best checkpoint; RUN@best, RUN@last, RUN@STEP), a 
 def check_new_folder(path: Path, option: str = "--output") -> None:
     """Raises ConfigError where ``path`` exists and is not an empty folder, or is the working directory."""
     if path.resolve() == Path.cwd():  # it is to be put there whole, which would pull the ground from under the user
-        raise ConfigError(f"{option}: must name a new folder, found the working directory")
+        raise ConfigError(f"{option}: must name a new folder, got the working directory")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{option}: {path} exists and is not an empty folder")
     if fault := folder_fault(path):

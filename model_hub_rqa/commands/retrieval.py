@@ -103,7 +103,7 @@ def _settings(args: argparse.Namespace) -> "RetrieverSettings":
         if name not in own and not (name == "batch_size" and "embedding_model" in own)
     ]
     if args.batch_size is not None and args.batch_size < 1:
-        problems.append(f"--batch-size: must be at least 1, found {args.batch_size}")
+        problems.append(f"--batch-size: must be at least 1, got {args.batch_size}")
     settings: RetrieverSettings = kind(**{name: value for name, value in options.items() if name in own})
     if problems:
         raise ConfigError([*problems, *settings.problems()])
@@ -118,7 +118,7 @@ def retrieve(args: argparse.Namespace) -> None:
 
     faults = Faults()
     if args.top_k < 1:
-        faults.add(ConfigError(f"--top-k: must be at least 1, found {args.top_k}"))
+        faults.add(ConfigError(f"--top-k: must be at least 1, got {args.top_k}"))
     output = Path(args.output)
     faults.attempt(check_new_folder, output)
     queries = faults.attempt(read_queries, args.queries, on_bad_record=args.on_bad_record) or []

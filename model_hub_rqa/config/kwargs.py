@@ -300,7 +300,7 @@ class DatasetKwargs(Kwargs):
         ):
             given = [name for name in names if getattr(self, name) is not None]
             if getattr(self, side) is not None:
-                yield from (Problem((name, side), f"plays no part beside the list data.{side}") for name in given)
+                yield from (Problem((name, side), f"is ignored beside the list data.{side}") for name in given)
         if self.train is not None and self.validation is not None:
             return
         if self.train is not None or self.validation is not None:

@@ -19,7 +19,7 @@ _SHOWN = 3  # errors named of the items of one list; the rest are counted
 
 def wrong_type(name: str, kind: type, value: Any) -> str:
     """The error of a value of another type."""
-    return f"{name} must be {_KINDS[kind]}, found {short(value)}"
+    return f"{name} must be {_KINDS[kind]}, got {short(value)}"
 
 
 def text_fault(name: str, value: Any) -> str | None:
@@ -27,7 +27,7 @@ def text_fault(name: str, value: Any) -> str | None:
     if not isinstance(value, str):
         return wrong_type(name, str, value)
     if not value or value.isspace():
-        return f"{name} must not be blank, found {short(value)}"
+        return f"{name} must not be blank, got {short(value)}"
     return None if value.isascii() else _unstorable(name, value)
 
 
@@ -94,14 +94,14 @@ def _unstorable(name: str, value: str) -> str | None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        return f"{name} must be Unicode text, found a lone surrogate at character {error.start}"
+        return f"{name} must be Unicode text, got a lone surrogate at character {error.start}"
     return None
 
 
 def check_policy(on_bad_record: str) -> None:
     """Raises ConfigError where on_bad_record is neither "error" nor "skip"."""
     if on_bad_record not in ("error", "skip"):
-        raise ConfigError(f'on_bad_record: must be "error" or "skip", found {on_bad_record!r}')
+        raise ConfigError(f'on_bad_record: must be "error" or "skip", got {on_bad_record!r}')
 
 
 class Checks:
@@ -148,7 +148,7 @@ class Checks:
         count = record.records if isinstance(record, Unreadable) else 1
         self.n_records += count
         self.n_bad += count
-        fault = str(record) if isinstance(record, Unreadable) else f"must be an object, found {short(record)}"
+        fault = str(record) if isinstance(record, Unreadable) else f"must be an object, got {short(record)}"
         self.bad.append(f"{self._prefix}{where(place)}: {fault}")
         return False
 
@@ -165,7 +165,7 @@ class Checks:
         if self.numbered:
             if name is None:
                 return str(self.n_records)
-            faults.append(f"{name} is given, while the first record has none, found {short(record[name])}")
+            faults.append(f"{name} is given, while the first record has none, got {short(record[name])}")
             return None
         name = name or next((name for name in self._ids if name in record), "id")
         value = record.get(name)

@@ -137,12 +137,12 @@ def read_qrels(path: str | PathLike[str]) -> Qrels:
         if not any(cells) or (number == 1 and cells[-1:] == ["score"]):
             continue
         if len(cells) not in (3, 4) or not all(cells):
-            faults.append(f"{path}: line {number}: must have query, document and score, found {short(line)}")
+            faults.append(f"{path}: line {number}: must have query, document and score, got {short(line)}")
             continue
         query, document, score = cells[0], cells[-2], cells[-1]
         before = qrels.judgements.get(query, {}).get(document)
         if not re.fullmatch(r"[+-]?[0-9]{1,9}", score):
-            faults.append(f"{path}: line {number}: score must be a whole number, found {short(score)}")
+            faults.append(f"{path}: line {number}: score must be a whole number, got {short(score)}")
         elif before is not None and before != int(score):
             first = qrels.lines[query, document]
             faults.append(f"{path}: line {number}: score {score} contradicts line {first}, which has {before}")

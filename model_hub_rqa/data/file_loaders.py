@@ -162,7 +162,7 @@ def _from_csv(record: Any) -> Any:
         if made.get(name) == "":
             made[name] = None
     if "answers" in record and any(name in record for name in _ANSWER_PAIR):
-        return Unreadable('must have either "answers" or answer_text and answer_start, found both')
+        return Unreadable('must have either "answers" or answer_text and answer_start, got both')
     if "answer_text" in record:
         text, start = record["answer_text"], record.get("answer_start", "")
         whole = start.lstrip("-").isdecimal() and start.isascii() and len(start) < 19
@@ -177,7 +177,7 @@ def _cell(name: str, cell: str) -> Any:
     try:
         return loads(cell)
     except ValueError as error:
-        return Unreadable(f"{name}: {error}, found {short(cell)}")
+        return Unreadable(f"{name}: {error}, got {short(cell)}")
 
 
 def _unfit(record: Mapping[str, Any], *, nested: bool) -> str | None:
@@ -237,7 +237,7 @@ def read_rows(path: str | PathLike[str], *, columns: Sequence[str] = (), on_bad_
         if not checks.is_object(place, record):
             continue
         missing = [name for name in columns if record.get(name) is None]
-        faults = [f"must have {', '.join(missing)}, found {', '.join(record)}"] if missing else []
+        faults = [f"must have {', '.join(missing)}, got {', '.join(record)}"] if missing else []
         if checks.passed(place, None, faults):
             rows.append(record)
     skipped = checks.finish(len(rows))

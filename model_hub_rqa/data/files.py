@@ -40,7 +40,7 @@ def iter_csv(
                 header = row
                 _check_header(path, begins, [name for name in header if not _is_index(name)], needed, known)
             elif row and len(row) != len(header):
-                yield ("line", begins), Unreadable(f"must have {len(header)} fields as the header, found {len(row)}")
+                yield ("line", begins), Unreadable(f"must have {len(header)} fields as the header, got {len(row)}")
             elif row:
                 record = dict(zip(header, row, strict=True))
                 yield ("line", begins), {name: cell for name, cell in record.items() if not _is_index(name)}
@@ -69,7 +69,7 @@ def _check_header(path: Path, line: int, header: Sequence[str], needed: Needed, 
     if twice:
         faults.append(f"names columns twice: {short(twice)}")
     if faults:
-        raise DataError([f"{path}: line {line}: the header {fault}, found {short(list(header))}" for fault in faults])
+        raise DataError([f"{path}: line {line}: the header {fault}, got {short(list(header))}" for fault in faults])
 
 
 def _any_of(names: Sequence[str]) -> str:
@@ -134,7 +134,7 @@ def _check_columns(path: Path, columns: Sequence[str], needed: Needed) -> None:
     missing = [names for names in needed if not set(names) & set(columns)]
     if missing:
         raise DataError(
-            [f"{path}: misses the column {_any_of(names)}, found {short(list(columns))}" for names in missing]
+            [f"{path}: misses the column {_any_of(names)}, got {short(list(columns))}" for names in missing]
         )
 
 

@@ -28,7 +28,7 @@ def check_official_name(dataset_name: str, version_2_with_negative: bool) -> Non
         has = "has" if version_2 else "has no"
         raise ConfigError(
             f"data.dataset_name: {dataset_name} {has} unanswerable questions: set version_2_with_negative: "
-            f"{str(version_2).lower()}, found {str(version_2_with_negative).lower()}"
+            f"{str(version_2).lower()}, got {str(version_2_with_negative).lower()}"
         )
 
 
@@ -82,7 +82,7 @@ def load_hub_splits(settings: Mapping[str, Any], version_2_with_negative: bool |
         check_official_name(name, version_2_with_negative)
     found = _load(name, settings)
     if "train" not in found:
-        raise ConfigError(f'data.dataset_name: {name} must have a split "train", found {sorted(map(str, found))}')
+        raise ConfigError(f'data.dataset_name: {name} must have a split "train", got {sorted(map(str, found))}')
     splits = {split: found[split] for split in ("train", "validation") if split in found}
     if version_2_with_negative is not None:
         _check_form(name, splits)
@@ -105,7 +105,7 @@ def load_hub_split(settings: Mapping[str, Any], split: str, version_2_with_negat
     name = settings["dataset_name"]
     found = _load(name, settings)
     if split not in found:
-        raise ConfigError(f'data.dataset_name: {name} must have a split "{split}", found {sorted(map(str, found))}')
+        raise ConfigError(f'data.dataset_name: {name} must have a split "{split}", got {sorted(map(str, found))}')
     if version_2_with_negative is not None:
         _check_form(name, {split: found[split]})
         if not version_2_with_negative:
@@ -140,12 +140,12 @@ def _check_form(name: str, splits: "Mapping[str, Dataset]") -> None:
         missing = [column for column in SQUAD_FEATURES if column != "title" and column not in dataset.column_names]
         if missing:
             problems.append(
-                f"data.dataset_name: {name}, split {split}: misses the columns {missing}, found {dataset.column_names}"
+                f"data.dataset_name: {name}, split {split}: misses the columns {missing}, got {dataset.column_names}"
             )
         elif not _holds_two_lists(dataset.features["answers"]):
             problems.append(
                 f"data.dataset_name: {name}, split {split}: answers must hold the lists text and answer_start, "
-                f"found {dataset.features['answers']}"
+                f"got {dataset.features['answers']}"
             )
     if problems:
         raise DataError(problems)

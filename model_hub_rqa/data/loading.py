@@ -56,7 +56,7 @@ def load_splits(
         reader: ``reader(path, on_bad_record) -> Records`` for files; None for
             :func:`~model_hub_rqa.data.file_loaders.read_squad`, which checks the offsets of training files alone.
         version_2_with_negative: whether questions may be unanswerable, for read_squad; None to take it from
-            data_config, where it is False by default. With a reader of your own it plays no part.
+            data_config, where it is False by default. With a reader of your own it is ignored.
 
     Returns:
         "train" and "validation".
@@ -149,7 +149,7 @@ def load_split(
     elif settings["dataset_name"]:
         found = load_hub_split(settings, split, version_2_with_negative if reader is None else None)
     else:
-        raise ConfigError(f"data.{field}: must be given, or dataset_name, found neither")
+        raise ConfigError(f"data.{field}: must be given, or dataset_name, got neither")
     return subsample(found, settings[_LIMIT_FIELDS[split]], seed)
 
 
@@ -222,10 +222,10 @@ def _check(settings: Mapping[str, Any]) -> None:
     problems = []
     files = [name for name in _FILE_FIELDS.values() if settings[name]]
     if "train_file" not in files and (files or not settings["dataset_name"]):
-        problems.append("data.train_file: must be given, or dataset_name, found neither")
+        problems.append("data.train_file: must be given, or dataset_name, got neither")
     for name in _LIMIT_FIELDS.values():
         if settings[name] is not None and settings[name] < 1:
-            problems.append(f"data.{name}: must be at least 1, found {settings[name]!r}")
+            problems.append(f"data.{name}: must be at least 1, got {settings[name]!r}")
     if problems:
         raise ConfigError(problems)
 

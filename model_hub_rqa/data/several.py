@@ -120,7 +120,7 @@ def _concatenate(parts: Sets) -> Any:
     dropped = sorted({name for part in every for name in part.column_names} - set(columns))
     if not columns:
         listed = "; ".join(f"{name}: {part.column_names}" for name, part in parts.items())
-        raise DataError(f"data: sets that are mixed must share their columns, found {listed}")
+        raise DataError(f"data: sets that are mixed must share their columns, got {listed}")
     if dropped:
         logger.info("columns that not every set has are dropped: %s", ", ".join(dropped))
     features = first.select_columns(columns).features

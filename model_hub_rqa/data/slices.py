@@ -60,7 +60,7 @@ def parse_slice(text: str, field: str = "") -> FileSlice:
     if len(ends) != 2 or not all(_END.fullmatch(end.strip()) for end in ends):
         prefix = f"{field}: " if field else ""
         raise ConfigError(
-            f"{prefix}a slice must be as [:4000], [1000:2000] or [:10%], found [{match['inside']}] in {text!r}"
+            f"{prefix}a slice must be as [:4000], [1000:2000] or [:10%], got [{match['inside']}] in {text!r}"
         )
     return FileSlice(match["path"], *(end.strip() for end in ends))
 

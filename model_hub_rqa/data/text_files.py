@@ -75,16 +75,16 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: empty file")
     for mark, name in _FOREIGN_MARKS:
         if raw.startswith(mark):
-            raise DataError(f"{path}: must be UTF-8, found {name} (byte order mark at byte offset 0)")
+            raise DataError(f"{path}: must be UTF-8, got {name} (byte order mark at byte offset 0)")
     if b"\x00" in raw[:4]:  # JSON and CSV begin with ASCII, which has a zero byte in UTF-16 and UTF-32 only
         offset = raw.index(b"\x00")
-        raise DataError(f"{path}: must be UTF-8, found UTF-16 or UTF-32 (a zero byte at byte offset {offset})")
+        raise DataError(f"{path}: must be UTF-8, got UTF-16 or UTF-32 (a zero byte at byte offset {offset})")
     skipped = len(UTF8_MARK) if raw.startswith(UTF8_MARK) else 0
     try:
         return raw[skipped:].decode("utf-8")
     except UnicodeDecodeError as error:
         offset = error.start + skipped
-        raise DataError(f"{path}: must be UTF-8, found byte 0x{raw[offset]:02x} at byte offset {offset}") from error
+        raise DataError(f"{path}: must be UTF-8, got byte 0x{raw[offset]:02x} at byte offset {offset}") from error
 
 
 @contextlib.contextmanager
@@ -206,7 +206,7 @@ def iter_lines(path: Path) -> Iterator[bytes]:
         for number, line in enumerate(file):
             if number == 0:
                 if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in line[:4]:
-                    raise DataError(f"{path}: must be UTF-8, found UTF-16 or UTF-32")
+                    raise DataError(f"{path}: must be UTF-8, got UTF-16 or UTF-32")
                 line = line.removeprefix(UTF8_MARK)
             yield line
 
@@ -220,7 +220,7 @@ def decoded(line: bytes) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"must be UTF-8, found byte 0x{line[error.start]:02x} at byte {error.start + 1}") from error
+        raise ValueError(f"must be UTF-8, got byte 0x{line[error.start]:02x} at byte {error.start + 1}") from error
 
 
 def read_json_or_lines(path: Path) -> Any:

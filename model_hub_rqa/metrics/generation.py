@@ -1,4 +1,4 @@
-"""Scores of answers that were written rather than extracted, each against several true answers.
+"""Scores of generated answers, each against several gold answers.
 
 The standard library only, so that importing it costs nothing.
 """
@@ -108,14 +108,14 @@ def _scores(rules: AnswerRules) -> dict[str, _Score]:
 def generation_metrics(
     predictions: Sequence[str], references: Sequence[Sequence[str]], *, rules: AnswerRules = SQUAD_RULES
 ) -> dict[str, float]:
-    """Means over all questions, in percent, each of the best score over the question's true answers.
+    """Means over all questions, in percent, each of the best score over the question's gold answers.
 
     >>> generation_metrics(["the Cat", "dog"], [["cat", "feline"], ["a puppy"]])
     {'exact_match': 50.0, 'f1': 50.0, 'rougeL': 33.33...}
 
     Args:
         predictions: one answer a question.
-        references: the true answers of each, at least one.
+        references: the gold answers of each, at least one.
         rules: of the answers' language (`metrics.languages`); English ones are the default.
 
     Returns:
@@ -229,7 +229,7 @@ def _means(
     measures: Mapping[str, _Score], predictions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
     if not predictions:
-        raise ValueError("predictions: needs at least one, found none")
+        raise ValueError("predictions: needs at least one, got none")
     scores: dict[str, list[float]] = {name: [] for name in measures}
     for prediction, truths in zip(predictions, references, strict=True):
         for name, score in measures.items():

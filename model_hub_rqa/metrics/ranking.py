@@ -50,7 +50,7 @@ def ranking_metrics_by_query(
 
     Args:
         run: document ids by query id, the best first. The order counts, there are no scores: trec_eval would order
-            equal scores by document id. Queries without judgements play no part.
+            equal scores by document id. Queries without judgements are ignored.
         qrels: relevance by document id, by query id. A query that the run lacks, or ranks nothing for, counts as 0.
         measures: nDCG@k, Recall@k, MRR@k or P@k.
 
@@ -114,7 +114,7 @@ def document_metrics(
 
     Args:
         retrieved: the texts of the passages found for each question, the best first.
-        gold: the texts of each question's gold documents. Questions without any play no part.
+        gold: the texts of each question's gold documents. Questions without any are ignored.
         rules: how texts are normalised and split into words (`metrics.languages`).
 
     Returns:

@@ -1,6 +1,6 @@
 """Scores of a whole set of predicted answers, equal to those of the official SQuAD v1.1 and v2.0 evaluators.
 
-Predictions are ``{question id: answer}`` and references ``{question id: [true answers]}``; in v2.0 no true answers
+Predictions are ``{question id: answer}`` and references ``{question id: [gold answers]}``; in v2.0 no gold answers
 means unanswerable, and the right prediction is then ``""``. Sources: Rajpurkar et al. 2016 (arXiv:1606.05250) and 2018
 (arXiv:1806.03822), and the numbers that the official evaluators print.
 """
@@ -47,9 +47,9 @@ def squad_v2(
     Args:
         predictions: the answer by question id, ``""`` for "no answer". A missing one counts as wrong, also where the
             question is unanswerable; unknown ids are ignored.
-        references: the true answers by question id. Those that normalise to nothing are dropped; a question left with
+        references: the gold answers by question id. Those that normalise to nothing are dropped; a question left with
             none is unanswerable.
-        no_answer_probabilities: how sure the system is that there is no answer, for every id that has a prediction.
+        no_answer_probabilities: the probability that there is no answer, for every id that has a prediction.
             Any numbers do whose order says so; the best thresholds are in their unit.
         no_answer_threshold: a prediction whose no-answer probability is above it counts as ``""``.
         rules: of the answers' language (`metrics.languages`); the official evaluator's are the default.
@@ -138,14 +138,14 @@ def references_from_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[st
         try:
             key, truths = row["id"], row["answers"]["text"]
         except (KeyError, TypeError, IndexError):
-            problems.append(f"row {number}: needs id and answers.text, found {_short(row)}")
+            problems.append(f"row {number}: needs id and answers.text, got {_short(row)}")
             continue
         if not isinstance(key, str) or isinstance(truths, str) or not isinstance(truths, Collection):
-            problems.append(f"row {number}: id must be a string and answers.text a list, found {_short((key, truths))}")
+            problems.append(f"row {number}: id must be a string and answers.text a list, got {_short((key, truths))}")
             continue
         truths = list(truths)
         if references.setdefault(key, truths) != truths:
-            problems.append(f"row {number}: id {key!r} was seen before with other answers, found {_short(truths)}")
+            problems.append(f"row {number}: id {key!r} was seen before with other answers, got {_short(truths)}")
     if problems:
         raise DataError(problems)
     return references
@@ -154,17 +154,17 @@ def references_from_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[st
 def _check(predictions: Mapping[str, Any], references: Mapping[str, Any], *, need_truths: bool) -> None:
     """Raise every fault of the input at once."""
     if not references:
-        raise DataError("references: need at least one question, found none")
+        raise DataError("references: need at least one question, got none")
     problems = []
     for key, truths in references.items():
         if isinstance(truths, str) or not isinstance(truths, Collection):
-            problems.append(f"references: {key}: must be a list of strings, found {_short(truths)}")
+            problems.append(f"references: {key}: must be a list of strings, got {_short(truths)}")
         elif any(not isinstance(truth, str) for truth in truths):
-            problems.append(f"references: {key}: every answer must be a string, found {_short(list(truths))}")
+            problems.append(f"references: {key}: every answer must be a string, got {_short(list(truths))}")
         elif need_truths and not len(truths):
-            problems.append(f"references: {key}: needs at least one answer in SQuAD v1.1, found none")
+            problems.append(f"references: {key}: needs at least one answer in SQuAD v1.1, got none")
         if key in predictions and not isinstance(predictions[key], str):
-            problems.append(f"predictions: {key}: must be a string, found {_short(predictions[key])}")
+            problems.append(f"predictions: {key}: must be a string, got {_short(predictions[key])}")
     if problems:
         raise DataError(problems)
 
@@ -176,7 +176,7 @@ def _check_probabilities(probabilities: Mapping[str, Any], answered: Iterable[st
         value = probabilities.get(key)
         if not isinstance(value, Real) or value != value:
             found = "none" if key not in probabilities else _short(value)
-            problems.append(f"no_answer_probabilities: {key}: must be a number for every prediction, found {found}")
+            problems.append(f"no_answer_probabilities: {key}: must be a number for every prediction, got {found}")
     if problems:
         raise DataError(problems)
 

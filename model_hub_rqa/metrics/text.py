@@ -89,17 +89,17 @@ def precision_score(prediction: str, truth: str, *, rules: AnswerRules = SQUAD_R
 
 
 def max_over_ground_truths(score: Callable[[str, str], float], prediction: str, truths: Iterable[str]) -> float:
-    """The best ``score(prediction, truth)`` over the true answers: one of them is enough.
+    """The best ``score(prediction, truth)`` over the gold answers: one of them is enough.
 
-    Where the one true answer is "", the question has none: 1.0 for saying nothing, else 0.0, as in SQuAD v2.0.
+    Where the one gold answer is "", the question has none: 1.0 for saying nothing, else 0.0, as in SQuAD v2.0.
 
     Raises:
-        DataError: there are no true answers.
+        DataError: there are no gold answers.
     """
     truths = list(truths)
     if truths == [""]:
         return float(not normalize_answer(prediction))
     scores = [score(prediction, truth) for truth in truths]
     if not scores:
-        raise DataError(f"truths: needs at least one true answer to compare {prediction!r} with, found none")
+        raise DataError(f"truths: needs at least one gold answer to compare {prediction!r} with, got none")
     return max(scores)

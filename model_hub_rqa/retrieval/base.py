@@ -112,7 +112,7 @@ def passage_text(passage: Passage) -> str:
 def check_k(k: int) -> None:
     """Raises ConfigError where ``k`` is below 1."""
     if k < 1:
-        raise ConfigError(f"k: must be at least 1, found {k}")
+        raise ConfigError(f"k: must be at least 1, got {k}")
 
 
 def split_document(document: Passage, words: int, stride: int | None = None) -> Iterator[Passage]:
@@ -145,10 +145,10 @@ def split_document(document: Passage, words: int, stride: int | None = None) -> 
 def split_problems(words: int | None, stride: int | None) -> list[str]:
     """Why documents cannot be split so; nothing is split where ``words`` is None."""
     if words is None:
-        return [] if stride is None else [f"passage_stride: needs passage_words, found {stride} without"]
-    problems = [] if words >= 1 else [f"passage_words: must be at least 1, found {words}"]
+        return [] if stride is None else [f"passage_stride: needs passage_words, got {stride} without"]
+    problems = [] if words >= 1 else [f"passage_words: must be at least 1, got {words}"]
     if stride is not None and not 1 <= stride <= max(words, 1):
-        problems.append(f"passage_stride: must be from 1 to passage_words ({words}), found {stride}")
+        problems.append(f"passage_stride: must be from 1 to passage_words ({words}), got {stride}")
     return problems
 
 

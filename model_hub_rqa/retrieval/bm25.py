@@ -63,16 +63,16 @@ class BM25Settings(RetrieverSettings):
         """A line for each field that breaks a rule."""
         problems = []
         if not 0 <= self.k1 < math.inf:
-            problems.append(f"k1: must be a number from 0 on, found {self.k1}")
+            problems.append(f"k1: must be a number from 0 on, got {self.k1}")
         if not 0 <= self.b <= 1:
-            problems.append(f"b: must be from 0 to 1, found {self.b}")
+            problems.append(f"b: must be from 0 to 1, got {self.b}")
         if self.stopwords and self.stopwords not in LANGUAGES:
-            problems.append(f"stopwords: must be one of {', '.join(LANGUAGES)}, found {self.stopwords!r}")
+            problems.append(f"stopwords: must be one of {', '.join(LANGUAGES)}, got {self.stopwords!r}")
         if self.stemmer:
             try:
                 known = require("Stemmer").algorithms()
                 if self.stemmer not in known:
-                    problems.append(f"stemmer: must be one of {', '.join(known)}, found {self.stemmer!r}")
+                    problems.append(f"stemmer: must be one of {', '.join(known)}, got {self.stemmer!r}")
             except ConfigError as error:
                 problems += [f"stemmer: {problem}" for problem in error.problems]
         return problems

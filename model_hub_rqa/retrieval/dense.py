@@ -74,9 +74,9 @@ class DenseSettings(RetrieverSettings):
         if not name:
             problems.append("embedding_model: must be given for a dense index")
         elif name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
-            problems.append(f"embedding_model: no such folder, found {name!r}")
+            problems.append(f"embedding_model: no such folder, got {name!r}")
         if self.max_seq_length is not None and self.max_seq_length < 1:
-            problems.append(f"max_seq_length: must be at least 1, found {self.max_seq_length}")
+            problems.append(f"max_seq_length: must be at least 1, got {self.max_seq_length}")
         return problems
 
     def model_problems(self) -> list[str]:
@@ -154,7 +154,7 @@ class Encoder:
             if limit is not None and settings.max_seq_length > limit:
                 raise ConfigError(
                     f"max_seq_length: must be at most {limit}, the longest input of {name}, "
-                    f"found {settings.max_seq_length}"
+                    f"got {settings.max_seq_length}"
                 )
             model.max_seq_length = settings.max_seq_length
         self._model = model
@@ -222,7 +222,7 @@ class DenseRetriever:
     def __init__(self, passages: Sequence[Passage], embeddings: "np.ndarray", encoder: Encoder) -> None:
         if embeddings.shape != (len(passages), encoder.dimension):
             expected = f"({len(passages)}, {encoder.dimension})"
-            raise CheckpointError(f"embeddings: must have the shape {expected}, found {embeddings.shape}")
+            raise CheckpointError(f"embeddings: must have the shape {expected}, got {embeddings.shape}")
         self.passages = passages
         self.embeddings = embeddings
         self.encoder = encoder

@@ -141,7 +141,7 @@ def build_index(
     problems += missing_libraries(*settings.libraries)
     problems += settings.model_problems()
     if batch_size < 1:
-        problems.append(f"batch_size: must be at least 1, found {batch_size}")
+        problems.append(f"batch_size: must be at least 1, got {batch_size}")
     if problems:
         raise ConfigError([*problems, *file_problems(reader.path, CORPUS_ENDINGS)])
     with _partial_folder(target) as partial:
@@ -198,7 +198,7 @@ def open_index(
     problems = _problems(path, manifest, retriever, corpus, verify)
     settings = manifest.retriever_settings()
     if embedding_model is not None and not hasattr(settings, "embedding_model"):
-        problems.append(f"{path}: is a {manifest.kind} index, which has no embedding model, found {embedding_model!r}")
+        problems.append(f"{path}: is a {manifest.kind} index, which has no embedding model, got {embedding_model!r}")
     if retriever not in (None, manifest.kind):
         raise CheckpointError(problems)
     try:
@@ -290,7 +290,7 @@ def _corpus_difference(folder: Path, manifest: Manifest, corpus: str | os.PathLi
 
 def _taken(target: Path) -> list[str]:
     if target.resolve() == Path.cwd():
-        return ["output: must name a new folder, found the working directory"]
+        return ["output: must name a new folder, got the working directory"]
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         return [f"output: {target} exists and is not an empty folder"]
     fault = folder_fault(target)

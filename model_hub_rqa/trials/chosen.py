@@ -119,7 +119,7 @@ class ChosenComponents:
         return copy.deepcopy(model).requires_grad_(False).eval().to(self.context.device)
 
     def training_loss(self: Any, batch: Batch) -> torch.Tensor:
-        """What training makes small: the objective that was chosen, or `compute_loss`."""
+        """The training objective: the one that was chosen, or `compute_loss`."""
         if self.objective is None:
             return self._loss_of_copy(batch)  # type: ignore[no-any-return]
         task = Task(self._loss_of_copy, self._log_probs, self._reference_log_probs)

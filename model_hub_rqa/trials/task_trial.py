@@ -103,7 +103,7 @@ class TaskTrial(SetsTrial):
         include_inputs: further columns that it hands on.
         takes_keyed_batches: whether ``compute_loss`` takes batches of ``mixing: keyed``, {name of a set: its batch}.
         smooths_labels: whether ``compute_loss`` takes ``label_smoothing_factor`` into account.
-        default_parts: what transformers' Auto classes build; a trial that does without one leaves its name out, and
+        default_parts: what transformers' Auto classes build. Leave out a part that the trial does not use:
             ``self.config`` or ``self.tokenizer`` is None then. The hyperparameter ``model`` (a model of the user's own)
             stands in for "model", and the other two are built only where a name is given for them.
         task_kwargs: a dataclass of the task's own settings, read from the ``data`` section and overridden by
@@ -124,7 +124,8 @@ class TaskTrial(SetsTrial):
             ``examples``; empty for a side that lists none.
         validation_set: while `compute_metrics` runs, the name of the set whose values it gets; "" where there is one.
         stop_reason: why a callback asked for a stop, None where none did.
-        config, tokenizer, model, optimizer, lr_scheduler, reducer: what the names say.
+        config, tokenizer: a PretrainedConfig and a PreTrainedTokenizerBase; known before the data are encoded.
+        model, optimizer, lr_scheduler, reducer: wrapped by the context; they are there once the trial is built.
     """
 
     default_model_mode = "base"

@@ -156,9 +156,9 @@ def test_an_encoder_is_made_a_reader(section: str, config: dict[str, Any], tmp_p
 @pytest.mark.parametrize(
     ("section", "change", "fault"),
     [
-        ("data", {"embedding_model": "./nowhere"}, "embedding_model: no such folder, found './nowhere'"),
+        ("data", {"embedding_model": "./nowhere"}, "embedding_model: no such folder, got './nowhere'"),
         ("data", {"corpus_file": "corpus.jsonl"}, "data.corpus_file: needs embedding_model, got none"),
-        ("data", {"corpus_file": "c.jsonl", "index": "i"}, "data.corpus_file: plays no part beside index"),
+        ("data", {"corpus_file": "c.jsonl", "index": "i"}, "data.corpus_file: is ignored beside index"),
         ("data", {"prompt_template": "{question}"}, r"data.prompt_template: must have \{context\}"),
         ("data", {"n_context": 0}, "data.n_context: must be >= 1, got 0"),
         ("hyperparameters", {"num_beams": 0}, "data.num_beams: must be >= 1, got 0"),
@@ -243,8 +243,8 @@ def test_faulty_records_end_with_exit_code_2(
     config["data"] |= {"train_file": path}
     assert train.main([write_config(config, tmp_path), "--output-dir", str(tmp_path / "run")]) == 2
     printed = capsys.readouterr().err
-    assert f"{path}: record q0 (line 1): ctxs must hold at least one passage, found []" in printed
-    assert f"{path}: record q1 (line 2): answers must be a list, found 'oil': write ['oil']" in printed
+    assert f"{path}: record q0 (line 1): ctxs must hold at least one passage, got []" in printed
+    assert f"{path}: record q1 (line 2): answers must be a list, got 'oil': write ['oil']" in printed
     assert not (tmp_path / "run/checkpoints").exists()
 
 

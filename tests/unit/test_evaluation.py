@@ -257,7 +257,7 @@ def test_score_needs_true_answers(tmp_path: Path, capsys: pytest.CaptureFixture[
     """A JSON object of answers brings none."""
     (tmp_path / "p.json").write_text("{}", encoding="utf-8")
     assert main(["score", str(tmp_path / "p.json")]) == 2
-    assert "--data: say where the true answers are" in capsys.readouterr().err
+    assert "--data: say where the gold answers are" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("reader", "form"), [("fusion", "fid"), ("fusion", "squad"), ("extractive", "fid")])

@@ -103,7 +103,7 @@ def answer_fields(record: Mapping[str, Any], faults: list[str], *, required: boo
     if required and not target and not found and len(faults) == before:
         wanted = "gold_answer" if "gold_docs" in record or "hard_neg_docs" in record else "target"
         given = next((name for name in ANSWERS if record.get(name) is not None), None)
-        empty = "" if given is None else f", found {short(record[given])}"
+        empty = "" if given is None else f", got {short(record[given])}"
         faults.append(f"{wanted} or answers must be given{empty}{_looks_like(record)}")
     return target, list(dict.fromkeys(found)) or ([target] if target else [])
 

@@ -23,7 +23,7 @@ FUSION_FEATURES: Mapping[str, Any] = {
     "negatives": [_PASSAGE],
 }
 """A row: ``chat_history`` has the turns before the question; ``target`` is the text to learn ("": one of ``answers``,
-which are the true answers, is drawn); ``passages`` come best first; ``negatives`` are known not to answer."""
+which are the gold answers, is drawn); ``passages`` come best first; ``negatives`` are known not to answer."""
 
 
 @garbage_later()

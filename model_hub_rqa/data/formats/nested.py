@@ -74,7 +74,7 @@ def _article(place: Place, article: Mapping[str, Any]) -> Iterator[tuple[Place, 
 def _paragraph(place: Place, paragraph: Any, title: str) -> Iterator[tuple[Place, Any]]:
     faults: list[str] = []
     if not isinstance(paragraph, dict):
-        yield place, Unreadable(f"must be an object, found {short(paragraph)}")
+        yield place, Unreadable(f"must be an object, got {short(paragraph)}")
         return
     questions = _list_under(paragraph, "qas", faults)
     context = filled_text(paragraph, "context", faults)
@@ -103,9 +103,9 @@ def _unreadable(faults: list[str], questions: list[Any]) -> Unreadable:
 
 def _list_under(parent: Mapping[str, Any], key: str, faults: list[str]) -> list[Any]:
     if key not in parent:
-        faults.append(f'no "{key}" key, found the keys {short(sorted(parent))}')
+        faults.append(f'no "{key}" key, got the keys {short(sorted(parent))}')
     elif not isinstance(parent[key], list):
-        faults.append(f'"{key}" must be a list, found {short(parent[key])}')
+        faults.append(f'"{key}" must be a list, got {short(parent[key])}')
     else:
         return list(parent[key])
     return []

@@ -75,7 +75,7 @@ def _passages(record: Mapping[str, Any], faults: list[str], *, required: bool) -
             faults.append(f"{'gold_docs' if dialogue else 'ctxs'} is missing")
         return []
     if required and not rows and isinstance(record[name], list | None) and not record[name]:
-        faults.append(f"{name} must hold at least one {kind}, found {short(record[name])}")
+        faults.append(f"{name} must hold at least one {kind}, got {short(record[name])}")
     return rows
 
 
@@ -90,7 +90,7 @@ def _history(record: Mapping[str, Any], faults: list[str]) -> list[dict[str, str
             said_by = turn.get("role", turn.get("speaker"))
             role = _ROLES.get(said_by.lower()) if isinstance(said_by, str) else None
             if role is None:
-                found.append(f"{place}: role must be user or assistant, found {short(said_by)}")
+                found.append(f"{place}: role must be user or assistant, got {short(said_by)}")
         else:
             # The question that follows is the user's, so the turn before it is the assistant's.
             text, role = turn, "assistant" if (len(turns) - number) % 2 == 0 else "user"
@@ -107,7 +107,7 @@ def _items(
     """The rows of a list of passages; of the errors of its items, the first are named."""
     items = items_of(record, name, faults)
     if len(items) > MAX_CTXS:
-        faults.append(f"{name} must hold at most {MAX_CTXS:,} {kind}, found {len(items):,}")
+        faults.append(f"{name} must hold at most {MAX_CTXS:,} {kind}, got {len(items):,}")
         return []
     rows = []
     found: list[str] = []
@@ -133,7 +133,7 @@ def _ctxs(record: Mapping[str, Any], faults: list[str]) -> list[Row]:
 
 def _ctx(item: Any, gold_id: Any, faults: list[str]) -> Row:
     if not isinstance(item, Mapping):
-        faults.append(f"must be an object with title and text, found {short(item)}")
+        faults.append(f"must be an object with title and text, got {short(item)}")
         return {}
     text = filled_text(item, "contents" if "contents" in item and "text" not in item else "text", faults)
     id_ = text_or_empty(item, "id", faults, numbers=True)
@@ -152,10 +152,10 @@ def _score(score: Any, faults: list[str]) -> float | None:
         with contextlib.suppress(ValueError):
             number = float(score)
     if isinstance(number, bool) or not isinstance(number, int | float):
-        faults.append(f"score must be a number, found {short(score)}")
+        faults.append(f"score must be a number, got {short(score)}")
         return None
     if not math.isfinite(number):
-        faults.append(f"score must be finite, found {number}")
+        faults.append(f"score must be finite, got {number}")
         return None
     return number
 
@@ -165,7 +165,7 @@ def _score(score: Any, faults: list[str]) -> float | None:
 
 def _document(document: Any, faults: list[str]) -> Row:
     if not isinstance(document, Mapping):
-        faults.append(f"must be an object with page_content, found {short(document)}")
+        faults.append(f"must be an object with page_content, got {short(document)}")
         return {}
     text = filled_text(document, "page_content", faults)
     metadata = document.get("metadata")

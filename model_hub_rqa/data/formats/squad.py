@@ -89,7 +89,7 @@ class SquadRows:
         for number, (text, start) in enumerate(zip(texts, starts, strict=True), 1):
             fault = text_fault("answer text", text)
             if not fault and not whole_number(start):
-                fault = f"answer_start must be a whole number, found {short(start)}"
+                fault = f"answer_start must be a whole number, got {short(start)}"
             if fault:
                 faults.append(_numbered(number, len(texts), fault))
             elif context is None:
@@ -136,19 +136,17 @@ def _columns(record: Mapping[str, Any], faults: list[str]) -> tuple[list[Any], l
             faults.append(wrong_type(f"{name}.answer_start", list, starts))
             return [], []
         if len(texts) != len(starts):
-            faults.append(f"answers must have as many texts as starts, found {len(texts)} and {len(starts)}")
+            faults.append(f"answers must have as many texts as starts, got {len(texts)} and {len(starts)}")
             return [], []
         return texts, starts
     if isinstance(value, str) and name in (*SINGLE, *TARGETS):
         return [value], [None]
     if not isinstance(value, list):
-        faults.append(f"{name} must be an object or a list, found {short(value)}")
+        faults.append(f"{name} must be an object or a list, got {short(value)}")
         return [], []
     wrong = [item for item in value if isinstance(item, dict) and "text" not in item]
     if wrong:
-        faults.append(
-            f"each of {name} must be a text, or an object with text and answer_start, found {short(wrong[0])}"
-        )
+        faults.append(f"each of {name} must be a text, or an object with text and answer_start, got {short(wrong[0])}")
         return [], []
     texts = [item["text"] if isinstance(item, dict) else item for item in value]
     return texts, [item.get("answer_start") if isinstance(item, dict) else None for item in value]

@@ -72,4 +72,4 @@ class PassageKwargs(Kwargs):
         elif self.corpus_file is not None and not self.embedding_model:
             yield Problem(("corpus_file", "embedding_model"), "needs embedding_model, got none")
         if self.corpus_file is not None and self.index is not None:
-            yield Problem(("corpus_file", "index"), "plays no part beside index: give one of the two")
+            yield Problem(("corpus_file", "index"), "is ignored beside index: give one of the two")

@@ -50,7 +50,7 @@ V = [{"name": "v", "validation_file": "v.json"}]
             {"train": [{**A, "max_train_samples": 0}], "validation": V},
             ["data.train[0].max_train_samples: must be >= 1"],
         ),
-        ({"train": [A], "train_file": "x", "validation": V}, ["data.train_file: plays no part beside the list"]),
+        ({"train": [A], "train_file": "x", "validation": V}, ["data.train_file: is ignored beside the list"]),
         ({"train": [A]}, ["data.validation_file: is required beside the list data.train"]),
         ({"train": [A], "validation_split_percentage": 5}, ["data.validation_split_percentage: cannot be drawn"]),
         ({"validation": V}, ["data.train_file: is required beside the list data.validation"]),
@@ -142,7 +142,7 @@ def test_sets_of_other_types_are_not_joined() -> None:
 
     one, two = Dataset.from_dict({"x": [1], "y": ["a"]}), Dataset.from_dict({"x": [2, 3], "z": [0, 0]})
     assert join_sets({"one": one, "two": two})[0].to_dict() == {"x": [1, 2, 3]}
-    with pytest.raises(DataError, match=r"must share their columns, found one: \['x', 'y'\]; other: \['q'\]"):
+    with pytest.raises(DataError, match=r"must share their columns, got one: \['x', 'y'\]; other: \['q'\]"):
         join_sets({"one": one, "other": Dataset.from_dict({"q": [1]})})
     with pytest.raises(DataError, match="words does not have the types of the first set"):
         join_sets({"one": one, "words": Dataset.from_dict({"x": ["no number"]})})

@@ -129,19 +129,19 @@ def test_documents_without_ids_are_numbered(tmp_path: Path) -> None:
 GOOD = {"_id": "g", "text": "good"}
 RECORDS = [
     ({"_id": "b"}, "record b (line 2): text is missing"),
-    ({"_id": "b", "text": None}, "record b (line 2): text must be text, found None"),
-    ({"_id": "b", "text": "\n "}, r"record b (line 2): text must not be blank, found '\n '"),
-    ({"_id": "b", "text": 5, "title": 6}, "record b (line 2): text must be text, found 5; title must be text, found 6"),
+    ({"_id": "b", "text": None}, "record b (line 2): text must be text, got None"),
+    ({"_id": "b", "text": "\n "}, r"record b (line 2): text must not be blank, got '\n '"),
+    ({"_id": "b", "text": 5, "title": 6}, "record b (line 2): text must be text, got 5; title must be text, got 6"),
     (
         {"_id": "b", "text": "a\ud800"},
-        "record b (line 2): text must be Unicode text, found a lone surrogate at character 1",
+        "record b (line 2): text must be Unicode text, got a lone surrogate at character 1",
     ),
     ({"_id": "g", "text": "x"}, "record g (line 2): duplicate id, first at line 1"),
     ({"text": "x"}, "line 2: id is missing"),
-    ({"_id": " ", "text": "x"}, "line 2: _id must not be blank, found ' '"),
-    ({"_id": 1.5, "text": "x"}, "line 2: _id must be text, found 1.5"),
-    ({"_id": True, "text": "x"}, "line 2: _id must be text, found True"),
-    (["x"], "line 2: must be an object, found ['x']"),
+    ({"_id": " ", "text": "x"}, "line 2: _id must not be blank, got ' '"),
+    ({"_id": 1.5, "text": "x"}, "line 2: _id must be text, got 1.5"),
+    ({"_id": True, "text": "x"}, "line 2: _id must be text, got True"),
+    (["x"], "line 2: must be an object, got ['x']"),
     ('{"_id": "b", "text": NaN}', "line 2: not JSON at column 22: NaN is not allowed"),
     ('{"_id": "b", "te', "line 2: not JSON at column 14: Unterminated string starting at"),
 ]
@@ -163,8 +163,8 @@ def test_all_faults_are_raised_together(tmp_path: Path) -> None:
     content = b'{"id": "a", "text": ""}\n{"id": "a", "text": "\xff"}\n{"id": "c", "text": "x"}\n{"id": "d", "text": "y'
     path.write_bytes(content)
     assert faults(path) == [
-        "record a (line 1): text must not be blank, found ''",
-        "line 2: must be UTF-8, found byte 0xff at byte 22",
+        "record a (line 1): text must not be blank, got ''",
+        "line 2: must be UTF-8, got byte 0xff at byte 22",
         "line 4: not JSON at column 21: Unterminated string starting at (the last line: the file may be cut short)",
     ]
 
@@ -172,20 +172,20 @@ def test_all_faults_are_raised_together(tmp_path: Path) -> None:
 def test_id_of_one_document_among_numbered_ones(tmp_path: Path) -> None:
     """Some documents with an id and some without are not guessed about."""
     path = lines(tmp_path / "c.jsonl", {"text": "x"}, {"text": "y", "id": "2"})
-    assert faults(path) == ["line 2: id is given, while the first record has none, found '2'"]
+    assert faults(path) == ["line 2: id is given, while the first record has none, got '2'"]
 
 
 FILES = [
     ("c.jsonl", b"", "empty file"),
     ("c.jsonl", b"\n \n", "empty file"),
-    ("c.jsonl", '{"text": "x"}'.encode("utf-16"), "must be UTF-8, found UTF-16 or UTF-32"),
+    ("c.jsonl", '{"text": "x"}'.encode("utf-16"), "must be UTF-8, got UTF-16 or UTF-32"),
     ("c.jsonl.gz", b"plain", "not a gzip file, or a damaged one (Not a gzipped file (b'pl'))"),
     ("c.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 99, mtime=0)[:-9], "the gzip file is cut short"),
-    ("c.csv", b"id,title\n1,x\n", "line 1: the header misses the column \"text\" (or contents), found ['id', 'title']"),
-    ("c.csv", b"text,text\nx,y\n", "line 1: the header names columns twice: ['text'], found ['text', 'text']"),
-    ("c.csv", b"id,text\n1,x\n2,y,z\n", "line 3: must have 2 fields as the header, found 3"),
+    ("c.csv", b"id,title\n1,x\n", "line 1: the header misses the column \"text\" (or contents), got ['id', 'title']"),
+    ("c.csv", b"text,text\nx,y\n", "line 1: the header names columns twice: ['text'], got ['text', 'text']"),
+    ("c.csv", b"id,text\n1,x\n2,y,z\n", "line 3: must have 2 fields as the header, got 3"),
     ("c.csv", b'id,text\n1,"x\n', "line 2: not CSV: unexpected end of data"),
-    ("c.csv", b"id,text\n1,\xe9\n", "line 2: must be UTF-8, found byte 0xe9 at byte 3"),
+    ("c.csv", b"id,text\n1,\xe9\n", "line 2: must be UTF-8, got byte 0xe9 at byte 3"),
     ("c.csv", b"id,text\n", "holds no record"),
     ("c.parquet", b"", "empty file"),
     ("c.parquet", b"PAR1", "cannot be read as Parquet: "),
@@ -215,7 +215,7 @@ def test_long_texts_and_quoted_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "c.csv"
     path.write_text('id,text\n1,"a\nb"\n2,' + "x" * 200_000 + '\n3,""\n')
     csv.field_size_limit(131_072)
-    assert faults(path) == ["record 3 (line 5): text must not be blank, found ''"]
+    assert faults(path) == ["record 3 (line 5): text must not be blank, got ''"]
     assert csv.field_size_limit() == 131_072
 
 
@@ -304,24 +304,24 @@ def test_forms_of_queries(tmp_path: Path, name: str, records: list[Any], expecte
 
 
 QUERY_FAULTS = [
-    ({"id": "b", "question": ""}, "record b (line 2): question must not be blank, found ''"),
+    ({"id": "b", "question": ""}, "record b (line 2): question must not be blank, got ''"),
     ({"id": "b"}, "record b (line 2): question is missing"),
-    ({"id": "b", "text": 5}, "record b (line 2): text must be text, found 5"),
+    ({"id": "b", "text": 5}, "record b (line 2): text must be text, got 5"),
     ({"id": "a", "question": "x"}, "record a (line 2): duplicate id, first at line 1"),
     (
         {"id": "b", "question": "x", "answers": "Paris"},
-        "record b (line 2): answers must be a list, found 'Paris': write ['Paris']",
+        "record b (line 2): answers must be a list, got 'Paris': write ['Paris']",
     ),
     (
         {"id": "b", "question": "x", "answers": ["Paris", None]},
-        "record b (line 2): answer 2 must be text, found None",
+        "record b (line 2): answer 2 must be text, got None",
     ),
     (
         {"id": "b", "question": "x", "answers": {"texts": []}},
         "record b (line 2): answers has no text",
     ),
-    ({"id": "b", "question": "x", "target": 5}, "record b (line 2): target must be text, found 5"),
-    ({"id": "b", "question": "x", "gold_answer": 5}, "record b (line 2): gold_answer must be text, found 5"),
+    ({"id": "b", "question": "x", "target": 5}, "record b (line 2): target must be text, got 5"),
+    ({"id": "b", "question": "x", "gold_answer": 5}, "record b (line 2): gold_answer must be text, got 5"),
     ("[1", "line 2: not JSON at column 3: Expecting ',' delimiter"),
 ]
 
@@ -369,10 +369,10 @@ def test_faults_of_qrels(tmp_path: Path) -> None:
     path.write_text("query-id\tcorpus-id\tscore\nq\td\t1\nq\td\t1\nq\td\t2\nq\te\thigh\nq\te\nq\t\t1\nq\tf\t0.5\n")
     assert faults(path, read_qrels) == [
         "line 4: score 2 contradicts line 2, which has 1",
-        "line 5: score must be a whole number, found 'high'",
-        r"line 6: must have query, document and score, found 'q\te'",
-        r"line 7: must have query, document and score, found 'q\t\t1'",
-        "line 8: score must be a whole number, found '0.5'",
+        "line 5: score must be a whole number, got 'high'",
+        r"line 6: must have query, document and score, got 'q\te'",
+        r"line 7: must have query, document and score, got 'q\t\t1'",
+        "line 8: score must be a whole number, got '0.5'",
     ]
     path.write_text("query-id\tcorpus-id\tscore\n")
     assert faults(path, read_qrels) == ["holds no judgement"]
@@ -386,7 +386,7 @@ def test_real_files(rqa_data: Path) -> None:
     assert len(read_qrels(rqa_data / "beir/scifact/qrels/test.tsv").judgements) == 300
     faire = CorpusReader(rqa_data / "rqa/faire_docs.jsonl", on_bad_record="skip")
     assert [document.id for document in faire][-1] == "964"
-    assert [line.split(": ", 1)[1] for line in faire.skipped] == [r"line 918: text must not be blank, found '\n'"]
+    assert [line.split(": ", 1)[1] for line in faire.skipped] == [r"line 918: text must not be blank, got '\n'"]
     assert len(read_queries(rqa_data / "rqa/faire_test.jsonl")) == 75
     assert len(read_queries(rqa_data / "nq/nq-open-oracle.jsonl.gz")) == 2655
     squad_fid = read_queries(rqa_data / "fid/squad_fid_dev.jsonl.gz")

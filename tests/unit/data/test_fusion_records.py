@@ -117,42 +117,42 @@ def ctxs(*changed: Any) -> dict[str, Any]:
     ("record", "faults"),
     [
         (without(FID, "question"), ["question is missing"]),
-        (FID | {"question": " "}, ["question must not be blank, found ' '"]),
-        (FID | {"id": ["q"]}, ["id must be text, found ['q']"]),
+        (FID | {"question": " "}, ["question must not be blank, got ' '"]),
+        (FID | {"id": ["q"]}, ["id must be text, got ['q']"]),
         (without(FID, "ctxs") | {"target": "a"}, ["ctxs is missing"]),
-        (FID | {"ctxs": None}, ["ctxs must hold at least one passage, found None"]),
-        (FID | {"ctxs": []}, ["ctxs must hold at least one passage, found []"]),
-        (FID | {"ctxs": "text"}, ["ctxs must be a list, found 'text'"]),
-        (FID | {"ctxs": [CTX] * 10_000}, ["ctxs must hold at most 1,000 passages, found 10,000"]),
+        (FID | {"ctxs": None}, ["ctxs must hold at least one passage, got None"]),
+        (FID | {"ctxs": []}, ["ctxs must hold at least one passage, got []"]),
+        (FID | {"ctxs": "text"}, ["ctxs must be a list, got 'text'"]),
+        (FID | {"ctxs": [CTX] * 10_000}, ["ctxs must hold at most 1,000 passages, got 10,000"]),
         (FID | ctxs({"title": "T"}), ["ctxs 2: text is missing"]),
         (FID | ctxs({"text": ""}, "x"), ["ctxs 2: text must not be blank", "ctxs 3: must be an object with title and"]),
-        (FID | ctxs(*[{"text": 1}] * 9), ["ctxs 4: text must be text, found 1; and 6 more"]),
-        (FID | ctxs(CTX | {"score": "high"}), ["ctxs 2: score must be a number, found 'high'"]),
-        (FID | ctxs(CTX | {"score": "nan"}), ["ctxs 2: score must be finite, found nan"]),
-        (FID | ctxs(CTX | {"score": True}), ["ctxs 2: score must be a number, found True"]),
-        (FID | ctxs(CTX | {"title": 1.5}), ["ctxs 2: title must be text, found 1.5"]),
-        (FID | ctxs(CTX | {"text": "\ud800"}), ["ctxs 2: text must be Unicode text, found a lone surrogate"]),
-        (FID | ctxs(CTX | {"isgold": "yes"}), ["ctxs 2: isgold must be true or false, found 'yes'"]),
+        (FID | ctxs(*[{"text": 1}] * 9), ["ctxs 4: text must be text, got 1; and 6 more"]),
+        (FID | ctxs(CTX | {"score": "high"}), ["ctxs 2: score must be a number, got 'high'"]),
+        (FID | ctxs(CTX | {"score": "nan"}), ["ctxs 2: score must be finite, got nan"]),
+        (FID | ctxs(CTX | {"score": True}), ["ctxs 2: score must be a number, got True"]),
+        (FID | ctxs(CTX | {"title": 1.5}), ["ctxs 2: title must be text, got 1.5"]),
+        (FID | ctxs(CTX | {"text": "\ud800"}), ["ctxs 2: text must be Unicode text, got a lone surrogate"]),
+        (FID | ctxs(CTX | {"isgold": "yes"}), ["ctxs 2: isgold must be true or false, got 'yes'"]),
         (without(FID, "answers"), ["target or answers must be given"]),
-        (FID | {"answers": []}, ["target or answers must be given, found []"]),
-        (FID | {"answers": "oil"}, ["answers must be a list, found 'oil': write ['oil']"]),
-        (FID | {"answers": ["a", " ", 3]}, ["answer 2 must not be blank", "answer 3 must be text, found 3"]),
-        (FID | {"target": 3}, ["target must be text, found 3"]),
-        ("Who?", ["must be an object, found 'Who?'"]),
+        (FID | {"answers": []}, ["target or answers must be given, got []"]),
+        (FID | {"answers": "oil"}, ["answers must be a list, got 'oil': write ['oil']"]),
+        (FID | {"answers": ["a", " ", 3]}, ["answer 2 must not be blank", "answer 3 must be text, got 3"]),
+        (FID | {"target": 3}, ["target must be text, got 3"]),
+        ("Who?", ["must be an object, got 'Who?'"]),
         (without(DIALOGUE, "gold_answer"), ["gold_answer or answers must be given"]),
         (without(DIALOGUE, "gold_docs"), ["gold_docs is missing"]),
-        (DIALOGUE | {"gold_docs": []}, ["gold_docs must hold at least one document, found []"]),
+        (DIALOGUE | {"gold_docs": []}, ["gold_docs must hold at least one document, got []"]),
         (DIALOGUE | {"gold_docs": [{"text": "x"}]}, ["gold_docs 1: page_content is missing"]),
-        (DIALOGUE | {"gold_docs": [DOCUMENT | {"metadata": 1}]}, ["gold_docs 1: metadata must be an object, found 1"]),
-        (DIALOGUE | {"hard_neg_docs": ["x"]}, ["hard_neg_docs 1: must be an object with page_content, found 'x'"]),
+        (DIALOGUE | {"gold_docs": [DOCUMENT | {"metadata": 1}]}, ["gold_docs 1: metadata must be an object, got 1"]),
+        (DIALOGUE | {"hard_neg_docs": ["x"]}, ["hard_neg_docs 1: must be an object with page_content, got 'x'"]),
         (DIALOGUE | {"hard_neg_docs": [DOCUMENT] * 1001}, ["hard_neg_docs must hold at most 1,000 documents"]),
-        (DIALOGUE | {"chat_history": ["Hi", ""]}, ["chat_history 2 must not be blank, found ''"]),
-        (DIALOGUE | {"chat_history": [{"role": "user"}]}, ["chat_history 1 must be text, found None"]),
+        (DIALOGUE | {"chat_history": ["Hi", ""]}, ["chat_history 2 must not be blank, got ''"]),
+        (DIALOGUE | {"chat_history": [{"role": "user"}]}, ["chat_history 1 must be text, got None"]),
         (
             DIALOGUE | {"chat_history": [{"role": "cat", "text": "miau"}]},
-            ["role must be user or assistant, found 'cat'"],
+            ["role must be user or assistant, got 'cat'"],
         ),
-        (DIALOGUE | {"chat_history": "Hi"}, ["chat_history must be a list, found 'Hi': write ['Hi']"]),
+        (DIALOGUE | {"chat_history": "Hi"}, ["chat_history must be a list, got 'Hi': write ['Hi']"]),
     ],
 )
 def test_faults_of_a_record(record: Any, faults: list[str], tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
     assert "NaN is not allowed" in nan
     assert [line for line in error.value.problems if "not JSON" not in line] == [
         f"{path}: record q1 (line 2): duplicate id, first at line 1",
-        f"{path}: record q4 (line 4): ctxs must hold at least one passage, found []",
+        f"{path}: record q4 (line 4): ctxs must hold at least one passage, got []",
     ]
     kept = read_fusion(path, on_bad_record="skip")
     assert ([row["id"] for row in kept.rows], kept.n_skipped) == (["q1"], 4)
@@ -192,7 +192,7 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
 def test_a_score_beyond_a_float(tmp_path: Path) -> None:
     """1e999 is JSON, and is read as infinite."""
     text = json.dumps(FID | ctxs(CTX | {"score": 0.5})).replace("0.5", "1e999")
-    with pytest.raises(DataError, match="ctxs 2: score must be finite, found inf"):
+    with pytest.raises(DataError, match="ctxs 2: score must be finite, got inf"):
         read_fusion(write(tmp_path / "f.jsonl", [], text))
 
 
@@ -251,7 +251,7 @@ def test_a_faulty_real_file(rqa_data: Path) -> None:
     path = rqa_data / "rqa/faire_train.jsonl"
     with pytest.raises(DataError, match="line 495: question must not be blank") as error:
         read_fusion(path)
-    assert error.value.problems == (f"{path}: line 495: question must not be blank, found ''",)
+    assert error.value.problems == (f"{path}: line 495: question must not be blank, got ''",)
     assert len(read_fusion(path, on_bad_record="skip").rows) == 574
 
 

@@ -132,12 +132,12 @@ def test_a_slice_of_a_file(tmp_path: Path, train: str, spelled: str, expected: r
 def test_a_malformed_slice_is_named(tmp_path: Path, train: str, dev: str, spelled: str) -> None:
     """Both fields are named together, before any file is read."""
     with pytest.raises(
-        ConfigError, match=rf"^data\.train_file: a slice must be as .*, found {re.escape(spelled)} in "
+        ConfigError, match=rf"^data\.train_file: a slice must be as .*, got {re.escape(spelled)} in "
     ) as raised:
         load(tmp_path, train_file=train + spelled, validation_file="none.json" + spelled)
     assert len(raised.value.problems) == 2
     for field, problem in zip(("data.train_file", "data.validation_file"), raised.value.problems, strict=True):
-        assert problem.startswith(f"{field}: a slice must be as [:4000], [1000:2000] or [:10%], found {spelled} in ")
+        assert problem.startswith(f"{field}: a slice must be as [:4000], [1000:2000] or [:10%], got {spelled} in ")
 
 
 @pytest.mark.parametrize(
@@ -240,14 +240,14 @@ def test_another_reader_reads_other_data(tmp_path: Path, train: str) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({}, ["data.train_file: must be given, or dataset_name, found neither"]),
+        ({}, ["data.train_file: must be given, or dataset_name, got neither"]),
         ({"validation_file": "v.json"}, ["data.train_file: must be given"]),
         ({"dataset_name": "x", "validation_file": "v.json"}, ["data.train_file: must be given"]),
         (
             {"train_file": "t", "max_train_samples": 0, "max_eval_samples": -1},
             [
-                "data.max_train_samples: must be at least 1, found 0",
-                "data.max_eval_samples: must be at least 1, found -1",
+                "data.max_train_samples: must be at least 1, got 0",
+                "data.max_eval_samples: must be at least 1, got -1",
             ],
         ),
     ],

@@ -90,7 +90,7 @@ def test_the_hub_is_really_asked(tmp_path: Path) -> None:
 def test_hub_data_of_another_form_are_refused(monkeypatch: Any, tmp_path: Path) -> None:
     """No split train, missing columns, answers of another form, or the other SQuAD version by content."""
     hub(monkeypatch, splits(test=[row(0)]))
-    with pytest.raises(ConfigError, match=r'me/mine must have a split "train", found \[\'test\'\]'):
+    with pytest.raises(ConfigError, match=r'me/mine must have a split "train", got \[\'test\'\]'):
         load(tmp_path, dataset_name="me/mine")
     hub(monkeypatch, splits(train=[{"id": "1", "text": "x"}], validation=[{"id": "1"}]))
     with pytest.raises(DataError, match="split train: misses the columns") as raised:

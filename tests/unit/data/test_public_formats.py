@@ -396,7 +396,7 @@ def test_advice_on_forms_works(tmp_path: Path) -> None:
     """A text in the place of a list, a folder of splits, and an object in the place of a list of records."""
     from datasets import Dataset, DatasetDict
 
-    with pytest.raises(DataError, match=r"answers must be a list, found 'oil': write \['oil'\]"):
+    with pytest.raises(DataError, match=r"answers must be a list, got 'oil': write \['oil'\]"):
         read_fusion(write(tmp_path / "a.jsonl", {**FID, "answers": "oil"}))
     assert read_fusion(write(tmp_path / "a.jsonl", {**FID, "answers": ["oil"]})).rows
     row = {**FLAT, "answers": {"text": ["oil"], "answer_start": [0]}}

@@ -52,35 +52,35 @@ def said(problem: str, *parts: str) -> bool:
 AT = "record q1 (line 2): "
 RECORDS = [
     (changed(id=MISSING), "line 2: id is missing"),
-    (changed(id=None), "line 2: id must be text, found None"),
-    (changed(id=1.5), "line 2: id must be text, found 1.5"),
-    (changed(id=True), "line 2: id must be text, found True"),
-    (changed(id=" "), "line 2: id must not be blank, found ' '"),
-    (changed(question=None), AT + "question must be text, found None"),
-    (changed(question=5), AT + "question must be text, found 5"),
+    (changed(id=None), "line 2: id must be text, got None"),
+    (changed(id=1.5), "line 2: id must be text, got 1.5"),
+    (changed(id=True), "line 2: id must be text, got True"),
+    (changed(id=" "), "line 2: id must not be blank, got ' '"),
+    (changed(question=None), AT + "question must be text, got None"),
+    (changed(question=5), AT + "question must be text, got 5"),
     (changed(question=MISSING), AT + "question is missing"),
-    (changed(question=""), AT + "question must not be blank, found ''"),
-    (changed(question="a\ud800b"), AT + "question must be Unicode text, found a lone surrogate at character 1"),
-    (changed(context=["the", "cat"]), AT + "context must be text, found ['the', 'cat']"),
-    (changed(context="\n "), AT + r"context must not be blank, found '\n '"),
+    (changed(question=""), AT + "question must not be blank, got ''"),
+    (changed(question="a\ud800b"), AT + "question must be Unicode text, got a lone surrogate at character 1"),
+    (changed(context=["the", "cat"]), AT + "context must be text, got ['the', 'cat']"),
+    (changed(context="\n "), AT + r"context must not be blank, got '\n '"),
     (changed(context=MISSING), AT + "context is missing"),
-    (changed(title=3), AT + "title must be text, found 3"),
+    (changed(title=3), AT + "title must be text, got 3"),
     (changed(answers=MISSING), AT + "answers is missing"),
-    (changed(answers="cat"), AT + "answers must be an object or a list, found 'cat'"),
+    (changed(answers="cat"), AT + "answers must be an object or a list, got 'cat'"),
     (changed(answers={"answer_start": [4]}), AT + "answers has no text"),
-    (changed(answers={"text": "cat", "answer_start": 4}), AT + "answers.text must be a list, found 'cat'"),
-    (changed(answers={"text": ["cat"], "answer_start": 4}), AT + "answers.answer_start must be a list, found 4"),
+    (changed(answers={"text": "cat", "answer_start": 4}), AT + "answers.text must be a list, got 'cat'"),
+    (changed(answers={"text": ["cat"], "answer_start": 4}), AT + "answers.answer_start must be a list, got 4"),
     (changed(answers=[{"start": 4}]), AT + "each of answers must be a text, or an object with text and answer_start"),
-    (answers(["cat", "sat"], [4]), AT + "answers must have as many texts as starts, found 2 and 1"),
+    (answers(["cat", "sat"], [4]), AT + "answers must have as many texts as starts, got 2 and 1"),
     (answers(["dog"], [-4]), AT + "answer_start is -4, the answer's text is 'dog', which the context does not have"),
     (answers(["dog"], [-1]), AT + "answer_start is -1, the answer's text is 'dog', which the context does not have"),
     (answers(["a"], [None]), AT + "answer_start is missing, the answer's text is 'a' (it stands at 5, 9): correct it"),
     (answers(["dog"], [11]), AT + "answer_start 11 is past the end of the context, which has 11 characters"),
-    (answers(["cat"], ["4"]), AT + "answer_start must be a whole number, found '4'"),
-    (answers(["cat"], [4.0]), AT + "answer_start must be a whole number, found 4.0"),
-    (answers(["he"], [True]), AT + "answer_start must be a whole number, found True"),
-    (answers([""], [4]), AT + "answer text must not be blank, found ''"),
-    (answers([7], [4]), AT + "answer text must be text, found 7"),
+    (answers(["cat"], ["4"]), AT + "answer_start must be a whole number, got '4'"),
+    (answers(["cat"], [4.0]), AT + "answer_start must be a whole number, got 4.0"),
+    (answers(["he"], [True]), AT + "answer_start must be a whole number, got True"),
+    (answers([""], [4]), AT + "answer text must not be blank, got ''"),
+    (answers([7], [4]), AT + "answer text must be text, got 7"),
     (
         answers(["dog"], [4]),
         AT
@@ -90,8 +90,8 @@ RECORDS = [
     (answers(["sat on"], [8]), AT + "the context has 'sat' at answer_start 8, the answer's text is 'sat on'"),
     (answers(["cat", "dog"], [4, 9]), AT + "answer 2: the context has 'at' at answer_start 9"),
     (changed(is_impossible=True), AT + "is_impossible is true, yet answers holds 1, the first 'cat'"),
-    (changed(is_impossible="no"), AT + "is_impossible must be true or false, found 'no'"),
-    ([1], "line 2: must be an object, found [1]"),
+    (changed(is_impossible="no"), AT + "is_impossible must be true or false, got 'no'"),
+    ([1], "line 2: must be an object, got [1]"),
 ]
 
 
@@ -112,19 +112,19 @@ NESTED = [
     (article(answers=[]), True, IN_ARTICLE + "answers is empty, and is_impossible is not true"),
     (article(answers=[], is_impossible=False), True, IN_ARTICLE + "answers is empty, yet is_impossible is false"),
     (article(is_impossible=True), True, IN_ARTICLE + "is_impossible is true, yet answers holds 1"),
-    (article(id=None), False, "article 1 paragraph 1 question 1: id must be text, found None"),
+    (article(id=None), False, "article 1 paragraph 1 question 1: id must be text, got None"),
     (article(answers=[], is_impossible=True), False, "1 of 1 questions are unanswerable: set version_2_with_negative"),
     ({}, False, LIST + "got the keys []"),
     ({"version": "1.1", "articles": []}, False, LIST + "got the keys ['articles', 'version']"),
     ({"data": {}}, False, '"data" must be a list of records, got {}'),
     ({"data": []}, False, "holds no record"),
-    ([changed(question=None)], False, "record q1 (record 1): question must be text, found None"),
+    ([changed(question=None)], False, "record q1 (record 1): question must be text, got None"),
     ("text", False, LIST + "got 'text'"),
-    ({"data": [1]}, False, "record 1: must be an object, found 1"),
-    ({"data": [{"title": "t"}]}, False, "article 1: no \"paragraphs\" key, found the keys ['title']"),
-    ({"data": [{"title": 1, "paragraphs": []}]}, False, "article 1: title must be text, found 1"),
-    ({"data": [{"paragraphs": None}]}, False, 'article 1: "paragraphs" must be a list, found None'),
-    ({"data": [{"paragraphs": [7]}]}, False, "article 1 paragraph 1: must be an object, found 7"),
+    ({"data": [1]}, False, "record 1: must be an object, got 1"),
+    ({"data": [{"title": "t"}]}, False, "article 1: no \"paragraphs\" key, got the keys ['title']"),
+    ({"data": [{"title": 1, "paragraphs": []}]}, False, "article 1: title must be text, got 1"),
+    ({"data": [{"paragraphs": None}]}, False, 'article 1: "paragraphs" must be a list, got None'),
+    ({"data": [{"paragraphs": [7]}]}, False, "article 1 paragraph 1: must be an object, got 7"),
     ({"data": [{"paragraphs": [{"context": "c"}]}]}, False, 'article 1 paragraph 1: no "qas" key'),
     (
         {"data": [{"paragraphs": [{"context": " ", "qas": []}]}]},
@@ -137,7 +137,7 @@ NESTED = [
         False,
         "article 1 paragraph 1 question 1: must be an",
     ),
-    ({"data": [{**GOOD, "question": None}]}, False, "record q1 (record 1): question must be text, found None"),
+    ({"data": [{**GOOD, "question": None}]}, False, "record q1 (record 1): question must be text, got None"),
 ]
 
 
@@ -173,16 +173,16 @@ FILES: list[tuple[str, bytes, str]] = [
     ("a.jsonl.gz", gzip.compress(FLAT_LINE.encode() * 9, mtime=0)[:-20], "the gzip file is cut short"),
     ("a.jsonl.gz", FLAT_LINE.encode(), "not a gzip file, or a damaged one"),
     ("a.csv.gz", gzip.compress(bytes(99), mtime=0)[:-8] + bytes(8), "not a gzip file, or a damaged one"),
-    ("a.json", b'{"data": "\xe9t\xe9"}', "must be UTF-8, found byte 0xe9 at byte offset 10"),
-    ("a.csv", b"\xef\xbb\xbfid,question\xff", "line 1: must be UTF-8, found byte 0xff at byte 12"),
-    ("a.jsonl.gz", gzip.compress(b'{"id": "\xfc"}', mtime=0), "line 1: must be UTF-8, found byte 0xfc at byte 9"),
-    ("a.json", UTF8.decode().encode("utf-16"), "must be UTF-8, found UTF-16 (byte order mark at byte offset 0)"),
+    ("a.json", b'{"data": "\xe9t\xe9"}', "must be UTF-8, got byte 0xe9 at byte offset 10"),
+    ("a.csv", b"\xef\xbb\xbfid,question\xff", "line 1: must be UTF-8, got byte 0xff at byte 12"),
+    ("a.jsonl.gz", gzip.compress(b'{"id": "\xfc"}', mtime=0), "line 1: must be UTF-8, got byte 0xfc at byte 9"),
+    ("a.json", UTF8.decode().encode("utf-16"), "must be UTF-8, got UTF-16 (byte order mark at byte offset 0)"),
     (
         "a.json",
         UTF8.decode().encode("utf-16-be"),
-        "must be UTF-8, found UTF-16 or UTF-32 (a zero byte at byte offset 0)",
+        "must be UTF-8, got UTF-16 or UTF-32 (a zero byte at byte offset 0)",
     ),
-    ("a.json", UTF8.decode().encode("utf-32"), "must be UTF-8, found UTF-32 (byte order mark at byte offset 0)"),
+    ("a.json", UTF8.decode().encode("utf-32"), "must be UTF-8, got UTF-32 (byte order mark at byte offset 0)"),
     ("a.txt", b"x", "unknown file ending '.txt' (known: .json, .jsonl, .csv, .parquet; or a folder"),
     ("a.parquet.gz", b"x", "unknown file ending '.gz' (known: "),
     ("a.parquet", b"PAR1 but not really", "cannot be read as Parquet: "),
@@ -202,20 +202,20 @@ ROW = "q1,who?,the cat,cat,4"
 CSV = [
     (
         "question,context,answers\n",
-        "line 1: the header misses the column \"id\" (or _id, qid, question_id), found ['question',",
+        "line 1: the header misses the column \"id\" (or _id, qid, question_id), got ['question',",
     ),
-    ("id;question;context\n", 'line 1: the header misses the column "id" (or _id, qid, question_id), found [\'id;'),
+    ("id;question;context\n", 'line 1: the header misses the column "id" (or _id, qid, question_id), got [\'id;'),
     ("id,question,context\n", 'line 1: the header misses the column "answers" (or answer_text, answer, '),
     ("id,question,context,answer_start\n", 'line 1: the header misses the column "answers" (or answer_text, answer, '),
-    (f"{HEADER},answers\n{ROW},[]\n", 'line 2: must have either "answers" or answer_text and answer_start, found both'),
+    (f"{HEADER},answers\n{ROW},[]\n", 'line 2: must have either "answers" or answer_text and answer_start, got both'),
     (HEADER + ",topic\n", "line 1: the header has columns that are not known: ['topic'] (known: id, "),
     (HEADER + ",id\n", "line 1: the header names columns twice: ['id']"),
-    (f'{HEADER}\n"q\n2",who?,the cat,cat,4\n{ROW},more\n', "line 4: must have 5 fields as the header, found 6"),
-    (f"{HEADER}\nq1,who?,the cat\n", "line 2: must have 5 fields as the header, found 3"),
+    (f'{HEADER}\n"q\n2",who?,the cat,cat,4\n{ROW},more\n', "line 4: must have 5 fields as the header, got 6"),
+    (f"{HEADER}\nq1,who?,the cat\n", "line 2: must have 5 fields as the header, got 3"),
     (f'{HEADER}\n{ROW}\nq2,"who?,the cat,cat,4\n\n', "line 3: not CSV: unexpected end of data"),
-    (f"{HEADER}\nq1,who?,the cat,cat,4.0\n", "record q1 (line 2): answer_start must be a whole number, found '4.0'"),
+    (f"{HEADER}\nq1,who?,the cat,cat,4.0\n", "record q1 (line 2): answer_start must be a whole number, got '4.0'"),
     (f"{HEADER}\nq1,who?,the dog,cat,\n", "record q1 (line 2): answer_start is missing, the answer's text is 'cat'"),
-    (f"{HEADER}\nq1,who?,the cat,,4\n", "record q1 (line 2): answer text must not be blank, found ''"),
+    (f"{HEADER}\nq1,who?,the cat,,4\n", "record q1 (line 2): answer text must not be blank, got ''"),
     (f"{HEADER}\nq1,who?,the cat,,\n", "1 of 1 questions are unanswerable: set version_2_with_negative: true"),
     (f"{HEADER}\n{ROW}\n{ROW}\n", "record q1 (line 3): duplicate id, first at line 2"),
     (
@@ -254,7 +254,7 @@ def test_tables_that_miss_a_column_or_are_damaged_are_named(tmp_path: Path) -> N
     table.save_to_disk(str(tmp_path / "saved"))
     for path in (tmp_path / "a.parquet", tmp_path / "saved"):
         question, answers = faults(path)
-        assert question == "misses the column \"question\", found ['id', 'context']"
+        assert question == "misses the column \"question\", got ['id', 'context']"
         assert answers.startswith('misses the column "answers" (or answer_text, answer, ')
     (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
     assert faults(tmp_path / "a.parquet")[0].startswith("cannot be read as Parquet: ")
@@ -269,8 +269,8 @@ def test_null_cells_of_a_table_are_named_by_row(tmp_path: Path) -> None:
     rows = [GOOD, changed(id="q2", question=None), changed(id="q3", context=None)]
     Dataset.from_list(rows).to_parquet(str(tmp_path / "a.parquet"))
     assert faults(tmp_path / "a.parquet") == [
-        "record q2 (row 2): question must be text, found None",
-        "record q3 (row 3): context must be text, found None",
+        "record q2 (row 2): question must be text, got None",
+        "record q3 (row 3): context must be text, got None",
     ]
 
 

@@ -222,7 +222,7 @@ def test_skip_still_raises_faults_of_the_whole_file(tmp_path: Path) -> None:
 
 def test_on_bad_record_must_be_known(tmp_path: Path) -> None:
     """A misspelled choice is a fault of the configuration."""
-    with pytest.raises(ConfigError, match=r"on_bad_record.*found 'ignore'"):
+    with pytest.raises(ConfigError, match=r"on_bad_record.*got 'ignore'"):
         read(tmp_path / "a.json", on_bad_record="ignore")
 
 

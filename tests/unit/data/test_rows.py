@@ -45,11 +45,11 @@ def test_faults_are_named_together(tmp_path: Path) -> None:
     """Or left out, where that is wished and something remains."""
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n{"a": null, "b": 2}\n[3]\n')
-    with pytest.raises(DataError, match=r"rows\.jsonl: line 2: must have a, found a, b") as caught:
+    with pytest.raises(DataError, match=r"rows\.jsonl: line 2: must have a, got a, b") as caught:
         read_rows(path, columns=("a",))
     assert caught.value.problems == (
-        f"{path}: line 2: must have a, found a, b",
-        f"{path}: line 3: must be an object, found [3]",
+        f"{path}: line 2: must have a, got a, b",
+        f"{path}: line 3: must be an object, got [3]",
     )
     kept = read_rows(path, columns=("a",), on_bad_record="skip")
     assert (kept.rows, kept.n_skipped) == ([{"a": 1}], 2)

@@ -91,7 +91,7 @@ def test_what_cannot_be_scored() -> None:
         generation_metrics([], [])
     with pytest.raises(ValueError, match="shorter"):
         generation_metrics(["a", "b"], [["a"]])
-    with pytest.raises(DataError, match="at least one true answer"):
+    with pytest.raises(DataError, match="at least one gold answer"):
         generation_metrics(["a"], [[]])
 
 

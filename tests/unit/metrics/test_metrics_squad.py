@@ -212,38 +212,38 @@ def row(key: Any, truths: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("score", "lines"),
     [
-        (lambda: squad_v1({}, {}), ["references: need at least one question, found none"]),
-        (lambda: squad_v2({}, {}), ["references: need at least one question, found none"]),
+        (lambda: squad_v1({}, {}), ["references: need at least one question, got none"]),
+        (lambda: squad_v2({}, {}), ["references: need at least one question, got none"]),
         (
             lambda: squad_v2(WRONG, {"q1": ["a"], "q2": [], "q3": []}),
-            ["predictions: q1: must be a string, found None", "predictions: q2: must be a string, found 3"],
+            ["predictions: q1: must be a string, got None", "predictions: q2: must be a string, got 3"],
         ),
         (
             lambda: squad_v1({"q1": "x"}, WRONG_TRUTHS),
             [
-                "references: q1: needs at least one answer in SQuAD v1.1, found none",
-                "references: q2: must be a list of strings, found 'Seine'",
-                "references: q3: every answer must be a string, found ['x', None]",
+                "references: q1: needs at least one answer in SQuAD v1.1, got none",
+                "references: q2: must be a list of strings, got 'Seine'",
+                "references: q3: every answer must be a string, got ['x', None]",
             ],
         ),
         (
             lambda: squad_v2(dict.fromkeys(IDS, "x"), dict.fromkeys(IDS, ()), {"q1": 0.5, "q2": float("nan")}),
             [
-                "no_answer_probabilities: q2: must be a number for every prediction, found nan",
-                "no_answer_probabilities: q3: must be a number for every prediction, found none",
+                "no_answer_probabilities: q2: must be a number for every prediction, got nan",
+                "no_answer_probabilities: q3: must be a number for every prediction, got none",
             ],
         ),
         (
             lambda: references_from_rows([{"id": "q1"}, row(7, ["x"]), row("q2", "x")]),
             [
-                "row 0: needs id and answers.text, found {'id': 'q1'}",
-                "row 1: id must be a string and answers.text a list, found (7, ['x'])",
-                "row 2: id must be a string and answers.text a list, found ('q2', 'x')",
+                "row 0: needs id and answers.text, got {'id': 'q1'}",
+                "row 1: id must be a string and answers.text a list, got (7, ['x'])",
+                "row 2: id must be a string and answers.text a list, got ('q2', 'x')",
             ],
         ),
         (
             lambda: references_from_rows([row("q", ["x"]), row("q", [])]),
-            ["row 1: id 'q' was seen before with other answers, found []"],
+            ["row 1: id 'q' was seen before with other answers, got []"],
         ),
     ],
 )

@@ -258,7 +258,7 @@ def test_faults_of_bm25_settings() -> None:
     assert [problem.split(":")[0] for problem in raised.value.problems] == ["k1", "b", "stopwords", "stemmer"]
     with pytest.raises(DataError, match="none of its 1 passages has a word"):
         BM25Retriever.build([Passage("1", "the …")])
-    with pytest.raises(ConfigError, match="k: must be at least 1, found 0"):
+    with pytest.raises(ConfigError, match="k: must be at least 1, got 0"):
         BM25Retriever.build(PASSAGES).search(["cat"], 0)
 
 
@@ -310,7 +310,7 @@ def test_equal_passages_of_real_numbers_stand_in_their_order() -> None:
 
 def test_a_text_length_beyond_the_models_positions(minilm: str) -> None:
     """It is refused when the model is loaded, and not when the first long text comes."""
-    with pytest.raises(ConfigError, match=r"max_seq_length: must be at most 512, the longest input of .*, found 1000"):
+    with pytest.raises(ConfigError, match=r"max_seq_length: must be at most 512, the longest input of .*, got 1000"):
         dense.Encoder(DenseSettings(minilm, max_seq_length=1000))
     assert dense.Encoder(DenseSettings(minilm, max_seq_length=512)).settings.max_seq_length == 512
 
@@ -333,7 +333,7 @@ def test_dense_rankings_by_hand() -> None:
     assert retriever.search([], 3) == []
     with pytest.raises(ConfigError, match="k: must be at least 1"):
         retriever.search(["a"], 0)
-    with pytest.raises(CheckpointError, match=r"must have the shape \(4, 2\), found \(3, 2\)"):
+    with pytest.raises(CheckpointError, match=r"must have the shape \(4, 2\), got \(3, 2\)"):
         DenseRetriever(passages, np.zeros((3, 2), np.float32), encoder)  # type: ignore[arg-type]  # a stand-in
 
 

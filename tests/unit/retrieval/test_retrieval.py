@@ -336,9 +336,9 @@ def test_every_fault_of_retrieve_at_once(world: Path, capsys: pytest.CaptureFixt
     flip(world / "index/passages.jsonl")
     assert retrieve(world, "--top-k", "0") == 2
     assert capsys.readouterr().out.splitlines() == [
-        "--top-k: must be at least 1, found 0",
+        "--top-k: must be at least 1, got 0",
         f"{world}/queries.jsonl: record q1 (line 2): duplicate id, first at line 1",
-        f"{world}/qrels.tsv: line 1: score must be a whole number, found 'x'",
+        f"{world}/qrels.tsv: line 1: score must be a whole number, got 'x'",
         f"{world}/index/passages.jsonl: damaged, its SHA-256 is not the one in manifest.json",
     ]
     assert not (world / "out").exists()
@@ -372,7 +372,7 @@ def test_the_working_directory_is_no_output(
     """An output appears whole under its name, which cannot be done to the folder that one stands in."""
     monkeypatch.chdir(tmp_path)
     assert rqa("index", "--corpus", str(corpus), "--retriever", "bm25", "--output", ".") == 2
-    assert "output: must name a new folder, found the working directory" in capsys.readouterr().out
+    assert "output: must name a new folder, got the working directory" in capsys.readouterr().out
 
 
 def test_index_command(tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -384,7 +384,7 @@ def test_index_command(tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines() == [
         "--embedding-model: is ignored with --retriever bm25",
         "--batch-size: is ignored with --retriever bm25",
-        "--k1: must be a number from 0 on, found -1.0",
+        "--k1: must be a number from 0 on, got -1.0",
         "--stemmer: is ignored with --retriever dense",
         "--embedding-model: must be given for a dense index",
     ]
@@ -454,7 +454,7 @@ def test_a_retriever_by_its_module(
         assert [ctx["id"] for ctx in record["ctxs"]] == [i for i in last if last[i] == record["question"][-1]]
         assert {ctx["score"] for ctx in record["ctxs"]} <= {2.0}
     assert all(record["ctxs"] for record in records)
-    with pytest.raises(CheckpointError, match="which has no embedding model, found 'm'"):
+    with pytest.raises(CheckpointError, match="which has no embedding model, got 'm'"):
         open_index(world / "index", embedding_model="m")
     (world / "own_retriever.py").unlink()
     monkeypatch.delitem(sys.modules, "own_retriever")

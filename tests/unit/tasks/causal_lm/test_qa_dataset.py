@@ -101,8 +101,8 @@ def test_faulty_records(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     with pytest.raises(DataError, match="record 3: question must not be blank") as caught:
         load(tmp_path, rows)
     assert [line.partition(";")[0] for line in caught.value.problems] == [
-        "data.datasets.TOFU: record 3: question must not be blank, found ' '",
-        "data.datasets.TOFU: record 4: answer 1 must not be blank, found ''",
+        "data.datasets.TOFU: record 3: question must not be blank, got ' '",
+        "data.datasets.TOFU: record 4: answer 1 must not be blank, got ''",
         "data.datasets.TOFU: record 5: target or answers must be given",
     ]
     with caplog.at_level(logging.WARNING):
