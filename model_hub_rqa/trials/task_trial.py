@@ -159,8 +159,9 @@ class TaskTrial(SetsTrial):
         config = context.get_experiment_config()
         self.exp_config, self.data_config = AttrDict(config), AttrDict(context.get_data_config())
         hparams, data, self.referred = read_sections(context.get_hparams(), config)
-        self.searcher = interpolate({**config, "hyperparameters": hparams}, ["searcher"]).get("searcher") or {}
-        self.checkpoint_policy = config.get("checkpoint_policy") or "best"
+        rest = interpolate({**config, "hyperparameters": hparams}, ["searcher", "checkpoint_policy"])
+        self.searcher = rest.get("searcher") or {}
+        self.checkpoint_policy = rest.get("checkpoint_policy") or "best"
         if not determined_fixes.is_loading_only(context):
             with_global_batch_size(hparams, context.distributed.size)  # raises where two sizes disagree
         self.prepare(hparams, data)

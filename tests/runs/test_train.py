@@ -16,6 +16,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from watching import watch
 
 from model_hub_rqa import train
+from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.runtime import experiments
 from model_hub_rqa.trials.qa import QATrial
 
@@ -51,6 +52,18 @@ def test_a_run_fills_its_folder(done: Path) -> None:
     assert [report["steps"] for report in validation] == [5, 10]
     assert training[-1]["loss"] < training[0]["loss"]
     assert {"exact_match", "f1"} <= validation[0].keys()
+
+
+def test_a_referred_checkpoint_policy_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training refuses, as `validate` does, what the policy behind a reference does not allow."""
+    path = tiny.experiment(tmp_path, load_best_model_at_end=True)
+    config = json.loads(path.read_text()) | {"policy": "none", "checkpoint_policy": "${policy}"}
+    path.write_text(json.dumps(config))
+    expected = "hyperparameters.load_best_model_at_end: must be false beside checkpoint_policy: none"
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        experiments.validate(experiments.load_experiment(str(path)))
+    assert run(path, tmp_path / "run", "--test") == 2
+    assert expected in capsys.readouterr().err
 
 
 def test_the_learning_rate_falls_linearly(done: Path) -> None:
