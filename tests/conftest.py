@@ -1,6 +1,8 @@
 """What every test shares: no network, and the folder of real data where there is one."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -24,6 +26,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("RQA_REQUIRE_GPU"):
             pytest.fail("RQA_REQUIRE_GPU is set, and torch sees no CUDA GPU")
         pytest.skip("needs a CUDA GPU")
+
+
+@pytest.fixture(autouse=True)
+def _example_plugins_are_forgotten() -> Iterator[None]:
+    """What examples/ register stays out of the lists of names that other tests of this process expect."""
+    yield
+    registry = sys.modules.get("model_hub_rqa.registry")
+    for one in vars(registry).values() if registry is not None else ():
+        if type(one).__name__ != "Registry":
+            continue
+        added = {name: of.__module__ for name, of in one._factories.items() if of.__module__.startswith("examples.")}
+        for name, module in added.items():
+            del one._factories[name]
+            sys.modules.pop(module, None)
 
 
 @pytest.fixture(scope="session")
