@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-IMAGE, BASE = "localhost/model-hub-rqa-test", "localhost/model-hub-rqa-test-base"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")  # each builds its own: tests of a module may be divided
+IMAGE, BASE = f"localhost/model-hub-rqa-test-{WORKER}", f"localhost/model-hub-rqa-test-base-{WORKER}"
 EXTRAS = "retrieval,stemmer,cluster"
 ANYONE = "4242:4242"  # no user of the image: an agent runs a task as the user that it was started for
 

@@ -260,8 +260,8 @@ def test_processes_share_features_until_the_package_is_edited(tmp_path: Path, mi
     first, second = run("1"), run("2")
     assert first == second
     assert first[1] == "[0, 0, 0]"
-    source = (package / "data" / "extractive.py").read_text()
+    source = (package / "tasks/extractive/features.py").read_text()
     line = '        columns["feature_index"] = window\n'
     assert line in source
-    (package / "data" / "extractive.py").write_text(source.replace(line, line.replace("window", "window + 7")))
+    (package / "tasks/extractive/features.py").write_text(source.replace(line, line.replace("window", "window + 7")))
     assert run("1")[1] == "[7, 7, 7]"
