@@ -1,4 +1,4 @@
-"""README.rst and docs/: short, without a link that leads nowhere or an option that is not there."""
+"""README.rst, docs/ and the pages of the examples: short; links, options and files are there."""
 
 import argparse
 import re
@@ -12,6 +12,7 @@ from model_hub_rqa.tasks.extractive.task import ExtractiveKwargs
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.rst", ROOT / "CONTRIBUTING.rst", *sorted((ROOT / "docs").glob("*.rst"))]
+PAGES += sorted((ROOT / "examples").glob("*/README.rst"))
 
 
 def options_of(command: str) -> set[str]:
@@ -35,17 +36,24 @@ def test_the_readme_is_read_in_five_minutes() -> None:
     assert len((ROOT / "README.rst").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"`[^`<]*<([^>`]+)>`_", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_files_exist(page: Path) -> None:
+    """Those of the project and those of the package, ``runtime/finite.py``."""
+    names = re.findall(r"``([a-z_]+/[\w/]+\.py)``", page.read_text(encoding="utf-8"))
+    assert [name for name in names if not any((root / name).exists() for root in (ROOT, ROOT / "model_hub_rqa"))] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_options_exist(page: Path) -> None:
-    """Of each command line that begins with rqa."""
+    """Of each command line that begins with rqa, and of each ``rqa ...`` within a sentence."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = re.findall(r"^ +rqa (\w+)(.*)$", text, re.MULTILINE)
+    lines = re.findall(r"^ +rqa (\w+)(.*)$", text, re.MULTILINE) + re.findall(r"``rqa (\w+)([^`]*)``", text)
     for command, words in lines:
-        used = set(re.findall(r"(?<= )--[\w-]+", words.partition("  #")[0]))
+        used = set(re.findall(r"(?<=\s)--[\w-]+", words.partition("  #")[0]))
         assert used <= options_of(command), command
