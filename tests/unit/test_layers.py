@@ -72,46 +72,118 @@ def test_every_module_of_the_package_exists() -> None:
     assert {part for part, _ in modules()} == set(LAYERS)
 
 
+# Private names of other libraries that a part of the package uses, and why.
 OTHERS_PRIVATE = {
-    "_fingerprint": "datasets has no public one",
-    "_attn_implementation": "transformers' config says by it which attention is computed",
-    "_from_config": "transformers' models have it, and their Auto classes the public one",
-    "_replace": "of a NamedTuple",
-    "_exit": "os",
+    ("data", "_fingerprint"): "datasets has no public one",
+    ("trials", "_fingerprint"): "datasets has no public one",
+    ("tasks", "_fingerprint"): "datasets has no public one",
+    ("models", "_attn_implementation"): "transformers' config says by it which attention is computed",
+    ("tasks", "_attn_implementation"): "transformers' config says by it which attention is computed",
+    ("tasks", "_from_config"): "transformers' models have it, and their Auto classes the public one",
+    ("tasks", "_replace"): "of a NamedTuple",
+    ("data", "_exit"): "os",
 }
+BY_STRING = {"getattr", "setattr", "hasattr", "delattr", "getattr_static", "attrgetter", "methodcaller"}
+BY_STRING |= {"__getattribute__", "__getattr__", "__setattr__", "__delattr__"}
+
+
+def private_part(dotted: object) -> str:
+    """The first private name of a dotted string; "" where there is none."""
+    parts = dotted.split(".") if isinstance(dotted, str) else []
+    return next((part for part in parts if part.startswith("_") and not part.startswith("__")), "")
+
+
+def asked(node: ast.AST) -> list[tuple[str, str]]:
+    """Pairs of an object and a private name that one node of a syntax tree asks of it."""
+    if isinstance(node, ast.Attribute):
+        return [(ast.unparse(node.value), private_part(node.attr))]
+    if isinstance(node, ast.Import):
+        return [("determined", private_part(alias.name)) for alias in node.names if is_determined(alias.name)]
+    if isinstance(node, ast.ImportFrom) and is_determined(node.module):
+        return [("determined", private_part(f"{node.module}.{alias.name}")) for alias in node.names]
+    if isinstance(node, ast.Constant) and is_determined(node.value):  # importlib, mock
+        return [("determined", private_part(node.value))]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in BY_STRING:
+        owner = ast.unparse(node.args[0]) if node.args else ""
+        return [(owner, private_part(getattr(argument, "value", ""))) for argument in node.args]
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        owner = ast.unparse(node.value)
+        if owner.startswith("vars(") or owner.endswith(".__dict__"):
+            return [(owner, private_part(node.slice.value))]
+    return []
+
+
+def is_determined(name: object) -> bool:
+    return isinstance(name, str) and name.partition(".")[0] == "determined"
 
 
 def private_names(path: Path) -> list[str]:
     """Every private name that a file asks of an object that is not its own, as ``object._name``, with its line."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        name = owner = ""
-        if isinstance(node, ast.Attribute):
-            name, owner = node.attr, ast.unparse(node.value)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr", "delattr"):
-            second = node.args[1] if len(node.args) > 1 else None
-            name = str(second.value) if isinstance(second, ast.Constant) else ""
-            owner = ast.unparse(node.args[0])
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "determined":
-            parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
-            name, owner = next((part for part in parts if part.startswith("_")), ""), "determined"
-        if name.startswith("_") and not name.startswith("__") and owner not in ("self", "cls"):
-            found.append(f"{node.lineno}: {owner}.{name}")
+        pairs = [(owner, name) for owner, name in asked(node) if name and owner not in ("self", "cls")]
+        found += [f"{getattr(node, 'lineno', 0)}: {owner}.{name}" for owner, name in pairs]
     return found
 
 
-def test_private_names_are_found(tmp_path: Path) -> None:
+def own_names(tree: ast.AST) -> tuple[set[str], set[str]]:
+    """Private names that a file reads of ``self`` or ``cls``, and those that it gives to an object or a class."""
+    read, given = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls"):
+            (read if isinstance(node.ctx, ast.Load) else given).add(node.attr)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            targets = [getattr(line, "targets", [getattr(line, "target", None)]) for line in node.body]
+            given |= {target.id for line in targets for target in line if isinstance(target, ast.Name)}
+    return {name for name in read if private_part(name)}, given
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("from determined.pytorch import _trainer", ["1: determined._trainer"]),
+        ("from determined.pytorch._trainer import init as start", ["1: determined._trainer"]),
+        ("import determined.pytorch._trainer as trainer", ["1: determined._trainer"]),
+        ("importlib.import_module('determined._info')", ["1: determined._info"]),
+        ("info.trial._debug", ["1: info.trial._debug"]),
+        ("self.context._core", ["1: self.context._core"]),
+        ("getattr(context, '_core')", ["1: context._core"]),
+        ("inspect.getattr_static(context, '_core')", ["1: context._core"]),
+        ("object.__setattr__(context, '_core', None)", ["1: context._core"]),
+        ("operator.attrgetter('distributed._core')(context)", ["1: 'distributed._core'._core"]),
+        ("vars(context)['_core']", ["1: vars(context)._core"]),
+        ("context.__dict__['_core']", ["1: context.__dict__._core"]),
+        ("self._mine", []),
+        ("getattr(self, '_mine')", []),
+        ("x.__doc__", []),
+        ("import _thread", []),
+        ("values['_name']", []),
+    ],
+)
+def test_private_names_are_found(tmp_path: Path, line: str, expected: list[str]) -> None:
     """Attributes, strings and imports; not one's own."""
     path = tmp_path / "module.py"
-    path.write_text(
-        "from determined.pytorch import _trainer\nself._mine\ninfo.trial._debug\ngetattr(context, '_core')\nx.__doc__\n"
-    )
-    expected = ["1: determined._trainer", "3: info.trial._debug", "4: context._core"]
-    assert sorted(private_names(path)) == expected
+    path.write_text(line + "\n")
+    assert private_names(path) == expected
 
 
 @pytest.mark.parametrize(("part", "path"), modules(), ids=lambda value: str(getattr(value, "stem", value)))
 def test_only_runtime_reaches_into_determined(part: str, path: Path) -> None:
     """Private names of Determined are used in runtime/ alone; other libraries' are few, each with its reason."""
     if part != "runtime":
-        assert [name for name in private_names(path) if name.rpartition(".")[2] not in OTHERS_PRIVATE] == []
+        assert [name for name in private_names(path) if (part, name.rpartition(".")[2]) not in OTHERS_PRIVATE] == []
+
+
+def test_every_exception_is_used() -> None:
+    """A private name that is no longer used leaves the list."""
+    used = {(part, name.rpartition(".")[2]) for part, path in modules() for name in private_names(path)}
+    assert set(OTHERS_PRIVATE) - used == set()
+
+
+def test_private_names_of_self_are_our_own() -> None:
+    """A class that derives from one of Determined's reads no private name that it inherits from there."""
+    names = [own_names(ast.parse(path.read_text())) for part, path in modules() if part in ("trials", "train")]
+    inherited = set().union(*(read for read, _ in names)) - set().union(*(given for _, given in names))
+    assert inherited == set()
