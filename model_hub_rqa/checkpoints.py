@@ -50,51 +50,51 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1), encoding="utf-8")
 
 
-def checkpoint_problems(folder: Path) -> list[str]:
-    """Why the checkpoint in ``folder`` must not be loaded: a line for each fault, none where it is whole."""
+def checkpoint_errors(folder: Path) -> list[str]:
+    """Why the checkpoint in ``folder`` must not be loaded: a line for each error, none where it is whole."""
     if not folder.is_dir():
         return [f"{folder}: is not a checkpoint folder"]
-    problems = []
+    errors = []
     if not (folder / METADATA).is_file():
-        problems.append(f"{folder}: incomplete, {METADATA} (written last) is missing")
+        errors.append(f"{folder}: incomplete, {METADATA} (written last) is missing")
     try:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
         items = sorted(sums.items())
     except FileNotFoundError:
-        return [*problems, f"{folder}: {MANIFEST} is missing, so its files cannot be verified"]
+        return [*errors, f"{folder}: {MANIFEST} is missing, so its files cannot be verified"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        return [*problems, f"{folder / MANIFEST}: is not a manifest (damaged?)"]
+        return [*errors, f"{folder / MANIFEST}: is not a manifest (damaged?)"]
     for name, expected in items:
         path = folder / name
         if not path.is_file():
-            problems.append(f"{path}: is missing")
+            errors.append(f"{path}: is missing")
         elif file_sum(path) != expected:
-            problems.append(f"{path}: damaged, its SHA-256 is not the one in {MANIFEST}")
+            errors.append(f"{path}: damaged, its SHA-256 is not the one in {MANIFEST}")
     # A file that nobody vouches for could be taken for one of the checkpoint's (an older format's pickle, say).
     known = {*sums, MANIFEST, METADATA}
     found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    problems += [f"{folder / name}: is not listed in {MANIFEST}" for name in found if name not in known]
-    return problems + _content_problems(folder)
+    errors += [f"{folder / name}: is not listed in {MANIFEST}" for name in found if name not in known]
+    return errors + _content_errors(folder)
 
 
-def _content_problems(folder: Path) -> list[str]:
+def _content_errors(folder: Path) -> list[str]:
     """What a manifest cannot tell: files that were never written, and pickles that would run code.
 
     A manifest that fits shows that nothing was damaged, and not who wrote it. state_dict.pth is left to torch.load,
     which builds nothing but tensors and containers (weights_only).
     """
-    problems = [f"{folder / name}: is missing" for name in _NEEDED if not (folder / name).is_file()]
+    errors = [f"{folder / name}: is missing" for name in _NEEDED if not (folder / name).is_file()]
     for path in (folder / name for name in _PICKLES):
         if path.is_file():
             try:
                 with path.open("rb") as file:
                     state = _PlainUnpickler(file).load()
             except Exception as error:  # damaged pickles raise any kind
-                problems.append(f"{path}: must be a pickle of plain values: {error}")
+                errors.append(f"{path}: must be a pickle of plain values: {error}")
             else:
                 if not isinstance(state, dict):
-                    problems.append(f"{path}: must hold a dict, got {type(state).__name__}")
-    return problems
+                    errors.append(f"{path}: must hold a dict, got {type(state).__name__}")
+    return errors
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -105,18 +105,18 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def verify_checkpoint(folder: Path, *, allow_unverified: bool = False) -> None:
-    """Raises CheckpointError with every fault of the checkpoint.
+    """Raises CheckpointError with every error of the checkpoint.
 
     Args:
         folder: the checkpoint.
         allow_unverified: accept one that has no manifest (written by other code), for checkpoints whose maker you
             trust: nothing shows then whether its weights are damaged. Code in a pickle is refused all the same.
     """
-    problems = checkpoint_problems(folder)
+    errors = checkpoint_errors(folder)
     if allow_unverified and not (folder / MANIFEST).exists():
-        problems = [line for line in problems if MANIFEST not in line] + _content_problems(folder)
-    if problems:
-        raise CheckpointError(problems)
+        errors = [line for line in errors if MANIFEST not in line] + _content_errors(folder)
+    if errors:
+        raise CheckpointError(errors)
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -152,10 +152,10 @@ def newest_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint of a run, and why each newer one was passed over."""
     passed_over: list[str] = []
     for path in checkpoints_of(run):
-        problems = checkpoint_problems(path)
-        if not problems:
+        errors = checkpoint_errors(path)
+        if not errors:
             return path, passed_over
-        passed_over += problems
+        passed_over += errors
     return None, passed_over
 
 
@@ -226,9 +226,9 @@ def choose_checkpoint(run: Path, choice: str | None = None) -> tuple[Path, str]:
     measured.sort(key=lambda path: (sign * values[steps_in_name(path)], steps_in_name(path)))
     passed_over: list[str] = []
     for path in measured if choice == "best" else [*measured, *(path for path in found if path not in measured)]:
-        problems = checkpoint_problems(path)
-        if problems:
-            passed_over += problems
+        errors = checkpoint_errors(path)
+        if errors:
+            passed_over += errors
             continue
         for line in passed_over:
             logger.warning("passed over: %s", line)

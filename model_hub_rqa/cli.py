@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def validate(args: argparse.Namespace) -> None:
-    """Says what a run of the configuration would train and which keys are unknown, or lists every fault."""
+    """Says what a run of the configuration would train and which keys are unknown, or lists every error."""
     from model_hub_rqa.config.parsing import listing_unknown
     from model_hub_rqa.progress import quiet_libraries
     from model_hub_rqa.runtime import experiments

@@ -1,6 +1,6 @@
-"""The errors that a user can mend: each lists every fault found, so that one run is enough to see them all.
+"""The errors that a user can mend: each lists every error found, so that one run is enough to see them all.
 
-A fault is one line that names the place (a field, or ``file: record``), the rule and the value found.
+An error is one line that names the field (or ``file: record``), the rule and the value.
 """
 
 import os
@@ -11,29 +11,34 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SHOWN = 20  # faults printed of one error; the rest are counted
+SHOWN = 20  # lines printed of one error; the rest are counted
 
 
 class RqaError(Exception):
     """Base of the package's errors.
 
     Args:
-        problems: one fault, or all of them, a line each.
+        errors: one line, or one for each error.
 
     Attributes:
-        problems: every fault, as a tuple of lines; ``str(error)`` shows the first 20 and counts the rest.
+        errors: a line for each error, as a tuple; ``str(error)`` shows the first 20 and counts the rest.
         exit_code: what the command line ends with.
     """
 
     exit_code = 2
 
-    def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
-        super().__init__(self.problems)
+    def __init__(self, errors: str | Iterable[str]) -> None:
+        self.errors = (errors,) if isinstance(errors, str) else tuple(errors)
+        super().__init__(self.errors)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What `errors` was called in version 0.1."""
+        return self.errors
 
     def __str__(self) -> str:
-        shown = list(self.problems[:SHOWN])
-        more = len(self.problems) - len(shown)
+        shown = list(self.errors[:SHOWN])
+        more = len(self.errors) - len(shown)
         if more:
             shown.append(f"... and {more} more")
         return "\n".join(shown)
@@ -71,14 +76,14 @@ def renamed(error: RqaError, names: Mapping[str, str]) -> RqaError:
         whole = max((name for name in names if _is_within(field, name)), key=len, default=None)
         return line if whole is None else names[whole] + line.removeprefix(whole)
 
-    return type(error)([line_of(line) for line in error.problems])
+    return type(error)([line_of(line) for line in error.errors])
 
 
 def _is_within(field: str, name: str) -> bool:
     return field == name or field.startswith((f"{name}.", f"{name}["))
 
 
-def folder_fault(path: Path) -> str | None:
+def folder_error(path: Path) -> str | None:
     """Why a folder cannot be made, or be written into; None if it can."""
     existing = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not existing.is_dir():
@@ -86,7 +91,7 @@ def folder_fault(path: Path) -> str | None:
     return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written"
 
 
-class Faults:
+class ErrorCollector:
     """Gathers the errors of several steps, so that what is wrong with every file shows at once."""
 
     def __init__(self) -> None:
@@ -107,5 +112,5 @@ class Faults:
     def raise_any(self) -> None:
         """Raises one error, of the first one's kind, with the lines of all."""
         if self._errors:
-            lines = dict.fromkeys(line for error in self._errors for line in error.problems)
+            lines = dict.fromkeys(line for error in self._errors for line in error.errors)
             raise type(self._errors[0])(lines)

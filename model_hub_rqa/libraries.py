@@ -31,19 +31,19 @@ def require(module: str) -> Any:
 
 def missing_libraries(*modules: str) -> list[str]:
     """Imports all of these, so that what is missing shows before the work that needs it; a line for each that is."""
-    faults: list[str] = []
+    errors: list[str] = []
     for module in modules:
         try:
             require(module)
         except ConfigError as error:
-            faults += error.problems
-    return faults
+            errors += error.errors
+    return errors
 
 
 def check_libraries(*modules: str) -> None:
     """Raises ConfigError where `missing_libraries` has a line."""
-    if faults := missing_libraries(*modules):
-        raise ConfigError(faults)
+    if errors := missing_libraries(*modules):
+        raise ConfigError(errors)
 
 
 def sentencepiece_hint(error: BaseException) -> str:

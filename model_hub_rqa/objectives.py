@@ -67,13 +67,13 @@ class _ForgetRetain:
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        faults = [
+        errors = [
             f"args.{name}: must be a number >= 0, got {value!r}"
             for name, value in vars(self).items()
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf")
         ]
-        if faults:
-            raise ConfigError(faults)
+        if errors:
+            raise ConfigError(errors)
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ def build_objective(components: RegisteredObjects, train_sets: Sequence[str], ke
         keyed: whether a batch is ``{name: batch of that set}``.
 
     Raises:
-        ConfigError: the objective's own faults, or a data set that it needs is not there.
+        ConfigError: the objective's own errors, or a data set that it needs is not there.
     """
     chosen = components.objective
     if chosen is None:
@@ -146,16 +146,16 @@ def build_objective(components: RegisteredObjects, train_sets: Sequence[str], ke
     objective: Objective = chosen.build()
     needed = needed_sets(objective)
     missing = [name for name in needed if name not in train_sets]
-    place, got = chosen.path, ", ".join(train_sets) or "none"
+    config_path, got = chosen.path, ", ".join(train_sets) or "none"
     wanted = " and ".join(needed)
     if missing:
         hints = "".join(did_you_mean(name, train_sets) for name in missing[:1])
         raise ConfigError(
-            f"{place}: {chosen.name} needs data.train to name the sets {wanted}: there is no {missing[0]} set "
+            f"{config_path}: {chosen.name} needs data.train to name the sets {wanted}: there is no {missing[0]} set "
             f"(found {got}){hints}"
         )
     if needed and not keyed:
-        raise ConfigError(f"{place}: {chosen.name} needs data.mixing: keyed, so that each batch has {wanted}")
+        raise ConfigError(f"{config_path}: {chosen.name} needs data.mixing: keyed, so that each batch has {wanted}")
     return objective
 
 

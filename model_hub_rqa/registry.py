@@ -199,7 +199,7 @@ class RegisteredObject:
         except RqaError as error:
             lines = [
                 f"{self.args_path}.{line.removeprefix('args.')}" if line.startswith("args.") else f"{self.path}: {line}"
-                for line in error.problems
+                for line in error.errors
             ]
             raise type(error)(lines) from error
         except ValueError as error:
@@ -261,7 +261,7 @@ def read_registered(hparams: Mapping[str, Any], data: Mapping[str, Any]) -> Regi
             if value is not None:
                 read[key] = registry.from_config(value, path)
         except ConfigError as error:
-            errors += error.problems
+            errors += error.errors
     if errors:
         raise ConfigError(errors)
     return RegisteredObjects(**read)
@@ -372,7 +372,7 @@ def import_plugins(names: Any) -> list[str]:
         try:
             importlib.import_module(name)
         except ConfigError as error:  # two factories of one name
-            errors += [f"data.plugins: {name}: {line}" for line in error.problems]
+            errors += [f"data.plugins: {name}: {line}" for line in error.errors]
         except (Exception, SystemExit) as error:
             errors.append(f"data.plugins: {name} cannot be imported:\n{own_frames(error)}")
     return errors

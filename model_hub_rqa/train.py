@@ -23,7 +23,7 @@ from model_hub_rqa.checkpoints import METRIC, SMALLER_IS_BETTER, checkpoints_of,
 from model_hub_rqa.commands.train_arguments import configuration, names_as_typed, parse_arguments
 from model_hub_rqa.config.experiment import Experiment, parse_experiment
 from model_hub_rqa.config.trainer_names import with_global_batch_size
-from model_hub_rqa.errors import ConfigError, RqaError, folder_fault, renamed
+from model_hub_rqa.errors import ConfigError, RqaError, folder_error, renamed
 from model_hub_rqa.progress import is_chief, quiet_libraries
 from model_hub_rqa.runtime.experiments import import_trial, resolve_experiment
 
@@ -129,9 +129,9 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
     from model_hub_rqa.config.interpolation import settle
     from model_hub_rqa.runtime import determined_fixes, resuming
 
-    if fault := folder_fault(folder):
+    if reason := folder_error(folder):
         by_config = args.output_dir is None and "output_dir" in experiment.hyperparameters
-        raise ConfigError(f"{'hyperparameters.output_dir' if by_config else '--output-dir'}: {fault}")
+        raise ConfigError(f"{'hyperparameters.output_dir' if by_config else '--output-dir'}: {reason}")
     trial_class = import_trial(experiment.trial_class)
     resolved = settle(experiment.raw)
     size = {"global_batch_size": resolve_search_specs(experiment.hyperparameters).get("global_batch_size")}
@@ -326,7 +326,7 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
     from model_hub_rqa.config.interpolation import read_sections
     from model_hub_rqa.runtime import cluster_run, determined_cluster
 
-    hparams, fault = info.trial.hparams, None
+    hparams, impossible = info.trial.hparams, None
     try:
         for name in ("global_batch_size", "per_device_train_batch_size"):
             if isinstance(hparams.get(name), str):  # Determined itself reads it, and knows no references
@@ -334,13 +334,13 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
         hparams = with_global_batch_size(hparams, int(os.environ.get("WORLD_SIZE", "1")))
         _check_batch_size(hparams)
     except ConfigError as error:
-        hparams, fault = None, error  # to be raised inside of init, where a search is told; init itself would fail
+        hparams, impossible = None, error  # to be raised inside of init, where a search is told; init itself would fail
     with pytorch.init(hparams=hparams, exp_conf=dict(experiment.raw)) as context:
         if context.distributed.rank != 0:
             logging.getLogger().setLevel(logging.DEBUG if determined_cluster.is_debugged(info) else logging.WARNING)
         with cluster_run.impossible_hyperparameters():
-            if fault is not None:
-                raise fault
+            if impossible is not None:
+                raise impossible
         trial: Any = import_trial(experiment.trial_class)(context)
         settings = {
             "checkpoint_policy": _checkpoint_policy(trial, experiment),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.commands.common import (
     CHECKPOINT_HELP,
-    Faults,
+    ErrorCollector,
     add_language,
     add_reading,
     check_language,
@@ -49,7 +49,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--question")
     command.add_argument("--context")
     command.add_argument(
-        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves faulty questions out"
+        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad questions out"
     )
     command.add_argument("--batch-size", type=int, metavar="N", help="windows (default 32) or questions (8) at a time")
     add_reading(command)
@@ -65,38 +65,38 @@ def score(args: argparse.Namespace) -> None:
     answers."""
     from model_hub_rqa.data.predictions import JSONL, is_squad_form, read_predictions
 
-    problems = []
+    errors = []
     if args.na_prob_file and not args.version_2:
-        problems.append("--na-prob-file: needs --version-2")
+        errors.append("--na-prob-file: needs --version-2")
     if args.data is None and not args.predictions.lower().endswith(JSONL):
-        problems.append("--data: say where the gold answers are (only a predictions.jsonl may bring its own)")
-    if problems:
-        raise ConfigError(problems)
-    faults = Faults()
-    faults.attempt(check_language, args.language)
-    predictions = faults.attempt(read_predictions, args.predictions)
-    squad = args.data is not None and (args.version_2 or faults.attempt(is_squad_form, args.data) is not False)
-    scores, warnings = (_score_squad if squad else _score_generated)(args, predictions, faults)
+        errors.append("--data: say where the gold answers are (only a predictions.jsonl may bring its own)")
+    if errors:
+        raise ConfigError(errors)
+    collector = ErrorCollector()
+    collector.attempt(check_language, args.language)
+    predictions = collector.attempt(read_predictions, args.predictions)
+    squad = args.data is not None and (args.version_2 or collector.attempt(is_squad_form, args.data) is not False)
+    scores, warnings = (_score_squad if squad else _score_generated)(args, predictions, collector)
     print(json.dumps(scores), flush=True)
     for line in warnings:  # last, where they are seen
         say(f"warning: {line}")
 
 
 def _score_squad(
-    args: argparse.Namespace, predictions: "Predictions | None", faults: Faults
+    args: argparse.Namespace, predictions: "Predictions | None", errors: ErrorCollector
 ) -> tuple[dict[str, Any], list[str]]:
     from model_hub_rqa.data.file_loaders import read_squad
     from model_hub_rqa.metrics.squad import references_from_rows, squad_v1, squad_v2
 
-    probabilities = faults.attempt(_read_object, args.na_prob_file) if args.na_prob_file else None
-    records = faults.attempt(
+    probabilities = errors.attempt(_read_object, args.na_prob_file) if args.na_prob_file else None
+    records = errors.attempt(
         read_squad,
         args.data,
         version_2_with_negative=args.version_2,
         require_offsets=False,
         version_option="--version-2",
     )
-    faults.raise_any()
+    errors.raise_any()
     assert records is not None
     assert predictions is not None
     lines, warnings = _match(predictions, records.rows)
@@ -111,21 +111,21 @@ def _score_squad(
 
 
 def _score_generated(
-    args: argparse.Namespace, predictions: "Predictions | None", faults: Faults
+    args: argparse.Namespace, predictions: "Predictions | None", errors: ErrorCollector
 ) -> tuple[dict[str, Any], list[str]]:
     from model_hub_rqa.data.formats.answers import NO_ANSWER
     from model_hub_rqa.data.formats.fid import read_fusion
     from model_hub_rqa.data.formats.nested import NO_ANSWER_WORDS
     from model_hub_rqa.metrics.generation import generation_metrics
 
-    records = faults.attempt(read_fusion, args.data, require_passages=False) if args.data is not None else None
+    records = errors.attempt(read_fusion, args.data, require_passages=False) if args.data is not None else None
     if args.data is None and predictions is not None:
         without = [key for key, line in predictions.lines.items() if not line.get("references")]
         if without:
-            faults.add(
+            errors.add(
                 DataError(f"{args.predictions}: record {key}: has no references, give --data" for key in without)
             )
-    faults.raise_any()
+    errors.raise_any()
     assert predictions is not None
     lines, warnings = dict(predictions.lines), list[str]()
     truths: dict[str, Any] = {key: line.get("references") for key, line in lines.items()}
@@ -189,14 +189,14 @@ def predict(args: argparse.Namespace) -> None:
     from model_hub_rqa.readers import Reader, task_of
 
     quiet_libraries()
-    faults = Faults()
-    kind = faults.attempt(lambda: task_of(pretrained_folder(Path(args.checkpoint))))
+    errors = ErrorCollector()
+    kind = errors.attempt(lambda: task_of(pretrained_folder(Path(args.checkpoint))))
     examples = None
     if args.data is None and kind is not None and not kind.takes_questions():
         raise ConfigError("--question: this task needs more than a question and a context: give --data FILE")
     if args.data is not None:
-        examples = faults.attempt(_read, kind, args)
-    faults.raise_any()
+        examples = errors.attempt(_read, kind, args)
+    errors.raise_any()
     with named_as_typed(args):
         reader = Reader.from_pretrained(args.checkpoint, batch_size=args.batch_size, tell=say, **reading_settings(args))
     if args.data is None:
@@ -271,5 +271,5 @@ def _predict_one(reader: "Reader", question: str, context: str) -> None:
     from model_hub_rqa.records import Passage, Question
 
     (answer,) = reader.answer_questions([Question(question, (Passage("0", context),))], scores=True)
-    place = {"start": answer.start, "end": answer.end} if answer.passage >= 0 else {}
-    print(json.dumps({"answer": answer.text, "score": answer.score, **place}))
+    config_path = {"start": answer.start, "end": answer.end} if answer.passage >= 0 else {}
+    print(json.dumps({"answer": answer.text, "score": answer.score, **config_path}))

@@ -1,4 +1,4 @@
-"""What commands share: output folders that appear when they are whole, faults of several steps, news on stderr."""
+"""What commands share: output folders that appear when they are whole, errors of several steps, news on stderr."""
 
 import argparse
 import contextlib
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.errors import ConfigError, RqaError, folder_fault, renamed
-from model_hub_rqa.errors import Faults as Faults  # for the commands
-from model_hub_rqa.metrics.languages import Choice, language_fault
+from model_hub_rqa.errors import ConfigError, RqaError, folder_error, renamed
+from model_hub_rqa.errors import ErrorCollector as ErrorCollector  # for the commands
+from model_hub_rqa.metrics.languages import Choice, language_error
 from model_hub_rqa.progress import format_seconds, peak_memory_mib
 
 CHECKPOINT_HELP = "a run (its best checkpoint; RUN@best, RUN@last, RUN@STEP), a checkpoint or a model folder"
@@ -24,15 +24,15 @@ def check_new_folder(path: Path, option: str = "--output") -> None:
         raise ConfigError(f"{option}: must name a new folder, got the working directory")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{option}: {path} exists and is not an empty folder")
-    if fault := folder_fault(path):
-        raise ConfigError(f"{option}: {fault}")
+    if error := folder_error(path):
+        raise ConfigError(f"{option}: {error}")
 
 
 def check_output_file(path: Path, option: str = "--output") -> None:
     """Raises ConfigError where ``path`` is a folder, or cannot be made."""
-    fault = f"must name a file, got the folder {path}" if path.is_dir() else folder_fault(path.parent)
-    if fault:
-        raise ConfigError(f"{option}: {fault}")
+    error = f"must name a file, got the folder {path}" if path.is_dir() else folder_error(path.parent)
+    if error:
+        raise ConfigError(f"{option}: {error}")
 
 
 @contextlib.contextmanager
@@ -71,8 +71,8 @@ def add_language(command: argparse.ArgumentParser) -> None:
 
 def check_language(language: str) -> None:
     """Raises ConfigError where --language names none."""
-    if fault := language_fault(language):
-        raise ConfigError(f"--language: {fault}")
+    if error := language_error(language):
+        raise ConfigError(f"--language: {error}")
 
 
 def say_rules(choice: Choice) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.commands.common import (
     CHECKPOINT_HELP,
-    Faults,
+    ErrorCollector,
     Progress,
     add_language,
     add_reading,
@@ -44,7 +44,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--output-dir", required=True, metavar="DIR", help="for score.json, predictions.jsonl ...")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="questions at a time (default 64)")
     command.add_argument(
-        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves faulty questions out"
+        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad questions out"
     )
     add_language(command)
     add_reading(command)
@@ -81,20 +81,20 @@ def evaluate(args: argparse.Namespace) -> None:
     from model_hub_rqa.metrics.generation import bleu_tokenizer
     from model_hub_rqa.metrics.languages import choose_rules
 
-    faults = Faults()
+    errors = ErrorCollector()
     output = Path(args.output_dir)
-    faults.attempt(check_new_folder, output, "--output-dir")
-    task = faults.attempt(_named_task, args.checkpoint)
+    errors.attempt(check_new_folder, output, "--output-dir")
+    task = errors.attempt(_named_task, args.checkpoint)
     if task is not None and not task.takes_questions():
-        faults.raise_any()
+        errors.raise_any()
         return _evaluate_task(args, output)
     if args.batch_size < 1:
-        faults.add(ConfigError(f"--batch-size: must be at least 1, got {args.batch_size}"))
-    faults.attempt(check_language, args.language)
-    records = faults.attempt(_read_questions, args.data, args.index is None, args.on_bad_record)
-    manifest = _check_retrieval(args, faults)
-    faults.attempt(check_libraries, "sacrebleu", *([] if args.index is None else ["ir_measures"]))
-    faults.raise_any()
+        errors.add(ConfigError(f"--batch-size: must be at least 1, got {args.batch_size}"))
+    errors.attempt(check_language, args.language)
+    records = errors.attempt(_read_questions, args.data, args.index is None, args.on_bad_record)
+    manifest = _check_retrieval(args, errors)
+    errors.attempt(check_libraries, "sacrebleu", *([] if args.index is None else ["ir_measures"]))
+    errors.raise_any()
     assert records is not None
     pipeline = _pipeline(args)
     records = _readable(pipeline.reader, records, args.on_bad_record)
@@ -160,12 +160,12 @@ def ask(args: argparse.Namespace) -> None:
     """Prints an answer with its passages and scores."""
     from model_hub_rqa.records import Question, Turn
 
-    faults = Faults()
+    errors = ErrorCollector()
     for name, text in (("QUESTION", args.question), *(("--turn", turn) for turn in args.turns)):
         if not text.strip():
-            faults.add(ConfigError(f"{name}: must not be blank"))
-    _check_retrieval(args, faults)
-    faults.raise_any()
+            errors.add(ConfigError(f"{name}: must not be blank"))
+    _check_retrieval(args, errors)
+    errors.raise_any()
     # The question is the user's, so the turn before it is the assistant's.
     roles = ["user" if (len(args.turns) - number) % 2 == 0 else "assistant" for number in range(len(args.turns))]
     history = tuple(Turn(role, text) for role, text in zip(roles, args.turns, strict=True))
@@ -183,8 +183,8 @@ def _read_questions(data: str, require_passages: bool, on_bad_record: str) -> "R
     try:
         records = read_questions(part.path, require_passages=require_passages, on_bad_record=on_bad_record)
     except DataError as error:
-        if require_passages and any("ctxs" in line for line in error.problems):
-            raise DataError([*error.problems, "--index: says where to find passages for questions without"]) from error
+        if require_passages and any("ctxs" in line for line in error.errors):
+            raise DataError([*error.errors, "--index: says where to find passages for questions without"]) from error
         raise
     start, stop = part.bounds(len(records.rows))
     return replace(records, rows=records.rows[start:stop])
@@ -206,18 +206,18 @@ def _readable(reader: Any, records: "Records", on_bad_record: str) -> "Records":
     return replace(records, rows=rows, skipped=skipped, n_skipped=records.n_skipped + len(errors))
 
 
-def _check_retrieval(args: argparse.Namespace, faults: Faults) -> "Manifest | None":
+def _check_retrieval(args: argparse.Namespace, errors: ErrorCollector) -> "Manifest | None":
     if args.top_k is not None and args.top_k < 1:
-        faults.add(ConfigError(f"--top-k: must be at least 1, got {args.top_k}"))
+        errors.add(ConfigError(f"--top-k: must be at least 1, got {args.top_k}"))
     if args.index is None:
         others = ("top_k", "embedding_model", "corpus")
         lines = [f"--{name.replace('_', '-')}: needs --index" for name in others if getattr(args, name) is not None]
         if lines:
-            faults.add(ConfigError(lines))
+            errors.add(ConfigError(lines))
         return None
     from model_hub_rqa.retrieval.index_folder import check_index
 
-    return faults.attempt(check_index, args.index, corpus=args.corpus)
+    return errors.attempt(check_index, args.index, corpus=args.corpus)
 
 
 def _pipeline(args: argparse.Namespace) -> "RQAPipeline":

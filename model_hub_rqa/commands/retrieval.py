@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.commands.common import Faults, Progress, check_new_folder, named_as_typed, new_folder, say
+from model_hub_rqa.commands.common import ErrorCollector, Progress, check_new_folder, named_as_typed, new_folder, say
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.libraries import check_libraries
 
@@ -35,7 +35,7 @@ def add_commands(commands: Any) -> None:
         help="words from one passage's beginning to the next's (default: all)",
     )
     command.add_argument(
-        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves faulty documents out"
+        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad documents out"
     )
     bm25 = command.add_argument_group("with --retriever bm25")
     bm25.add_argument("--k1", type=float, help="weight of repeated words (default 1.2)")
@@ -59,7 +59,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--embedding-model", metavar="M", help="where the index's embedding model is now")
     command.add_argument("--corpus", metavar="FILE", help="refuse the index if it was built from another corpus")
     command.add_argument(
-        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves faulty questions out"
+        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad questions out"
     )
     command.set_defaults(command=retrieve)
 
@@ -82,7 +82,7 @@ def index(args: argparse.Namespace) -> None:
             report=progress,
         )
     if manifest.n_skipped:
-        say(f"{manifest.n_skipped:,} faulty documents were left out of {args.corpus}")
+        say(f"{manifest.n_skipped:,} bad documents were left out of {args.corpus}")
     say(f"{args.output}: {manifest.n_passages:,} passages; {progress.summary()}")
     names = ("kind", "n_documents", "n_skipped", "n_passages", "corpus_sha256")
     print(json.dumps({"index": args.output, **{name: getattr(manifest, name) for name in names}}))
@@ -97,16 +97,16 @@ def _settings(args: argparse.Namespace) -> "RetrieverSettings":
         raise ConfigError(f"--retriever: {error}") from error
     own = {field.name for field in fields(kind)}
     options = {name: value for name in (*_OPTIONS, "batch_size") if (value := getattr(args, name)) is not None}
-    problems = [
+    errors = [
         f"--{name.replace('_', '-')}: is ignored with --retriever {args.retriever}"
         for name in options
         if name not in own and not (name == "batch_size" and "embedding_model" in own)
     ]
     if args.batch_size is not None and args.batch_size < 1:
-        problems.append(f"--batch-size: must be at least 1, got {args.batch_size}")
+        errors.append(f"--batch-size: must be at least 1, got {args.batch_size}")
     settings: RetrieverSettings = kind(**{name: value for name, value in options.items() if name in own})
-    if problems:
-        raise ConfigError([*problems, *settings.problems()])
+    if errors:
+        raise ConfigError([*errors, *settings.errors()])
     return settings
 
 
@@ -116,21 +116,21 @@ def retrieve(args: argparse.Namespace) -> None:
     from model_hub_rqa.metrics.ranking import measures_within, ranking_metrics
     from model_hub_rqa.retrieval.index_folder import check_index, open_index
 
-    faults = Faults()
+    errors = ErrorCollector()
     if args.top_k < 1:
-        faults.add(ConfigError(f"--top-k: must be at least 1, got {args.top_k}"))
+        errors.add(ConfigError(f"--top-k: must be at least 1, got {args.top_k}"))
     output = Path(args.output)
-    faults.attempt(check_new_folder, output)
-    queries = faults.attempt(read_queries, args.queries, on_bad_record=args.on_bad_record) or []
-    qrels = faults.attempt(read_qrels, args.qrels) if args.qrels else None
+    errors.attempt(check_new_folder, output)
+    queries = errors.attempt(read_queries, args.queries, on_bad_record=args.on_bad_record) or []
+    qrels = errors.attempt(read_qrels, args.qrels) if args.qrels else None
     if args.qrels:
-        faults.attempt(check_libraries, "ir_measures")
-    manifest = faults.attempt(check_index, args.index, corpus=args.corpus)
+        errors.attempt(check_libraries, "ir_measures")
+    manifest = errors.attempt(check_index, args.index, corpus=args.corpus)
     if qrels is not None and queries and manifest is not None:
-        problems = _qrels_problems(qrels, queries, manifest, Path(args.index))
-        if problems:
-            faults.add(DataError(problems))
-    faults.raise_any()
+        unknown = _qrels_errors(qrels, queries, manifest, Path(args.index))
+        if unknown:
+            errors.add(DataError(unknown))
+    errors.raise_any()
     assert manifest is not None
     with named_as_typed(args):
         opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified above
@@ -142,20 +142,20 @@ def retrieve(args: argparse.Namespace) -> None:
         print(json.dumps({**ranking_metrics(run, qrels.judgements, measures), "n_queries": len(qrels.judgements)}))
 
 
-def _qrels_problems(qrels: "Qrels", queries: Sequence["Query"], manifest: "Manifest", folder: Path) -> list[str]:
+def _qrels_errors(qrels: "Qrels", queries: Sequence["Query"], manifest: "Manifest", folder: Path) -> list[str]:
     """A line for each judgement of a document that the index lacks, and for each judged query that is not asked."""
     from model_hub_rqa.retrieval.base import PassageStore
 
     unknown = manifest.unknown_documents({document for _, document in qrels.lines}, PassageStore(folder))
     asked, missing = {query.id for query in queries}, set()
-    problems = []
+    errors = []
     for (query, document), line in qrels.lines.items():
         if query not in asked and query not in missing:
             missing.add(query)
-            problems.append(f"{qrels.file}: line {line}: query {query!r} is not among the queries")
+            errors.append(f"{qrels.file}: line {line}: query {query!r} is not among the queries")
         if document in unknown:
-            problems.append(f"{qrels.file}: line {line}: document {document!r} is not in the index")
-    return problems
+            errors.append(f"{qrels.file}: line {line}: document {document!r} is not in the index")
+    return errors
 
 
 def _announce(top_k: int, n_unjudged: int, n_queries: int, passage_words: int | None) -> None:

@@ -63,8 +63,8 @@ def parse_arguments(
         trial, task = trial_class_of(config.get("entrypoint")), task or _task_of(config)
         if trial is None:
             raise ConfigError(f"entrypoint: {args.config} must name a trial class, so that its flags are known")
-    place = "entrypoint" if args.trial is None else "--trial"
-    return parse_flags(argv, _task_kwargs(trial, place, task), add_arguments, prog=prog)
+    config_path = "entrypoint" if args.trial is None else "--trial"
+    return parse_flags(argv, _task_kwargs(trial, config_path, task), add_arguments, prog=prog)
 
 
 def names_as_typed(argv: Sequence[str], args: argparse.Namespace, given: Given) -> dict[str, str]:
@@ -166,7 +166,7 @@ def with_lengths(config: Mapping[str, Any]) -> dict[str, Any]:
     epochs, steps, accumulation = (settings[name] for name in list(_LENGTHS)[:3])
     numbers = [epochs, steps, accumulation, *(settings[name] or 1 for name in _PERIODS.values())]
     if not all(isinstance(number, int | float) for number in numbers) or not isinstance(searcher, Mapping):
-        return {**config}  # a reference, a search specification or a fault, which is told elsewhere
+        return {**config}  # a reference, a search specification or an error, which is told elsewhere
     config = {**config, "searcher": {**searcher}}
     legacy = entrypoint is not None and entrypoint == trial_class_of(entrypoint)
     if legacy:
@@ -200,25 +200,25 @@ def _with_strategies(config: dict[str, Any], settings: Mapping[str, Any]) -> dic
     return config
 
 
-def _task_kwargs(trial: str, place: str = "entrypoint", task: Any = None) -> type | None:
+def _task_kwargs(trial: str, config_path: str = "entrypoint", task: Any = None) -> type | None:
     """The dataclass of the settings of a trial's task; our trials have flags, and no others.
 
     Args:
         trial: the trial's class, ``module:Class``.
-        place: where it is given, for messages.
+        config_path: where it is given, for messages.
         task: what the hyperparameter ``task`` says.
     """
-    found: type | None = _defaults(trial, place, task)["task_kwargs"]
+    found: type | None = _defaults(trial, config_path, task)["task_kwargs"]
     return found
 
 
-def _defaults(trial: str, place: str, task: Any) -> dict[str, Any]:
+def _defaults(trial: str, config_path: str, task: Any) -> dict[str, Any]:
     """What a trial, or its task, says of itself: ``task_kwargs``, ``default_metric``, ``default_smaller_is_better``."""
     from model_hub_rqa.trials.task_trial import TaskTrial, find_task, task_defaults
 
-    trial_class: Any = import_trial(trial, place)
+    trial_class: Any = import_trial(trial, config_path)
     if not issubclass(trial_class, TaskTrial):
-        raise ConfigError(f"{place}: {trial} is no TaskTrial, whose settings have flags")
+        raise ConfigError(f"{config_path}: {trial} is no TaskTrial, whose settings have flags")
     own = {name: getattr(trial_class, name) for name in ("task_kwargs", "default_metric", "default_smaller_is_better")}
     return {**own, **task_defaults(trial_class, find_task(trial_class, {"task": task}))}
 
@@ -241,10 +241,12 @@ def schema(trial: str | None, path: str | None) -> dict[str, Any]:
     config = {} if path is None else read_config(path)
     data = config.get("data")
     import_plugins(data.get("plugins") if isinstance(data, Mapping) else None)
-    place, named = ("entrypoint", trial_class_of(config.get("entrypoint"))) if trial is None else ("--trial", trial)
+    config_path, named = (
+        ("entrypoint", trial_class_of(config.get("entrypoint"))) if trial is None else ("--trial", trial)
+    )
     if named is None:
         raise ConfigError(f"entrypoint: {path} must name a trial class, so that its settings are known")
-    settings = _task_kwargs(named, place, _task_of(config))
+    settings = _task_kwargs(named, config_path, _task_of(config))
     top = [key for key in config if is_referred(key, str(config))]
     return json_schema([] if settings is None else [settings], {**referred_names(config), "": top})
 

@@ -3,7 +3,7 @@
 Nothing here imports torch or transformers, so a configuration is checked in milliseconds, before any model is loaded.
 """
 
-from model_hub_rqa.config.fields import Problem, option
+from model_hub_rqa.config.fields import FieldError, option
 from model_hub_rqa.config.interpolation import resolve_search_specs
 from model_hub_rqa.config.kwargs import (
     LR_SCHEDULER_TYPES,
@@ -33,12 +33,12 @@ __all__ = [
     "CallbackKwargs",
     "ConfigKwargs",
     "DatasetKwargs",
+    "FieldError",
     "HubKwargs",
     "Kwargs",
     "LRSchedulerKwargs",
     "ModelKwargs",
     "OptimizerKwargs",
-    "Problem",
     "TokenizerKwargs",
     "TrainerKwargs",
     "default_parse_config_tokenizer_model_kwargs",

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from model_hub_rqa.config.fields import Problem, did_you_mean, init_fields, names_of, option, show
+from model_hub_rqa.config.fields import FieldError, did_you_mean, init_fields, names_of, option, show
 from model_hub_rqa.config.kwargs import DatasetKwargs, Kwargs
 from model_hub_rqa.config.parsing import parse_dict_to_dataclasses
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.metrics.languages import language_fault
+from model_hub_rqa.metrics.languages import language_error
 from model_hub_rqa.registry import DATASETS, RegisteredObject
 
 SIDES = ("train", "validation")
@@ -55,18 +55,18 @@ class NamedSetKwargs(Kwargs):
         None, help="the hub's token, or true for the saved one", aliases=("use_auth_token",), secret=True
     )
 
-    place: str = field(default="", init=False)  # in the configuration, for messages
+    config_path: str = field(default="", init=False)  # in the configuration, for messages
     factory: RegisteredObject | None = field(default=None, init=False)  # of handler and args; None for files
 
-    def problems(self) -> Iterator[Problem]:
+    def errors(self) -> Iterator[FieldError]:
         given = [name for name in _SOURCES if getattr(self, name) is not None]
         beside = [name for name in ("handler", "args") if getattr(self, name) is not None]
         if beside:
-            yield from (Problem((name, *beside), f"is ignored beside {beside[0]}") for name in given)
-        if self.language is not None and (fault := language_fault(self.language)):
-            yield Problem(("language",), fault)
+            yield from (FieldError((name, *beside), f"is ignored beside {beside[0]}") for name in given)
+        if self.language is not None and (error := language_error(self.language)):
+            yield FieldError(("language",), error)
         if self.name is not None and not _NAME.fullmatch(self.name):
-            yield Problem(("name",), f"must be of letters, digits, '_', '-' and '.', got {show(self.name)}")
+            yield FieldError(("name",), f"must be of letters, digits, '_', '-' and '.', got {show(self.name)}")
 
 
 def parse_named_sets(data: DatasetKwargs) -> dict[str, tuple[NamedSetKwargs, ...]]:
@@ -77,24 +77,24 @@ def parse_named_sets(data: DatasetKwargs) -> dict[str, tuple[NamedSetKwargs, ...
         where neither side has a list.
 
     Raises:
-        ConfigError: every fault of every entry; among them an unknown name in an entry, a set that is not under
+        ConfigError: every error of every entry; among them an unknown name in an entry, a set that is not under
             ``data.datasets``, and two sets of one name on a side.
     """
     if data.train is None and data.validation is None:
         if data.template_args is not None:
             raise ConfigError(f"data.template_args: {_NEEDS_DATASETS}")
         return {}
-    faults: list[str] = []
+    errors: list[str] = []
     sets = {}
     for side in SIDES:
         entries = getattr(data, side)
-        found = [_plain_set(data)] if entries is None else _read_entries(entries, side, data, faults)
+        found = [_plain_set(data)] if entries is None else _read_entries(entries, side, data, errors)
         sets[side] = tuple(found)
     factories = [one.factory for found in sets.values() for one in found if one.factory is not None]
-    if not faults and data.template_args is not None and not any(one.takes("template_args") for one in factories):
-        faults.append(f"data.template_args: {_NEEDS_DATASETS}")
-    if faults:
-        raise ConfigError(faults)
+    if not errors and data.template_args is not None and not any(one.takes("template_args") for one in factories):
+        errors.append(f"data.template_args: {_NEEDS_DATASETS}")
+    if errors:
+        raise ConfigError(errors)
     return sets
 
 
@@ -115,14 +115,14 @@ def check_factories(data: Mapping[str, Any]) -> None:
         for number, one in enumerate(listed if isinstance(listed, list) else []):
             if isinstance(one, Mapping):
                 entries[f"data.{side}[{number}]"] = (one.get("name"), one)
-    faults: list[str] = []
+    errors: list[str] = []
     for path, (name, entry) in entries.items():
         try:
             _factory(name, entry, path, data.get("template_args"))
         except ConfigError as error:
-            faults += error.problems
-    if faults:
-        raise ConfigError(faults)
+            errors += error.errors
+    if errors:
+        raise ConfigError(errors)
 
 
 def _factory(name: Any, entry: Any, path: str, template_args: Any = None) -> RegisteredObject | None:
@@ -149,59 +149,65 @@ def _plain_set(data: DatasetKwargs) -> NamedSetKwargs:
     return plain
 
 
-def _read_entries(entries: list[Any] | str, side: str, data: DatasetKwargs, faults: list[str]) -> list[NamedSetKwargs]:
+def _read_entries(entries: list[Any] | str, side: str, data: DatasetKwargs, errors: list[str]) -> list[NamedSetKwargs]:
     found: list[NamedSetKwargs] = []
     names: dict[str, int] = {}
     if isinstance(entries, str):  # one set, whose metrics have no name before them
         try:
             one = _read_entry(entries, f"data.{side}", side, data)
         except ConfigError as error:
-            faults += error.problems
+            errors += error.errors
             return []
         object.__setattr__(one, "name", "")
         return [one]
     for number, entry in enumerate(entries):
-        place = f"data.{side}[{number}]"
+        config_path = f"data.{side}[{number}]"
         try:
-            one = _read_entry(entry, place, side, data)
+            one = _read_entry(entry, config_path, side, data)
         except ConfigError as error:
-            faults += error.problems
+            errors += error.errors
             continue
         if names.setdefault(one.name, number) != number:
-            faults.append(f"{place}.name: must be of one set only, got {one.name!r}, as data.{side}[{names[one.name]}]")
+            errors.append(
+                f"{config_path}.name: must be of one set only, got {one.name!r}, as data.{side}[{names[one.name]}]"
+            )
         found.append(one)
     return found
 
 
-def _read_entry(entry: Any, place: str, side: str, data: DatasetKwargs) -> NamedSetKwargs:
+def _read_entry(entry: Any, config_path: str, side: str, data: DatasetKwargs) -> NamedSetKwargs:
     """One entry of a list: a mapping, or the name of a set under ``data.datasets``."""
     if isinstance(entry, str):
         known = data.datasets or {}
         if entry not in known:
             listed = f" (there are {', '.join(known)})" if known else ", which is empty"
             raise ConfigError(
-                f"{place}: must be a set under data.datasets{listed}, got {entry!r}{did_you_mean(entry, known)}"
+                f"{config_path}: must be a set under data.datasets{listed}, got {entry!r}{did_you_mean(entry, known)}"
             )
-        place = f"data.datasets.{entry}"
+        config_path = f"data.datasets.{entry}"
         named = {} if known[entry] is None else known[entry]
         entry = {"name": entry, **named} if isinstance(named, Mapping) else named
     if not isinstance(entry, Mapping):
-        raise ConfigError(f"{place}: must be a mapping, or the name of a set under data.datasets, got {show(entry)}")
+        raise ConfigError(
+            f"{config_path}: must be a mapping, or the name of a set under data.datasets, got {show(entry)}"
+        )
     names = [name for field in init_fields(NamedSetKwargs) for name in names_of(field)]
-    faults = [f"{place}.{name}: is not a known name{did_you_mean(name, names)}" for name in entry if name not in names]
+    errors = [
+        f"{config_path}.{name}: is not a known name{did_you_mean(name, names)}" for name in entry if name not in names
+    ]
     inherited = {name: getattr(data, name) for name in _INHERITED if getattr(data, name) is not None}
     try:
         taken = {name: value for name, value in entry.items() if name in names}
-        (one,) = parse_dict_to_dataclasses((NamedSetKwargs,), {**inherited, **taken}, section=place)
+        (one,) = parse_dict_to_dataclasses((NamedSetKwargs,), {**inherited, **taken}, section=config_path)
     except ConfigError as error:
-        raise ConfigError([*faults, *error.problems]) from error
+        raise ConfigError([*errors, *error.errors]) from error
     file = "train_file" if side == "train" else "validation_file"
     assert isinstance(one, NamedSetKwargs)
-    factory = _factory(one.name, entry, place, data.template_args)
-    object.__setattr__(one, "place", place)
+    factory = _factory(one.name, entry, config_path, data.template_args)
+    object.__setattr__(one, "place", config_path)
     object.__setattr__(one, "factory", factory)
     if getattr(one, file) is None and one.dataset_name is None and factory is None:
-        faults.append(f"{place}.{file}: is required in a set of data.{side} (or dataset_name, or handler)")
-    if faults:
-        raise ConfigError(faults)
+        errors.append(f"{config_path}.{file}: is required in a set of data.{side} (or dataset_name, or handler)")
+    if errors:
+        raise ConfigError(errors)
     return one

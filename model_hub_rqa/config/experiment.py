@@ -58,33 +58,33 @@ def parse_experiment(config: Any, written: Any = None) -> Experiment:
         written: the same as it was written; keys that it refers to are variables, and right.
 
     Raises:
-        ConfigError: with every fault of its own keys. Hyperparameters and data are the trial's to check.
+        ConfigError: with every error of its own keys. Hyperparameters and data are the trial's to check.
     """
     if not isinstance(config, Mapping):
         raise ConfigError(f"the configuration must be a mapping of keys to values, got {type(config).__name__}")
-    faults = _unknown_keys(config, str(config if written is None else written))
+    errors = _unknown_keys(config, str(config if written is None else written))
     trial_class = trial_class_of(config.get("entrypoint"))
     if trial_class is None:
-        faults.append(
+        errors.append(
             f"entrypoint: must be module:Class, or a script with --trial module:Class, got {config.get('entrypoint')!r}"
         )
     sections: dict[str, Mapping[str, Any]] = {}
     for name in ("hyperparameters", "data", "searcher"):
         section = config.get(name)
         if section is not None and not isinstance(section, Mapping):
-            faults.append(f"{name}: must be a mapping of names to values, got {section!r}")
+            errors.append(f"{name}: must be a mapping of names to values, got {section!r}")
         sections[name] = section if isinstance(section, Mapping) else {}
     metric = sections["searcher"].get("metric")
     if not isinstance(metric, str) or not metric:
-        faults.append(f"searcher.metric: must name a validation metric, got {metric!r}")
+        errors.append(f"searcher.metric: must name a validation metric, got {metric!r}")
     smaller = sections["searcher"].get("smaller_is_better", True)
     if not isinstance(smaller, bool):
-        faults.append(f"searcher.smaller_is_better: must be true or false, got {smaller!r}")
+        errors.append(f"searcher.smaller_is_better: must be true or false, got {smaller!r}")
     policy = config.get("checkpoint_policy", "best")
     if policy not in ("best", "all", "none"):
-        faults.append(f"checkpoint_policy: must be best, all or none, got {policy!r}")
-    if faults:
-        raise ConfigError(faults)
+        errors.append(f"checkpoint_policy: must be best, all or none, got {policy!r}")
+    if errors:
+        raise ConfigError(errors)
     return Experiment(
         name=str(config.get("name") or "experiment"),
         trial_class=str(trial_class),
@@ -99,16 +99,16 @@ def parse_experiment(config: Any, written: Any = None) -> Experiment:
 
 def _unknown_keys(config: Mapping[str, Any], text: str) -> list[str]:
     """The keys at the top that are mistyped; warns of others that neither Determined knows nor ``text`` refers to."""
-    faults = []
+    errors = []
     for key in config:
         if key in KEYS or is_referred(key, text):
             continue
         line = f"{key}: is not a key of a configuration{hint_for(key, KEYS)}"
         if near_miss(key, KEYS):
-            faults.append(line)
+            errors.append(line)
         else:
             warn_of_unknown(str(key), line)
-    return faults
+    return errors
 
 
 def is_referred(key: Any, text: str) -> bool:

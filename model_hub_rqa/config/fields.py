@@ -21,7 +21,7 @@ _COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": ope
 _EXPONENT = re.compile(r"([+-]?\d*\.?\d*)[eE]([+-]?)(\d+)")
 
 
-class Problem(NamedTuple):
+class FieldError(NamedTuple):
     """A rule between fields that does not hold; it is reported at the first of ``fields``, the others take part."""
 
     fields: tuple[str, ...]
@@ -123,7 +123,7 @@ def read_value(field: "dataclasses.Field[Any]", kinds: tuple[type, ...], value: 
         The value in the field's type; a mapping is copied.
 
     Raises:
-        ValueError: the fault, without the field's name.
+        ValueError: the error, without the field's name.
     """
     if value is None and field.default is None:
         return None
@@ -134,18 +134,18 @@ def read_value(field: "dataclasses.Field[Any]", kinds: tuple[type, ...], value: 
     readers = [_READERS[kind] for kind in kinds if kind in _READERS]
     if len(readers) < len(kinds):
         return value
-    faults = []
+    errors = []
     for reader in readers:
         try:
             result = reader(value)
         except _WrongKindError as error:
-            faults.append(error)
+            errors.append(error)
             continue
         if rule is not None and not rule.holds(result):
             raise ValueError(f"must be {rule}, got {shown(value)}{did_you_mean(result, rule.choices)}")
         return result
-    wanted = " or ".join(fault.wanted for fault in faults)
-    hint = next((fault.hint for fault in faults if fault.hint), "")
+    wanted = " or ".join(error.wanted for error in errors)
+    hint = next((error.hint for error in errors if error.hint), "")
     raise ValueError(f"must be {wanted}, got {shown(value)}{hint}")
 
 

@@ -73,7 +73,7 @@ def parse_flags(
 ) -> tuple[argparse.Namespace, dict[str, dict[str, Any]]]:
     """Parse a command line with the flags of a trial.
 
-    Numbers and JSON are read; whether a value is allowed is the trial's to say, with all its other faults.
+    Numbers and JSON are read; whether a value is allowed is the trial's to say, with all its other errors.
 
     Args:
         argv: the arguments; ``--help`` prints the flags in groups, one a dataclass, and exits.

@@ -50,10 +50,10 @@ def resolve_search_specs(hparams: Mapping[str, Any], *, section: str = "hyperpar
     Raises:
         ConfigError: every specification that is malformed.
     """
-    faults: list[str] = []
-    resolved = {name: _stand_in(value, f"{section}.{name}", faults) for name, value in hparams.items()}
-    if faults:
-        raise ConfigError(faults)
+    errors: list[str] = []
+    resolved = {name: _stand_in(value, f"{section}.{name}", errors) for name, value in hparams.items()}
+    if errors:
+        raise ConfigError(errors)
     return resolved
 
 
@@ -62,39 +62,39 @@ def is_spec(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(value.get("type"), str) and value["type"] in SPECIFICATIONS
 
 
-def _stand_in(value: Any, place: str, faults: list[str]) -> Any:
+def _stand_in(value: Any, config_path: str, errors: list[str]) -> Any:
     if not isinstance(value, Mapping):
         return plain(value)
     if not is_spec(value):
-        return {name: _stand_in(inner, f"{place}.{name}", faults) for name, inner in value.items()}
+        return {name: _stand_in(inner, f"{config_path}.{name}", errors) for name, inner in value.items()}
     kind = value["type"]
-    found = [f"{place}: {fault}" for fault in _faults(kind, value)]
-    faults += found
+    found = [f"{config_path}: {error}" for error in _errors(kind, value)]
+    errors += found
     return None if found else plain(_value(kind, value))
 
 
-def _faults(kind: str, spec: Mapping[str, Any]) -> list[str]:
+def _errors(kind: str, spec: Mapping[str, Any]) -> list[str]:
     """What is wrong with a specification: its keys first, then their values, then how they go together."""
     keys = SPECIFICATIONS[kind]
     allowed = ("type", *keys, "count") if kind in COUNTED else ("type", *keys)
-    faults = [f"a search specification of type {kind} needs {key}" for key in keys if key not in spec]
-    faults += [f"a search specification of type {kind} has no {key}" for key in spec if key not in allowed]
-    if faults or kind == "const":
-        return faults
+    errors = [f"a search specification of type {kind} needs {key}" for key in keys if key not in spec]
+    errors += [f"a search specification of type {kind} has no {key}" for key in spec if key not in allowed]
+    if errors or kind == "const":
+        return errors
     if kind == "categorical":
         vals = spec["vals"]
         return [] if isinstance(vals, list | tuple) and vals else [f"vals must be a list of values, got {show(vals)}"]
     wanted = "a whole number" if kind == "int" else "a finite number"
-    faults = [f"{key} must be {wanted}, got {show(spec[key])}" for key in keys if not _is_number(spec[key], kind)]
-    if faults:
-        return faults
+    errors = [f"{key} must be {wanted}, got {show(spec[key])}" for key in keys if not _is_number(spec[key], kind)]
+    if errors:
+        return errors
     if spec["minval"] > spec["maxval"]:
-        faults.append(f"minval must be <= maxval ({show(spec['maxval'])}), got {show(spec['minval'])}")
+        errors.append(f"minval must be <= maxval ({show(spec['maxval'])}), got {show(spec['minval'])}")
     if kind == "log" and spec["base"] <= 0:
-        faults.append(f"base must be > 0, got {show(spec['base'])}")
-    elif kind == "log" and not faults and _log_value(spec) is None:
-        faults.append(f"base to the exponents is beyond a float, got {show(dict(spec))}")
-    return faults
+        errors.append(f"base must be > 0, got {show(spec['base'])}")
+    elif kind == "log" and not errors and _log_value(spec) is None:
+        errors.append(f"base to the exponents is beyond a float, got {show(dict(spec))}")
+    return errors
 
 
 def _is_number(value: Any, kind: str) -> bool:
@@ -155,7 +155,7 @@ def read_sections(hparams: Mapping[str, Any], config: Mapping[str, Any]) -> Sect
         Hyperparameters without search specifications, data, and what is referred to.
 
     Raises:
-        ConfigError: every fault of a specification, or else every reference that leads nowhere and every ``???``.
+        ConfigError: every error of a specification, or else every reference that leads nowhere and every ``???``.
     """
     whole = {**config, "hyperparameters": resolve_search_specs(hparams)}
     resolved = interpolate(whole, SECTIONS)
@@ -182,24 +182,25 @@ def interpolate(config: Mapping[str, Any], sections: Iterable[str] | None = None
     names = [name for name in copied if sections is None or name in sections]
     if not any(_is_special(text) for _, text in _texts(copied)):
         return dict(copied)
-    from omegaconf import OmegaConf, errors
+    from omegaconf import OmegaConf
+    from omegaconf import errors as omegaconf_errors
 
-    faults: dict[Path, str] = {}
+    errors: dict[Path, str] = {}
     for path, text in _texts(copied):
         try:
             OmegaConf.create({"text": text})
-        except errors.OmegaConfBaseException:
-            fault = rf"must close each ${{ that it opens (\${{ is the text ${{), got {show(text)}"
-            faults[path] = fault if path[0] in names else ""
+        except omegaconf_errors.OmegaConfBaseException:
+            error = rf"must close each ${{ that it opens (\${{ is the text ${{), got {show(text)}"
+            errors[path] = error if path[0] in names else ""
             _put(copied, path, None)
     try:
         tree = OmegaConf.create(copied, flags={"allow_objects": True})
-    except errors.OmegaConfBaseException as error:  # a key that is null or a date, say
+    except omegaconf_errors.OmegaConfBaseException as error:  # a key that is null or a date, say
         raise ConfigError(f"the configuration: {_first_line(error)}") from error
     resolved = dict(copied)
     for name in names:
-        resolved[name] = _resolve(tree, copied[name], (name,), faults)
-    lines = [f"{_dotted(path)}: {fault}{_hint(fault, copied)}" for path, fault in faults.items() if fault]
+        resolved[name] = _resolve(tree, copied[name], (name,), errors)
+    lines = [f"{_dotted(path)}: {error}{_hint(error, copied)}" for path, error in errors.items() if error]
     if lines:
         raise ConfigError(lines)
     return resolved
@@ -222,7 +223,7 @@ def resolve_whole(config: Mapping[str, Any]) -> dict[str, Any]:
     try:  # texts within specifications are resolved under a second key, where the specifications still stand
         spelt = interpolate({**fixed, "": hparams}, [""])[""]
     except ConfigError as error:
-        raise ConfigError(f"hyperparameters{line}" for line in error.problems) from error
+        raise ConfigError(f"hyperparameters{line}" for line in error.errors) from error
     return {**resolved, "hyperparameters": _with_specs(resolved["hyperparameters"], spelt, hparams)}
 
 
@@ -265,36 +266,39 @@ def _with_specs(resolved: Any, spelt: Any, original: Any) -> Any:
     return {name: _with_specs(resolved[name], spelt[name], value) for name, value in original.items()}
 
 
-def _resolve(container: Any, value: Any, path: Path, faults: dict[Path, str]) -> Any:
+def _resolve(container: Any, value: Any, path: Path, errors: dict[Path, str]) -> Any:
     """``value``, which stands at the end of ``path`` in OmegaConf's ``container``, with its references resolved."""
     key = path[-1]
     if isinstance(value, Mapping):
-        return {name: _resolve(container[key], inner, (*path, name), faults) for name, inner in value.items()}
+        return {name: _resolve(container[key], inner, (*path, name), errors) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_resolve(container[key], inner, (*path, place), faults) for place, inner in enumerate(value)]
+        return [
+            _resolve(container[key], inner, (*path, config_path), errors) for config_path, inner in enumerate(value)
+        ]
     if not isinstance(value, str) or not _is_special(value):
         return value
-    from omegaconf import OmegaConf, errors
+    from omegaconf import OmegaConf
+    from omegaconf import errors as omegaconf_errors
 
     try:
         found = container[key]
         return (
             OmegaConf.to_container(found, resolve=True, throw_on_missing=True) if OmegaConf.is_config(found) else found
         )
-    except (errors.InterpolationToMissingValueError, errors.MissingMandatoryValue):
+    except (omegaconf_errors.InterpolationToMissingValueError, omegaconf_errors.MissingMandatoryValue):
         what = "must be given: it" if value == MISSING else f"got {show(value)}, and what that refers to"
-        faults[path] = f"{what} is left open ({MISSING})"
-    except errors.InterpolationKeyError as error:
+        errors[path] = f"{what} is left open ({MISSING})"
+    except omegaconf_errors.InterpolationKeyError as error:
         # its message quotes the name, and after a relative one the whole name
         name = re.findall(r"'([^']*)'", _first_line(error))[-1]
-        faults[path] = f"got {show(value)}{_NOWHERE}{name}"
-    except (errors.OmegaConfBaseException, RecursionError) as error:
-        faults[path] = f"got {show(value)}: {_first_line(error)}"
+        errors[path] = f"got {show(value)}{_NOWHERE}{name}"
+    except (omegaconf_errors.OmegaConfBaseException, RecursionError) as error:
+        errors[path] = f"got {show(value)}: {_first_line(error)}"
     return None
 
 
-def _hint(fault: str, config: Mapping[str, Any]) -> str:
-    _, nowhere, name = fault.partition(_NOWHERE)
+def _hint(error: str, config: Mapping[str, Any]) -> str:
+    _, nowhere, name = error.partition(_NOWHERE)
     return did_you_mean(name, _paths(config)) if nowhere else ""
 
 

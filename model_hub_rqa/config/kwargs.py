@@ -4,7 +4,7 @@ Field names are those of ``transformers.TrainingArguments`` and ``from_pretraine
 None is unset: it is left out of ``as_dict()``, so that ``from_pretrained`` never sees it.
 
 The dataclasses can be built by hand, by keyword (``ExtractiveKwargs(doc_stride=64)``): they check themselves then and
-raise ConfigError with every fault. They are frozen: ``dataclasses.replace`` makes a changed copy, which is checked
+raise ConfigError with every error. They are frozen: ``dataclasses.replace`` makes a changed copy, which is checked
 again. A subclass is to be decorated like its base, with ``@dataclass(frozen=True, kw_only=True)``.
 """
 
@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from model_hub_rqa.config.fields import Problem, init_fields, kinds_of, option, plain, read_value, show
-from model_hub_rqa.config.trainer_names import strategy_problems
+from model_hub_rqa.config.fields import FieldError, init_fields, kinds_of, option, plain, read_value, show
+from model_hub_rqa.config.trainer_names import strategy_errors
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.metrics.languages import language_fault
+from model_hub_rqa.metrics.languages import language_error
 
 MODEL_MODES: Mapping[str, str] = {
     "base": "AutoModel",
@@ -63,21 +63,21 @@ class Kwargs:
     """Base of the settings: reads each field into its type, then holds the rules between fields."""
 
     def __post_init__(self) -> None:
-        faults: dict[str, str] = {}
+        errors: dict[str, str] = {}
         kinds = kinds_of(type(self))
         for field in init_fields(type(self)):
             try:
                 value = read_value(field, kinds[field.name], getattr(self, field.name))
-            except ValueError as fault:
-                faults[field.name] = str(fault)
+            except ValueError as error:
+                errors[field.name] = str(error)
             else:
                 object.__setattr__(self, field.name, value)
-        lines = [f"{name}: {text}" for name, text in faults.items()]
-        lines += [f"{problem.fields[0]}: {problem.text}" for problem in holding(self.problems(), faults)]
+        lines = [f"{name}: {text}" for name, text in errors.items()]
+        lines += [f"{error.fields[0]}: {error.text}" for error in holding(self.errors(), errors)]
         if lines:
             raise ConfigError([f"{type(self).__name__}.{line}" for line in lines])
 
-    def problems(self) -> Iterable[Problem]:
+    def errors(self) -> Iterable[FieldError]:
         """The rules between fields that do not hold. A subclass adds its own."""
         return ()
 
@@ -87,10 +87,10 @@ class Kwargs:
         return {name: plain(value) for name, value in pairs if value is not None}
 
 
-def holding(problems: Iterable[Problem], faulty: Iterable[str]) -> Iterator[Problem]:
-    """The problems that say something new: those which none of the ``faulty`` fields takes part in."""
-    skip = set(faulty)
-    return (problem for problem in problems if not skip & set(problem.fields))
+def holding(errors: Iterable[FieldError], bad: Iterable[str]) -> Iterator[FieldError]:
+    """The errors that say something new: those which none of the ``bad`` fields takes part in."""
+    skip = set(bad)
+    return (error for error in errors if not skip & set(error.fields))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,14 +138,14 @@ class ConfigKwargs(HubKwargs):
     finetuning_task: str | None = option(None, help="the task's name, kept in the config")
     config_overrides: Mapping[str, Any] | None = option(None, help="attributes of the config to set, by name")
 
-    def problems(self) -> Iterator[Problem]:
+    def errors(self) -> Iterator[FieldError]:
         made = "model_type" in (self.config_overrides or {})
         names = ("pretrained_model_name_or_path", "config_name", "config_overrides")
         if self.name is None and not made:
-            yield Problem(names, NO_NAME)
+            yield FieldError(names, NO_NAME)
         if self.name is not None and made:
             text = f"model_type makes a config from scratch, but {self.name_field} is given as well"
-            yield Problem(("config_overrides", *names), text)
+            yield FieldError(("config_overrides", *names), text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +162,9 @@ class TokenizerKwargs(HubKwargs):
     )
     model_max_length: int | None = option(None, ge=1, help="the longest input in tokens")
 
-    def problems(self) -> Iterator[Problem]:
+    def errors(self) -> Iterator[FieldError]:
         if self.name is None:
-            yield Problem(("pretrained_model_name_or_path", "tokenizer_name"), NO_NAME)
+            yield FieldError(("pretrained_model_name_or_path", "tokenizer_name"), NO_NAME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,11 +202,11 @@ class OptimizerKwargs(Kwargs):
         """Whether Adafactor is asked for, by either name."""
         return self.adafactor or self.optim == "adafactor"
 
-    def problems(self) -> Iterator[Problem]:
+    def errors(self) -> Iterator[FieldError]:
         if self.adafactor and self.optim == "adamw_torch":
-            yield Problem(("optim", "adafactor"), "must be adafactor where adafactor is true, got 'adamw_torch'")
+            yield FieldError(("optim", "adafactor"), "must be adafactor where adafactor is true, got 'adamw_torch'")
         if self.warmup_init and not self.relative_step:
-            yield Problem(("warmup_init", "relative_step"), "must be false where relative_step is false, got true")
+            yield FieldError(("warmup_init", "relative_step"), "must be false where relative_step is false, got true")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,18 +219,18 @@ class LRSchedulerKwargs(Kwargs):
     num_training_steps: int | None = option(None, ge=1, help="all optimizer steps; unset: the trial finds them")
     lr_scheduler_kwargs: Mapping[str, Any] | None = option(None, help="what the type takes beside, e.g. num_cycles")
 
-    def problems(self) -> Iterator[Problem]:
+    def errors(self) -> Iterator[FieldError]:
         kind, given = self.lr_scheduler_type, self.lr_scheduler_kwargs or {}
         fields = ("lr_scheduler_kwargs", "lr_scheduler_type")
         if kind in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
             found = [name for name in ("min_lr", "min_lr_rate") if given.get(name) is not None]
             if len(found) != 1:
                 text = f"{kind} needs one of min_lr and min_lr_rate, got {' and '.join(found) or 'none'}"
-                yield Problem(fields, text)
+                yield FieldError(fields, text)
         if kind == "warmup_stable_decay" and given.get("num_decay_steps") is None:
-            yield Problem(fields, f"{kind} needs num_decay_steps, got none")
+            yield FieldError(fields, f"{kind} needs num_decay_steps, got none")
         if kind in ("constant", "constant_with_warmup") and given:
-            yield Problem(fields, f"{kind} takes none, got {show(given)}")
+            yield FieldError(fields, f"{kind} takes none, got {show(given)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,24 +283,24 @@ class DatasetKwargs(Kwargs):
 
     anchor: str | None = option(None, help="of mixing: keyed: the set of train whose length is an epoch")
 
-    def problems(self) -> Iterator[Problem]:
-        if fault := language_fault(self.language):
-            yield Problem(("language",), fault)
+    def errors(self) -> Iterator[FieldError]:
+        if error := language_error(self.language):
+            yield FieldError(("language",), error)
         if self.anchor is not None and self.mixing != "keyed":
             text = f"needs mixing: keyed beside it, got mixing: {self.mixing}"
-            yield Problem(("anchor", "mixing"), text)
+            yield FieldError(("anchor", "mixing"), text)
         if self.mixing != "by_size" and self.train is None:
-            yield Problem(("mixing", "train"), f"needs data.train, a list of sets, got {self.mixing} and none")
+            yield FieldError(("mixing", "train"), f"needs data.train, a list of sets, got {self.mixing} and none")
         if self.mixing_temperature is not None and self.mixing != "temperature":
             text = f"needs mixing: temperature beside it, got mixing: {self.mixing}"
-            yield Problem(("mixing_temperature", "mixing"), text)
+            yield FieldError(("mixing_temperature", "mixing"), text)
         for side, names in (
             ("train", ("train_file", "max_train_samples")),
             ("validation", ("validation_file", "validation_split_percentage", "max_eval_samples")),
         ):
             given = [name for name in names if getattr(self, name) is not None]
             if getattr(self, side) is not None:
-                yield from (Problem((name, side), f"is ignored beside the list data.{side}") for name in given)
+                yield from (FieldError((name, side), f"is ignored beside the list data.{side}") for name in given)
         if self.train is not None and self.validation is not None:
             return
         if self.train is not None or self.validation is not None:
@@ -308,21 +308,21 @@ class DatasetKwargs(Kwargs):
             other = "validation_file" if self.train is not None else "train_file"
             if self.validation_split_percentage is not None and self.validation is None:
                 text = "cannot be drawn from several sets: give data.validation or validation_file"
-                yield Problem(("validation_split_percentage", "train"), text)
+                yield FieldError(("validation_split_percentage", "train"), text)
             elif getattr(self, other) is None and self.dataset_name is None:
                 listed = "train" if self.train is not None else "validation"
-                yield Problem(
+                yield FieldError(
                     (other, "train", "validation"), f"is required beside the list data.{listed} (or a second list)"
                 )
             return
         if self.train_file is None:
             if self.validation_file is not None:
-                yield Problem(("validation_file", "train_file"), "needs train_file beside it")
+                yield FieldError(("validation_file", "train_file"), "needs train_file beside it")
             elif self.dataset_name is None:
-                yield Problem(("dataset_name", "train_file"), "is required where train_file is not given")
+                yield FieldError(("dataset_name", "train_file"), "is required where train_file is not given")
         elif self.validation_file is None and self.validation_split_percentage is None:
             fields = ("validation_file", "validation_split_percentage", "train_file")
-            yield Problem(fields, "is required beside train_file (or validation_split_percentage)")
+            yield FieldError(fields, "is required beside train_file (or validation_split_percentage)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,7 +393,7 @@ class TrainerKwargs(Kwargs):
         """Whether nothing is to be trained."""
         return self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs == 0)
 
-    def problems(self) -> Iterator[Problem]:
+    def errors(self) -> Iterator[FieldError]:
         if self.bf16 and self.fp16:
-            yield Problem(("fp16", "bf16"), "must not be true together with bf16, got true")
-        yield from strategy_problems(self)
+            yield FieldError(("fp16", "bf16"), "must not be true together with bf16, got true")
+        yield from strategy_errors(self)

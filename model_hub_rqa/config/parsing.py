@@ -1,4 +1,4 @@
-"""From the mapping of a configuration file to the dataclasses, with every fault found in one error."""
+"""From the mapping of a configuration file to the dataclasses, with every error found in one error."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from model_hub_rqa.config.fields import (
-    Problem,
+    FieldError,
     init_fields,
     is_required,
     kinds_of,
@@ -79,23 +79,23 @@ def parse_dict_to_dataclasses(
         One instance, or dict, for each type, in their order.
 
     Raises:
-        ConfigError: every fault of every type.
+        ConfigError: every error of every type.
     """
-    place = f"{section}." if section else ""
+    config_path = f"{section}." if section else ""
     if not isinstance(args, Mapping):
         raise ConfigError(f"{section or 'args'}: must be a mapping, got {show_value(args)}")
-    unknown = _unknown_names(dataclass_types, args, place, known)
+    unknown = _unknown_names(dataclass_types, args, config_path, known)
     lines = [line for line, slip in unknown.values() if slip or strict]
     for name, (line, slip) in unknown.items():
         if not (slip or strict):
-            warn_of_unknown(f"{place}{name}", line)
+            warn_of_unknown(f"{config_path}{name}", line)
     filled = []
     for kind in dataclass_types:
-        values, faults = _read(kind, args)
+        values, errors = _read(kind, args)
         filled.append((kind, values))
-        problems = holding(_problems(kind, values, args), {fault.fields[0] for fault in faults})
-        for problem in (*faults, *problems):
-            lines.append(f"{place}{_name_given(kind, problem.fields[0], args)}: {problem.text}")
+        between = holding(_errors(kind, values, args), {error.fields[0] for error in errors})
+        for error in (*errors, *between):
+            lines.append(f"{config_path}{_name_given(kind, error.fields[0], args)}: {error.text}")
     if lines:
         raise ConfigError(dict.fromkeys(lines))
     instances = [kind(**values) for kind, values in filled]
@@ -116,7 +116,7 @@ def default_parse_config_tokenizer_model_kwargs(
         Plain dicts for the config, the tokenizer and the model, as ``build.build_using_auto`` takes them.
 
     Raises:
-        ConfigError: every fault.
+        ConfigError: every error.
     """
     resolved = resolve_search_specs(hparams, section=section)
     types = (ConfigKwargs, TokenizerKwargs, ModelKwargs)
@@ -138,7 +138,7 @@ def default_parse_optimizer_lr_scheduler_kwargs(
         Instances, as ``build.build_default_optimizer`` and ``build.build_default_lr_scheduler`` take them.
 
     Raises:
-        ConfigError: every fault.
+        ConfigError: every error.
     """
     resolved = resolve_search_specs(hparams, section=section)
     types = (OptimizerKwargs, LRSchedulerKwargs)
@@ -146,39 +146,39 @@ def default_parse_optimizer_lr_scheduler_kwargs(
     return optimizer, scheduler
 
 
-def _read(kind: type, args: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The values that ``args`` has for the fields of ``kind``, and the faults of single fields."""
+def _read(kind: type, args: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldError]]:
+    """The values that ``args`` has for the fields of ``kind``, and the errors of single fields."""
     values: dict[str, Any] = {}
-    faults = []
+    errors = []
     kinds = kinds_of(kind)
     for field in init_fields(kind):
         given = [name for name in names_of(field) if name in args]
         if not given:
             if is_required(field):
-                faults.append(Problem((field.name,), "is required"))
+                errors.append(FieldError((field.name,), "is required"))
             continue
         if len(given) > 1:
-            faults.append(Problem((field.name,), f"is given twice, also as {', '.join(given[1:])}"))
+            errors.append(FieldError((field.name,), f"is given twice, also as {', '.join(given[1:])}"))
             continue
         try:
             values[field.name] = read_value(field, kinds[field.name], args[given[0]])
-        except ValueError as fault:
-            faults.append(Problem((field.name,), str(fault)))
-    return values, faults
+        except ValueError as error:
+            errors.append(FieldError((field.name,), str(error)))
+    return values, errors
 
 
-def _problems(kind: type, values: Mapping[str, Any], args: Mapping[str, Any]) -> Iterator[Problem]:
-    """The rules between fields that do not hold for ``values``, fields at fault standing at their defaults."""
+def _errors(kind: type, values: Mapping[str, Any], args: Mapping[str, Any]) -> Iterator[FieldError]:
+    """The rules between fields that do not hold for ``values``, fields at error standing at their defaults."""
     if not issubclass(kind, Kwargs):
         return
-    # An unchecked instance: the constructor would raise at the first type's faults, and this error is to have them all.
+    # An unchecked instance: the constructor would raise at the first type's errors, and this error is to have them all.
     instance = object.__new__(kind)
     for field in init_fields(kind):
         default = None if is_required(field) else field.default
         object.__setattr__(instance, field.name, values.get(field.name, default))
-    yield from instance.problems()
+    yield from instance.errors()
     if isinstance(instance, ModelKwargs) and instance.name is None and args.get("use_pretrained_weights") is not False:
-        yield Problem(("pretrained_model_name_or_path", "model_name"), NO_NAME)
+        yield FieldError(("pretrained_model_name_or_path", "model_name"), NO_NAME)
 
 
 def _name_given(kind: type, name: str, args: Mapping[str, Any]) -> str:
@@ -200,7 +200,7 @@ def _to_dict(instance: Any) -> AttrDict:
 
 
 def _unknown_names(
-    types: Sequence[type], args: Mapping[str, Any], place: str, known: Iterable[str]
+    types: Sequence[type], args: Mapping[str, Any], config_path: str, known: Iterable[str]
 ) -> dict[str, tuple[str, bool]]:
     """A line for each unknown name, and whether it is a known one that was mistyped."""
     names = _names((*types, *ALL_KWARGS)) | set(known)
@@ -210,7 +210,7 @@ def _unknown_names(
     unknown = [name for name in args if name not in names]
     return {
         name: (
-            f"{place}{name} is not a known name{hint_for(name, sorted(names))}",
+            f"{config_path}{name} is not a known name{hint_for(name, sorted(names))}",
             known_elsewhere(name) is None and near_miss(name, names),
         )
         for name in unknown

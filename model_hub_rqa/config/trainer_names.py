@@ -7,7 +7,7 @@ are the searcher's, and the strategies say when a run validates and writes check
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from model_hub_rqa.config.fields import Problem, did_you_mean, show
+from model_hub_rqa.config.fields import FieldError, did_you_mean, show
 from model_hub_rqa.config.interpolation import resolve_search_specs
 from model_hub_rqa.errors import ConfigError
 
@@ -151,17 +151,17 @@ def replaced_by_flag(name: str, value: Any) -> str | None:
     return {_SIZE: _SLOTS_SIZE, _SLOTS_SIZE: _SIZE, **steps}.get(name)
 
 
-def strategy_problems(settings: Any) -> Iterator[Problem]:
+def strategy_errors(settings: Any) -> Iterator[FieldError]:
     """The rules that do not hold between strategies and steps of TrainerKwargs."""
     for name, steps in STRATEGIES.items():
         strategy, given = getattr(settings, name), getattr(settings, steps) is not None
         if strategy == "steps" and not given:
-            yield Problem((name, steps), f"needs {steps} beside it")
+            yield FieldError((name, steps), f"needs {steps} beside it")
         if strategy in ("epoch", "no") and given:
-            yield Problem((name, steps), f"must be steps beside {steps}, got {strategy!r}")
+            yield FieldError((name, steps), f"must be steps beside {steps}, got {strategy!r}")
 
 
-def best_checkpoint_faults(settings: Any, searcher: Mapping[str, Any], checkpoint_policy: str) -> Iterator[str]:
+def best_checkpoint_errors(settings: Any, searcher: Mapping[str, Any], checkpoint_policy: str) -> Iterator[str]:
     """What TrainerKwargs say of the best checkpoint that the rest of a configuration does not allow.
 
     Args:
@@ -169,15 +169,15 @@ def best_checkpoint_faults(settings: Any, searcher: Mapping[str, Any], checkpoin
         searcher: the configuration's section.
         checkpoint_policy: the configuration's; "best" where it says none.
     """
-    place, metric, smaller = "hyperparameters.", searcher.get("metric"), searcher.get("smaller_is_better", True)
+    prefix, metric, smaller = "hyperparameters.", searcher.get("metric"), searcher.get("smaller_is_better", True)
     if settings.metric_for_best_model not in (None, metric):
         got = settings.metric_for_best_model
-        yield f"{place}metric_for_best_model: must be searcher.metric ({metric!r}), got {got!r}"
+        yield f"{prefix}metric_for_best_model: must be searcher.metric ({metric!r}), got {got!r}"
     if settings.greater_is_better not in (None, not smaller):
-        reason = f"since searcher.smaller_is_better is {show(smaller)}"
-        yield f"{place}greater_is_better: must be {show(not smaller)}, {reason}, got {show(settings.greater_is_better)}"
+        why = f"since searcher.smaller_is_better is {show(smaller)}"
+        yield f"{prefix}greater_is_better: must be {show(not smaller)}, {why}, got {show(settings.greater_is_better)}"
     if settings.save_strategy == "no" and checkpoint_policy == "all":
-        yield f"{place}save_strategy: must not be no beside checkpoint_policy: all"
+        yield f"{prefix}save_strategy: must not be no beside checkpoint_policy: all"
     if settings.load_best_model_at_end:
         reasons = {
             "checkpoint_policy: none": checkpoint_policy == "none",
@@ -185,7 +185,7 @@ def best_checkpoint_faults(settings: Any, searcher: Mapping[str, Any], checkpoin
             "eval_strategy: no": settings.eval_strategy == "no",
         }
         yield from (
-            f"{place}load_best_model_at_end: must be false beside {reason}, which leaves no best checkpoint to choose"
+            f"{prefix}load_best_model_at_end: must be false beside {reason}, which leaves no best checkpoint to choose"
             for reason, holds in reasons.items()
             if holds
         )

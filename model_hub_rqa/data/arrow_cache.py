@@ -346,4 +346,4 @@ def _report(path: str, noted: dict[str, Any]) -> None:
         path + line.removeprefix(noted["file"]) if line.startswith(noted["file"]) else line for line in noted["skipped"]
     ]
     more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    logger.warning("%s: %d faulty records left out:\n%s", path, noted["n_skipped"], "\n".join([*lines[:_SHOWN], *more]))
+    logger.warning("%s: %d bad records left out:\n%s", path, noted["n_skipped"], "\n".join([*lines[:_SHOWN], *more]))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-from model_hub_rqa.data.text_files import Place, Unreadable, short, where
+from model_hub_rqa.data.text_files import Location, Unreadable, short, where
 from model_hub_rqa.errors import ConfigError, DataError
 
 QUESTION_IDS = ("id", "_id", "qid", "question_id")
@@ -22,7 +22,7 @@ def wrong_type(name: str, kind: type, value: Any) -> str:
     return f"{name} must be {_KINDS[kind]}, got {short(value)}"
 
 
-def text_fault(name: str, value: Any) -> str | None:
+def text_error(name: str, value: Any) -> str | None:
     """Why a value is not text that says something, or None."""
     if not isinstance(value, str):
         return wrong_type(name, str, value)
@@ -31,22 +31,22 @@ def text_fault(name: str, value: Any) -> str | None:
     return None if value.isascii() else _unstorable(name, value)
 
 
-def filled_text(record: Mapping[str, Any], name: str, faults: list[str]) -> str | None:
-    """A field that must hold text; None where it is at fault."""
-    fault = text_fault(name, record[name]) if name in record else f"{name} is missing"
-    if fault:
-        faults.append(fault)
+def filled_text(record: Mapping[str, Any], name: str, errors: list[str]) -> str | None:
+    """A field that must hold text; None where it is at error."""
+    error = text_error(name, record[name]) if name in record else f"{name} is missing"
+    if error:
+        errors.append(error)
         return None
     return str(record[name])
 
 
-def text_or_empty(record: Mapping[str, Any], name: str, faults: list[str], *, numbers: bool = False) -> str:
+def text_or_empty(record: Mapping[str, Any], name: str, errors: list[str], *, numbers: bool = False) -> str:
     """A field that may be missing, null or empty.
 
     Args:
         record: the record.
         name: the field's.
-        faults: receives what is wrong with it.
+        errors: receives what is wrong with it.
         numbers: whether whole numbers become text, as in exported tables.
     """
     value = record.get(name)
@@ -54,39 +54,39 @@ def text_or_empty(record: Mapping[str, Any], name: str, faults: list[str], *, nu
         return ""
     if numbers and type(value) is int:
         return str(value)
-    fault = _unstorable(name, value) if isinstance(value, str) else wrong_type(name, str, value)
-    if fault:
-        faults.append(fault)
+    error = _unstorable(name, value) if isinstance(value, str) else wrong_type(name, str, value)
+    if error:
+        errors.append(error)
         return ""
     return str(value)
 
 
-def items_of(record: Mapping[str, Any], name: str, faults: list[str]) -> list[Any]:
-    """A field that must hold a list where it is present; empty where it is missing, null or at fault."""
+def items_of(record: Mapping[str, Any], name: str, errors: list[str]) -> list[Any]:
+    """A field that must hold a list where it is present; empty where it is missing, null or at error."""
     value = record.get(name)
     if value is None:
         return []
     if not isinstance(value, list):
         hint = f": write [{short(value)}]" if isinstance(value, str) else ""
-        faults.append(str(value) if isinstance(value, Unreadable) else wrong_type(name, list, value) + hint)
+        errors.append(str(value) if isinstance(value, Unreadable) else wrong_type(name, list, value) + hint)
         return []
     return value
 
 
-def true_or_false(record: Mapping[str, Any], name: str, faults: list[str]) -> bool | None:
-    """A field that must hold true or false where it is present; None where it is missing, null or at fault."""
+def true_or_false(record: Mapping[str, Any], name: str, errors: list[str]) -> bool | None:
+    """A field that must hold true or false where it is present; None where it is missing, null or at error."""
     value = record.get(name)
     if value is not None and not isinstance(value, bool):
-        faults.append(wrong_type(name, bool, value))
+        errors.append(wrong_type(name, bool, value))
         return None
     return value
 
 
-def add_item_faults(found: list[str], faults: list[str]) -> None:
+def add_item_errors(found: list[str], errors: list[str]) -> None:
     """Adds the first errors of a list's items and counts the rest, so that a long list makes no endless line."""
-    faults += found[:_SHOWN]
+    errors += found[:_SHOWN]
     if len(found) > _SHOWN:
-        faults.append(f"and {len(found) - _SHOWN} more")
+        errors.append(f"and {len(found) - _SHOWN} more")
 
 
 def _unstorable(name: str, value: str) -> str | None:
@@ -140,7 +140,7 @@ class Checks:
         self._first = True
         self._seen: dict[str, Any] = {}
 
-    def is_object(self, place: Place, record: Any) -> bool:
+    def is_object(self, location: Location, record: Any) -> bool:
         """Counts a record; notes an error, and is False, where it is no object."""
         if isinstance(record, dict):
             self.n_records += 1
@@ -148,12 +148,12 @@ class Checks:
         count = record.records if isinstance(record, Unreadable) else 1
         self.n_records += count
         self.n_bad += count
-        fault = str(record) if isinstance(record, Unreadable) else f"must be an object, got {short(record)}"
-        self.bad.append(f"{self._prefix}{where(place)}: {fault}")
+        error = str(record) if isinstance(record, Unreadable) else f"must be an object, got {short(record)}"
+        self.bad.append(f"{self._prefix}{where(location)}: {error}")
         return False
 
-    def identify(self, place: Place, record: Mapping[str, Any], faults: list[str]) -> str | None:
-        """The id of a record, or None where it is at fault: whole numbers become text."""
+    def identify(self, location: Location, record: Mapping[str, Any], errors: list[str]) -> str | None:
+        """The id of a record, or None where it is at error: whole numbers become text."""
         first = self._ids[0]  # looked at by itself, as most files have it
         given = (name for name in self._ids if record.get(name) is not None)
         name = first if record.get(first) is not None else next(given, None)
@@ -165,17 +165,17 @@ class Checks:
         if self.numbered:
             if name is None:
                 return str(self.n_records)
-            faults.append(f"{name} is given, while the first record has none, got {short(record[name])}")
+            errors.append(f"{name} is given, while the first record has none, got {short(record[name])}")
             return None
         name = name or next((name for name in self._ids if name in record), "id")
         value = record.get(name)
-        id_ = str(value) if type(value) is int else filled_text(record, name, faults)
+        id_ = str(value) if type(value) is int else filled_text(record, name, errors)
         if id_ is not None:
-            here: Any = place[1] if len(place) == 2 else place  # a corpus has millions
+            here: Any = location[1] if len(location) == 2 else location  # a corpus has millions
             before = self._seen.setdefault(id_, here)
             if before is not here and before != here:
-                begun = before if isinstance(before, tuple) else (place[0], before)
-                faults.append(f"duplicate id, first at {where(begun)}")
+                begun = before if isinstance(before, tuple) else (location[0], before)
+                errors.append(f"duplicate id, first at {where(begun)}")
         return id_
 
     def _look_for_ids(self, record: Mapping[str, Any]) -> None:
@@ -189,18 +189,18 @@ class Checks:
                 rule = f"looks like the id, which must be named {', '.join(self._ids)}: rename it to id"
                 self.fatal.append(f"{self._prefix}{name} {rule}")
 
-    def passed(self, place: Place, id_: str | None, faults: list[str]) -> bool:
+    def passed(self, location: Location, id_: str | None, errors: list[str]) -> bool:
         """Whether a record has no error; those it has are noted."""
-        if faults:
+        if errors:
             self.n_bad += 1
-            self.bad.append(f"{self.named(place, id_)}: {'; '.join(faults)}")
-        return not faults
+            self.bad.append(f"{self.named(location, id_)}: {'; '.join(errors)}")
+        return not errors
 
-    def named(self, place: Place, id_: str | None) -> str:
+    def named(self, location: Location, id_: str | None) -> str:
         """The file and the record, as a message names them."""
         if id_ is None or self.numbered:
-            return f"{self._prefix}{where(place)}"
-        return f"{self._prefix}record {id_ if len(id_) <= 60 and id_.isprintable() else short(id_)} ({where(place)})"
+            return f"{self._prefix}{where(location)}"
+        return f"{self._prefix}record {id_ if len(id_) <= 60 and id_.isprintable() else short(id_)} ({where(location)})"
 
     def finish(self, n_kept: int) -> tuple[str, ...]:
         """The errors of the records that were left out.
@@ -211,6 +211,6 @@ class Checks:
         if self.fatal or (self.bad and not self._skip):
             raise DataError([*self.fatal, *self.bad])
         if not n_kept:
-            nothing = f"no record remains, all {self.n_records:,} are faulty" if self.n_records else "holds no record"
+            nothing = f"no record remains, all {self.n_records:,} are bad" if self.n_records else "holds no record"
             raise DataError([f"{self._prefix}{nothing}", *self.bad])
         return tuple(self.bad)

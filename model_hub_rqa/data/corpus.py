@@ -1,7 +1,7 @@
 """Validated readers for retrieval: corpora, queries and relevance judgements (qrels), in BEIR's forms and others.
 
 A corpus is streamed, so that its size is not bounded by memory (of each document only its id is remembered, to find
-duplicates). All faults of a file are raised together, each a line ``FILE: record ID (place): rule, value found``.
+duplicates). All errors of a file are raised together, each a line ``FILE: record ID (location): rule, value found``.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ class CorpusReader:
 
     Args:
         path: the file.
-        on_bad_record: "error", or "skip" to leave faulty documents out.
+        on_bad_record: "error", or "skip" to leave bad documents out.
 
     Attributes:
         skipped: after the iteration, a line for each document that was left out.
@@ -67,7 +67,7 @@ class CorpusReader:
             the same corpus.
 
     Raises:
-        DataError: while iterating: the file cannot be read; after the last document: all faults of its documents
+        DataError: while iterating: the file cannot be read; after the last document: all errors of its documents
             ("error"), or no document remains.
         ConfigError: on_bad_record is neither "error" nor "skip".
     """
@@ -84,17 +84,17 @@ class CorpusReader:
         checks = Checks(self.path, self._on_bad_record, ids=DOCUMENT_IDS)
         digest = hashlib.sha256()
         self.n_documents = 0
-        for place, record in iter_file(
+        for location, record in iter_file(
             self.path, (_TEXT,), endings=CORPUS_ENDINGS, folders=False, columns=(*DOCUMENT_IDS, "title", *_TEXT)
         ):
-            if not checks.is_object(place, record):
+            if not checks.is_object(location, record):
                 continue
-            faults: list[str] = []
-            id_ = checks.identify(place, record, faults)
+            errors: list[str] = []
+            id_ = checks.identify(location, record, errors)
             name = "contents" if "contents" in record and "text" not in record else "text"
-            text = filled_text(record, name, faults) or ""
-            title = text_or_empty(record, "title", faults)
-            if checks.passed(place, id_, faults) and id_ is not None:
+            text = filled_text(record, name, errors) or ""
+            title = text_or_empty(record, "title", errors)
+            if checks.passed(location, id_, errors) and id_ is not None:
                 digest.update(json.dumps([id_, title, text], ensure_ascii=False).encode() + b"\n")
                 self.n_documents += 1
                 yield Passage(id_, text, title)
@@ -129,26 +129,26 @@ def read_qrels(path: str | PathLike[str]) -> Qrels:
     (query, 0, document, relevance).
 
     Raises:
-        DataError: all faults of the file, or it judges nothing.
+        DataError: all errors of the file, or it judges nothing.
     """
-    qrels, faults = Qrels(str(path)), []
+    qrels, errors = Qrels(str(path)), []
     for number, line in enumerate(read_text(Path(path)).split("\n"), 1):
         cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
         if not any(cells) or (number == 1 and cells[-1:] == ["score"]):
             continue
         if len(cells) not in (3, 4) or not all(cells):
-            faults.append(f"{path}: line {number}: must have query, document and score, got {short(line)}")
+            errors.append(f"{path}: line {number}: must have query, document and score, got {short(line)}")
             continue
         query, document, score = cells[0], cells[-2], cells[-1]
         before = qrels.judgements.get(query, {}).get(document)
         if not re.fullmatch(r"[+-]?[0-9]{1,9}", score):
-            faults.append(f"{path}: line {number}: score must be a whole number, got {short(score)}")
+            errors.append(f"{path}: line {number}: score must be a whole number, got {short(score)}")
         elif before is not None and before != int(score):
             first = qrels.lines[query, document]
-            faults.append(f"{path}: line {number}: score {score} contradicts line {first}, which has {before}")
+            errors.append(f"{path}: line {number}: score {score} contradicts line {first}, which has {before}")
         elif before is None:
             qrels.judgements.setdefault(query, {})[document] = int(score)
             qrels.lines[query, document] = number
-    if faults or not qrels.judgements:
-        raise DataError(faults or f"{path}: holds no judgement")
+    if errors or not qrels.judgements:
+        raise DataError(errors or f"{path}: holds no judgement")
     return qrels

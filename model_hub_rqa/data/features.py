@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model_hub_rqa.errors import DataError, Faults, RqaError
+from model_hub_rqa.errors import DataError, ErrorCollector, RqaError
 from model_hub_rqa.registry import own_frames
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ LENGTH, INDEX = "length", "example_index"
 _ROWS_AT_ONCE = 10_000
 
 
-def complete_datasets(datasets: Any, examples: Mapping[str, Any], place: str) -> "dict[str, Dataset]":
+def complete_datasets(datasets: Any, examples: Mapping[str, Any], source: str) -> "dict[str, Dataset]":
     """The features of "train" and "validation", each as `complete_features` gives them.
 
     Args:
         datasets: what a trial's ``build_datasets`` gave.
         examples: the examples of each split.
-        place: for messages.
+        source: for messages.
 
     Raises:
         DataError: all errors of both splits; or a split is missing.
@@ -30,17 +30,17 @@ def complete_datasets(datasets: Any, examples: Mapping[str, Any], place: str) ->
     names = ("train", "validation")
     if not isinstance(datasets, Mapping) or any(name not in datasets for name in names):
         got = ", ".join(map(str, datasets)) if isinstance(datasets, Mapping) else type(datasets).__name__
-        raise DataError(f"{place}: must give train and validation, got {got or 'nothing'}")
-    faults = Faults()
+        raise DataError(f"{source}: must give train and validation, got {got or 'nothing'}")
+    errors = ErrorCollector()
     made = {
-        name: faults.attempt(complete_features, datasets[name], examples.get(name), f"{place}: {name}")
+        name: errors.attempt(complete_features, datasets[name], examples.get(name), f"{source}: {name}")
         for name in names
     }
-    faults.raise_any()
+    errors.raise_any()
     return {name: features for name, features in made.items() if features is not None}
 
 
-def complete_features(features: Any, examples: Any, place: str) -> "Dataset":
+def complete_features(features: Any, examples: Any, source: str) -> "Dataset":
     """Features with ``length``, their tokens, and ``example_index``, the row of the example that each is made of.
 
     A ``length`` that is missing is that of ``input_ids``, or else of the longest list of numbers (of nested lists, the
@@ -50,32 +50,32 @@ def complete_features(features: Any, examples: Any, place: str) -> "Dataset":
     Args:
         features: a datasets.Dataset.
         examples: what they are made of.
-        place: for messages.
+        source: for messages.
 
     Raises:
         DataError: a column cannot be known, or holds no whole numbers.
     """
     if not hasattr(features, "column_names") or not hasattr(features, "add_column"):
-        raise DataError(f"{place}: must be a datasets.Dataset, got {type(features).__name__}")
-    faults = []
+        raise DataError(f"{source}: must be a datasets.Dataset, got {type(features).__name__}")
+    errors = []
     lists = _lists_of_numbers(features)
     if LENGTH not in features.column_names and not lists:
-        faults.append(
-            f"{place}: must have the column {LENGTH}, the tokens of each feature, which is counted only where there is "
+        errors.append(
+            f"{source}: must have the column {LENGTH}, the tokens of each feature: it is counted only where there is "
             f"a list of numbers such as input_ids; got {', '.join(features.column_names)}"
         )
     if INDEX not in features.column_names and not _same_rows(features, examples):
-        faults.append(
-            f"{place}: must have the column {INDEX}, for each feature the row of self.examples that it is made of, "
+        errors.append(
+            f"{source}: must have the column {INDEX}, for each feature the row of self.examples that it is made of, "
             "since features need not be one to one with examples: self.map_examples adds it where it maps row by row, "
             f"a batched function has to give it (with_indices=True); got {', '.join(features.column_names)}"
         )
     for name in (LENGTH, INDEX):
         kind = str(getattr(features.features.get(name), "dtype", "a list")) if name in features.column_names else "int"
         if not kind.startswith(("int", "uint")):
-            faults.append(f"{place}: {name} must be a whole number, got {kind}")
-    if faults:
-        raise DataError(faults)
+            errors.append(f"{source}: {name} must be a whole number, got {kind}")
+    if errors:
+        raise DataError(errors)
     if LENGTH not in features.column_names:
         features = _with_column(features, LENGTH, _count(features, lists))
     return with_row_numbers(features)
@@ -107,7 +107,7 @@ def _with_column(features: "Dataset", name: str, values: np.ndarray) -> "Dataset
 
 
 def check_batch(
-    collate: Callable[[list[Any]], Any], features: "Dataset", split: str, *, indexed: bool, place: str
+    collate: Callable[[list[Any]], Any], features: "Dataset", split: str, *, indexed: bool, source: str
 ) -> None:
     """Tries a collator on two features.
 
@@ -116,7 +116,7 @@ def check_batch(
         features: those of a split.
         split: for messages.
         indexed: whether the batch must say by ``example_index`` which example each of its rows is of.
-        place: for messages.
+        source: for messages.
 
     Raises:
         DataError: it fails, or the batch has no such column.
@@ -128,13 +128,13 @@ def check_batch(
         raise
     except Exception as error:  # whatever the user's function raises
         raise DataError(
-            f"{place}: fails on two {split} features ({', '.join(rows[0])}):\n{own_frames(error)}"
+            f"{source}: fails on two {split} features ({', '.join(rows[0])}):\n{own_frames(error)}"
         ) from error
     columns = batch if isinstance(batch, Mapping) else {}
     if indexed and not hasattr(columns.get(INDEX), "tolist"):
         got = ", ".join(map(str, columns)) or type(batch).__name__
         raise DataError(
-            f"{place}: a batch must have the column {INDEX}, a tensor with a number for each of its rows, by which a "
+            f"{source}: a batch must have the column {INDEX}, a tensor with a number for each of its rows, by which a "
             f"validation knows the examples; got {got}"
         )
 

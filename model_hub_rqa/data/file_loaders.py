@@ -13,7 +13,7 @@ from model_hub_rqa.data.formats.answers import ANSWERS, SINGLE, unknown_answers
 from model_hub_rqa.data.formats.nested import flatten
 from model_hub_rqa.data.formats.questions import PASSAGE_FIELDS
 from model_hub_rqa.data.formats.squad import SquadRows
-from model_hub_rqa.data.text_files import Place, Unreadable, garbage_later, loads, short
+from model_hub_rqa.data.text_files import Location, Unreadable, garbage_later, loads, short
 
 if TYPE_CHECKING:
     from model_hub_rqa.data.arrow_cache import Reader
@@ -91,7 +91,7 @@ def read_squad(
         version_option: how questions without an answer are allowed, for the message.
 
     Raises:
-        DataError: all errors, each a line ``FILE: record ID (place): rule, value found``; places count from 1. Errors
+        DataError: all errors, each a line ``FILE: record ID (location): rule, value``, locations counted from 1. Errors
             of the file itself (unreadable, broken JSON, another structure, turns or several passages, declared
             unanswerable questions that version_2_with_negative forbids) are raised with "skip" as well, and so is a
             file of which nothing remains.
@@ -107,21 +107,21 @@ def read_squad(
     negatives: list[tuple[str, bool]] = []  # those left out, with whether the file says so itself
     unfit: dict[str, list[str]] = {}
     needed: Needed = (QUESTION_IDS, ("question",), ("context",))
-    for place, record in iter_questions(path, (*needed, _ANSWER_NAMES) if require_answers else needed):
-        if not checks.is_object(place, record):
+    for location, record in iter_questions(path, (*needed, _ANSWER_NAMES) if require_answers else needed):
+        if not checks.is_object(location, record):
             continue
-        faults: list[str] = []
-        id_ = checks.identify(place, record, faults)
-        if what := _unfit(record, nested=len(place) > 2):
-            unfit.setdefault(what, []).append(checks.named(place, id_))
+        errors: list[str] = []
+        id_ = checks.identify(location, record, errors)
+        if what := _unfit(record, nested=len(location) > 2):
+            unfit.setdefault(what, []).append(checks.named(location, id_))
             continue
-        row, negative = made.row(id_, record, faults, nested=len(place) > 2)
-        if require_answers and faults and "answers is missing" in faults[-1]:
-            faults[-1] += "".join(f" ({name} looks like it: rename it to answers)" for name in unknown_answers(record))
-        if not checks.passed(place, id_, faults):
+        row, negative = made.row(id_, record, errors, nested=len(location) > 2)
+        if require_answers and errors and "answers is missing" in errors[-1]:
+            errors[-1] += "".join(f" ({name} looks like it: rename it to answers)" for name in unknown_answers(record))
+        if not checks.passed(location, id_, errors):
             continue
         if negative and require_answers and not version_2_with_negative:
-            negatives.append((checks.named(place, id_), record.get("is_impossible") is True))
+            negatives.append((checks.named(location, id_), record.get("is_impossible") is True))
         else:
             rows.append(row)
     checks.fatal += _unfit_lines(checks, unfit)
@@ -133,7 +133,7 @@ def read_squad(
 _ANSWER_NAMES = ("answers", "answer_text", *(name for name in ANSWERS if name != "answers"), "target")
 
 
-def iter_questions(path: str | PathLike[str], needed: Needed = (("question",),)) -> Iterator[tuple[Place, Any]]:
+def iter_questions(path: str | PathLike[str], needed: Needed = (("question",),)) -> Iterator[tuple[Location, Any]]:
     """The flat records of a file of questions in any format, not validated, with their places.
 
     Args:
@@ -146,7 +146,7 @@ def iter_questions(path: str | PathLike[str], needed: Needed = (("question",),))
     file = Path(path)
     records = iter_file(file, needed, known=_CSV_COLUMNS)
     if ending_of(file) == ".csv" and not file.is_dir():
-        records = ((place, _from_csv(record)) for place, record in records)
+        records = ((location, _from_csv(record)) for location, record in records)
     return flatten(records)
 
 
@@ -226,19 +226,19 @@ def read_rows(path: str | PathLike[str], *, columns: Sequence[str] = (), on_bad_
         path: .json (a list, or a list under "data"), .jsonl, each also .gz; .parquet; or a folder that
             ``Dataset.save_to_disk`` wrote.
         columns: what each record must have, and not as null.
-        on_bad_record: "error", or "skip" to leave faulty records out and return their faults.
+        on_bad_record: "error", or "skip" to leave bad records out and return their errors.
 
     Raises:
-        DataError: all faults, each with its place.
+        DataError: all errors, each with its place.
     """
     checks = Checks(path, on_bad_record)
     rows: list[dict[str, Any]] = []
-    for place, record in iter_file(Path(path), [(name,) for name in columns], endings=_ENDINGS):
-        if not checks.is_object(place, record):
+    for location, record in iter_file(Path(path), [(name,) for name in columns], endings=_ENDINGS):
+        if not checks.is_object(location, record):
             continue
         missing = [name for name in columns if record.get(name) is None]
-        faults = [f"must have {', '.join(missing)}, got {', '.join(record)}"] if missing else []
-        if checks.passed(place, None, faults):
+        errors = [f"must have {', '.join(missing)}, got {', '.join(record)}"] if missing else []
+        if checks.passed(location, None, errors):
             rows.append(record)
     skipped = checks.finish(len(rows))
     return Records(rows, skipped, checks.n_bad)

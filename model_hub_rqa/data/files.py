@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.data.text_files import Place, Unreadable, decoded, iter_json, iter_jsonl, iter_lines, short
+from model_hub_rqa.data.text_files import Location, Unreadable, decoded, iter_json, iter_jsonl, iter_lines, short
 from model_hub_rqa.errors import DataError
 
 Needed = Sequence[Sequence[str]]
@@ -16,7 +16,7 @@ Needed = Sequence[Sequence[str]]
 
 def iter_csv(
     path: Path, needed: Needed = (), *, known: Sequence[str] = (), delimiter: str = ","
-) -> Iterator[tuple[Place, Any]]:
+) -> Iterator[tuple[Location, Any]]:
     """The records of a CSV file, all values as text, read as a stream.
 
     A column without a name, as pandas writes its index (also "Unnamed: 0"), is ignored.
@@ -61,15 +61,15 @@ def _is_index(name: str) -> bool:
 
 
 def _check_header(path: Path, line: int, header: Sequence[str], needed: Needed, known: Sequence[str]) -> None:
-    faults = [f"misses the column {_any_of(names)}" for names in needed if not set(names) & set(header)]
+    errors = [f"misses the column {_any_of(names)}" for names in needed if not set(names) & set(header)]
     unknown = sorted(set(header) - set(known)) if known else []
     if unknown:
-        faults.append(f"has columns that are not known: {short(unknown)} (known: {', '.join(known)})")
+        errors.append(f"has columns that are not known: {short(unknown)} (known: {', '.join(known)})")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        faults.append(f"names columns twice: {short(twice)}")
-    if faults:
-        raise DataError([f"{path}: line {line}: the header {fault}, got {short(list(header))}" for fault in faults])
+        errors.append(f"names columns twice: {short(twice)}")
+    if errors:
+        raise DataError([f"{path}: line {line}: the header {error}, got {short(list(header))}" for error in errors])
 
 
 def _any_of(names: Sequence[str]) -> str:
@@ -77,7 +77,9 @@ def _any_of(names: Sequence[str]) -> str:
     return f'"{names[0]}"{others}'
 
 
-def iter_parquet(path: Path, needed: Needed = (), columns: Sequence[str] | None = None) -> Iterator[tuple[Place, Any]]:
+def iter_parquet(
+    path: Path, needed: Needed = (), columns: Sequence[str] | None = None
+) -> Iterator[tuple[Location, Any]]:
     """The records of a Parquet file that has the columns ``needed``; of its columns, those in ``columns`` (None: all).
 
     Raises:
@@ -99,7 +101,7 @@ def iter_parquet(path: Path, needed: Needed = (), columns: Sequence[str] | None 
         raise DataError(f"{path}: cannot be read as Parquet: {_one_line(error)}") from error
 
 
-def iter_saved(path: Path, needed: Needed = ()) -> Iterator[tuple[Place, Any]]:
+def iter_saved(path: Path, needed: Needed = ()) -> Iterator[tuple[Location, Any]]:
     """The records of a folder that ``Dataset.save_to_disk`` wrote, of data with the columns ``needed``.
 
     Raises:
@@ -138,7 +140,7 @@ def _check_columns(path: Path, columns: Sequence[str], needed: Needed) -> None:
         )
 
 
-def _numbered(tables: Any) -> Iterator[tuple[Place, Any]]:
+def _numbered(tables: Any) -> Iterator[tuple[Location, Any]]:
     number = 0
     for table in tables:
         for row in table.to_pylist():
@@ -153,7 +155,7 @@ def _one_line(error: Exception) -> str:
 ENDINGS = (".json", ".jsonl", ".csv", ".parquet")  # each but the last also with .gz
 
 
-def file_problems(path: Path, endings: Collection[str] = ENDINGS, *, folders: bool = False) -> list[str]:
+def file_errors(path: Path, endings: Collection[str] = ENDINGS, *, folders: bool = False) -> list[str]:
     """What is wrong with a file by its name alone: it is not there, or has another ending."""
     name = path.name.lower()
     if path.is_dir():
@@ -179,7 +181,7 @@ def iter_file(
     folders: bool = True,
     known: Sequence[str] = (),
     columns: Sequence[str] | None = None,
-) -> Iterator[tuple[Place, Any]]:
+) -> Iterator[tuple[Location, Any]]:
     """The records of a file, not validated; what is no record comes as an `Unreadable`.
 
     Args:
@@ -193,9 +195,9 @@ def iter_file(
     Raises:
         DataError: the file is missing, empty, damaged or of another kind.
     """
-    problems = file_problems(path, endings, folders=folders)
-    if problems:
-        raise DataError(problems)
+    errors = file_errors(path, endings, folders=folders)
+    if errors:
+        raise DataError(errors)
     ending = ending_of(path)
     if path.is_dir():
         yield from iter_saved(path, needed)

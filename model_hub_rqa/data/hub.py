@@ -129,26 +129,26 @@ def _load(name: str, settings: Mapping[str, Any]) -> Any:
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # not the configuration's fault
+            raise  # not the configuration's error
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(f"data.dataset_name: cannot load {name!r}: {type(error).__name__}: {reason}") from error
 
 
 def _check_form(name: str, splits: "Mapping[str, Dataset]") -> None:
-    problems = []
+    errors = []
     for split, dataset in splits.items():
         missing = [column for column in SQUAD_FEATURES if column != "title" and column not in dataset.column_names]
         if missing:
-            problems.append(
+            errors.append(
                 f"data.dataset_name: {name}, split {split}: misses the columns {missing}, got {dataset.column_names}"
             )
         elif not _holds_two_lists(dataset.features["answers"]):
-            problems.append(
+            errors.append(
                 f"data.dataset_name: {name}, split {split}: answers must hold the lists text and answer_start, "
                 f"got {dataset.features['answers']}"
             )
-    if problems:
-        raise DataError(problems)
+    if errors:
+        raise DataError(errors)
 
 
 def _holds_two_lists(feature: Any) -> bool:

@@ -63,7 +63,7 @@ def load_splits(
 
     Raises:
         ConfigError: the fields contradict one another, or the hub data cannot be had.
-        DataError: all faults of both files; or a side has no example.
+        DataError: all errors of both files; or a side has no example.
     """
     settings = _settings(data_config)
     if version_2_with_negative is None:
@@ -138,7 +138,7 @@ def load_split(
 
     Raises:
         ConfigError: neither is given, or the hub data cannot be had or have no such split.
-        DataError: all faults of the file.
+        DataError: all errors of the file.
     """
     settings = _settings(data_config)
     field = _FILE_FIELDS[split]
@@ -170,13 +170,13 @@ def load_file(
         version_2_with_negative: whether questions may be unanswerable.
         require_answers: False where answers may be missing, for a file to predict on.
         require_offsets: True for a file to train on, see `read_squad`.
-        on_bad_record: "error", or "skip" to leave faulty records out with a warning.
+        on_bad_record: "error", or "skip" to leave bad records out with a warning.
         cache_dir: as :func:`~model_hub_rqa.data.arrow_cache.cached_dataset` takes it.
         overwrite_cache: read the file anew.
 
     Raises:
         ConfigError: the slice is malformed.
-        DataError: all faults of the file.
+        DataError: all errors of the file.
     """
     part = parse_slice(os.fspath(path))
     whole = cached_dataset(
@@ -219,15 +219,15 @@ def _settings(data_config: Any) -> dict[str, Any]:
 
 
 def _check(settings: Mapping[str, Any]) -> None:
-    problems = []
+    errors = []
     files = [name for name in _FILE_FIELDS.values() if settings[name]]
     if "train_file" not in files and (files or not settings["dataset_name"]):
-        problems.append("data.train_file: must be given, or dataset_name, got neither")
+        errors.append("data.train_file: must be given, or dataset_name, got neither")
     for name in _LIMIT_FIELDS.values():
         if settings[name] is not None and settings[name] < 1:
-            problems.append(f"data.{name}: must be at least 1, got {settings[name]!r}")
-    if problems:
-        raise ConfigError(problems)
+            errors.append(f"data.{name}: must be at least 1, got {settings[name]!r}")
+    if errors:
+        raise ConfigError(errors)
 
 
 def _load_files(
@@ -235,14 +235,14 @@ def _load_files(
 ) -> "dict[str, Dataset]":
     slices = _parse_slices(settings)
     whole: dict[str, list[Shard]] = {}
-    problems: list[str] = []
+    errors: list[str] = []
     for split, parts in slices.items():
         try:
             whole[split] = _read_parts(settings, parts, reader or _squad_reader_of(split, bool(squad_version_2)))
         except DataError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-    if problems:
-        raise DataError(problems)
+            errors += [line for line in error.errors if line not in errors]
+    if errors:
+        raise DataError(errors)
     if squad_version_2 is not None:
         every = {f"{split} {i}": shard.examples for split, of in whole.items() for i, shard in enumerate(of)}
         paths = ", ".join(dict.fromkeys(part.path for parts in slices.values() for part in parts))
@@ -252,45 +252,45 @@ def _load_files(
         try:
             found[split] = _join_parts(settings, split, parts, whole[split])
         except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
+            errors += error.errors
+    if errors:
+        raise DataError(errors)
     return found
 
 
 def _parse_slices(settings: Mapping[str, Any]) -> dict[str, list[FileSlice]]:
     slices = {}
-    problems: list[str] = []
+    errors: list[str] = []
     for split, field in _FILE_FIELDS.items():
         if not settings[field]:
             continue
         try:
             slices[split] = parse_slices(settings[field], f"data.{field}")
         except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
+            errors += error.errors
+    if errors:
+        raise ConfigError(errors)
     return slices
 
 
 def _read_parts(settings: Mapping[str, Any], parts: Sequence[FileSlice], reader: Reader) -> list[Shard]:
     """The files of one split, each once."""
     shards: dict[str, Shard] = {}
-    problems: list[str] = []
+    errors: list[str] = []
     for part in parts:
         try:
             paths = matching_files(part.path)
         except DataError as error:
-            problems += error.problems
+            errors += error.errors
             continue
         for path in paths:
             try:
                 if path not in shards:
                     shards[path] = _read_file(settings, path, reader)
             except DataError as error:
-                problems += error.problems
-    if problems:
-        raise DataError(problems)
+                errors += error.errors
+    if errors:
+        raise DataError(errors)
     number_through(list(shards.values()))
     return list(shards.values())
 
@@ -314,7 +314,7 @@ def _join_parts(
     by_path = {shard.counts.file: shard for shard in shards}
     skip = settings["on_bad_record"] == "skip"
     cut: list[tuple[str, Dataset]] = []
-    problems: list[str] = []
+    errors: list[str] = []
     n_left_out = 0
     for part in parts:
         files = [(path, by_path[path].examples) for path in matching_files(part.path)]
@@ -323,9 +323,9 @@ def _join_parts(
             cut.append((part.path, _cut(whole, part)))
             n_left_out += n_twice
         except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
+            errors += error.errors
+    if errors:
+        raise DataError(errors)
     joined, n_twice = join(cut, skip=skip)
     for shard in shards:
         count_file(replace(shard.counts, split=split))

@@ -110,8 +110,8 @@ class MixedBatchSampler(TrainBatchSampler):
             return super().sort_bucket(part)
         result = part.copy()
         for number in range(len(self.members)):
-            places = self.set_numbers[part] == number
-            result[places] = super().sort_bucket(part[places])
+            in_set = self.set_numbers[part] == number
+            result[in_set] = super().sort_bucket(part[in_set])
         return result
 
 

@@ -125,11 +125,11 @@ def read_predictions(path: str) -> Predictions:
     """Reads a file of predictions in any of the forms.
 
     Raises:
-        DataError: all faults, each with its place: a record without id (or question) or answer, an id that comes
+        DataError: all errors, each with its place: a record without id (or question) or answer, an id that comes
             twice, what is no JSON; or the file holds no prediction.
     """
     file = Path(path)
-    faults: list[str] = []
+    errors: list[str] = []
     if path.lower().endswith(JSONL):
         records: Iterable[Any] = iter_jsonl(file)
     elif isinstance(content := read_json_or_lines(file), Iterator):
@@ -142,9 +142,9 @@ def read_predictions(path: str) -> Predictions:
         records = ((("record", number), record) for number, record in enumerate(content, 1))
     lines: dict[str, dict[str, Any]] = {}
     kind = ""
-    for place, record in records:
+    for location, record in records:
         if isinstance(record, Unreadable):
-            faults.append(f"{path}: {where(place)}: {record}")
+            errors.append(f"{path}: {where(location)}: {record}")
             continue
         kind = kind or (
             "question" if isinstance(record, dict) and "id" not in record and "question" in record else "id"
@@ -153,12 +153,12 @@ def read_predictions(path: str) -> Predictions:
             key, line = _read_line(record, kind)
             if key in lines:
                 raise ValueError(f"duplicate {kind} {short(key)}")
-        except ValueError as fault:
-            faults.append(f"{path}: {where(place)}: {fault}, got {short(record)}")
+        except ValueError as error:
+            errors.append(f"{path}: {where(location)}: {error}, got {short(record)}")
         else:
             lines[key] = line
-    if faults or not lines:
-        raise DataError(faults or f"{path}: holds no prediction")
+    if errors or not lines:
+        raise DataError(errors or f"{path}: holds no prediction")
     return Predictions(path, lines, kind)
 
 

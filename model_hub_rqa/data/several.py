@@ -46,10 +46,10 @@ def load_named_sets(
         "train" and "validation", each a mapping of names to data sets.
 
     Raises:
-        ConfigError, DataError: the faults of all sets.
+        ConfigError, DataError: the errors of all sets.
     """
     loaded: dict[str, dict[str, Any]] = {side: {} for side in sets}
-    problems: dict[type[RqaError], list[str]] = {ConfigError: [], DataError: []}
+    errors: dict[type[RqaError], list[str]] = {ConfigError: [], DataError: []}
     for side, entries in sets.items():
         for one in entries:
             try:
@@ -57,14 +57,14 @@ def load_named_sets(
                     one, side, seed=seed, reader=reader, version_2_with_negative=version_2_with_negative
                 )
             except (ConfigError, DataError) as error:
-                lines = problems[type(error)]
-                lines += [line for line in error.problems if line not in lines]
-    for kind, lines in problems.items():
+                lines = errors[type(error)]
+                lines += [line for line in error.errors if line not in lines]
+    for kind, lines in errors.items():
         if lines:
-            raise kind([line for kept in problems.values() for line in kept])
+            raise kind([line for kept in errors.values() for line in kept])
     if reader is None and version_2_with_negative:
         parts = [(f"{side} {name}", part) for side, named in loaded.items() for name, part in named.items()]
-        every = {place: getattr(part, "examples", part) for place, part in parts}
+        every = {location: getattr(part, "examples", part) for location, part in parts}
         check_unanswerable(every, True, "data")
     return loaded
 

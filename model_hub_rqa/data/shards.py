@@ -133,17 +133,17 @@ def join(parts: Sequence[tuple[str, "Dataset"]], *, skip: bool) -> "tuple[Datase
     if len(parts) == 1:
         return parts[0][1], 0
     kept: list[Any] = []
-    problems: list[str] = []
+    errors: list[str] = []
     owner: dict[str, str] = {}
     n_left_out = 0
     for name, part in parts:
         ids = part["id"][:] if "id" in part.column_names else []
         twice = {number for number, id_ in enumerate(ids) if owner.setdefault(id_, name) != name}
-        problems += [f"{name}: record {short(ids[n])}: duplicate id, first in {owner[ids[n]]}" for n in sorted(twice)]
+        errors += [f"{name}: record {short(ids[n])}: duplicate id, first in {owner[ids[n]]}" for n in sorted(twice)]
         kept.append(part.select([n for n in range(len(part)) if n not in twice]) if twice else part)
         n_left_out += len(twice)
-    if problems and not skip:
-        raise DataError(problems)
+    if errors and not skip:
+        raise DataError(errors)
     try:
         whole = datasets.concatenate_datasets(kept)
     except ValueError as error:

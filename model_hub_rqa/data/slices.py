@@ -74,17 +74,17 @@ def parse_slices(files: Any, field: str) -> list[FileSlice]:
     entries = list(files) if isinstance(files, list | tuple) else [files]
     names = [field] if len(entries) == 1 else [f"{field}[{number}]" for number in range(len(entries))]
     slices: list[FileSlice] = []
-    problems: list[str] = []
+    errors: list[str] = []
     for name, entry in zip(names, entries, strict=True):
         if not isinstance(entry, str | os.PathLike) or not str(entry).strip():
-            problems.append(f"{name}: must be the name of a file, got {entry!r}")
+            errors.append(f"{name}: must be the name of a file, got {entry!r}")
             continue
         try:
             slices.append(parse_slice(os.fspath(entry), name))
         except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
+            errors += error.errors
+    if errors:
+        raise ConfigError(errors)
     return slices
 
 

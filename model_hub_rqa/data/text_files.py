@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from model_hub_rqa.errors import DataError
 
 # A place inside a file, for example ("line", 7) or ("article", 1, "paragraph", 2); everything is counted from 1.
-Place = tuple[str | int, ...]
+Location = tuple[str | int, ...]
 
 # The longer mark first: UTF-32's begins with UTF-16's.
 _FOREIGN_MARKS = (
@@ -31,7 +31,7 @@ _shortener.maxstring = _shortener.maxother = _shortener.maxlong = 60
 
 
 class Unreadable(str):
-    """Stands in a record (or for a whole one) where a reader found a fault: the text is the fault.
+    """Stands in a record (or for a whole one) where a reader found an error: the text is the error.
 
     Attributes:
         records: how many records it stands for.
@@ -52,9 +52,9 @@ def garbage_later() -> Iterator[None]:
             gc.enable()
 
 
-def where(place: Place) -> str:
+def where(location: Location) -> str:
     """``("line", 7)`` as "line 7"."""
-    return " ".join(map(str, place))
+    return " ".join(map(str, location))
 
 
 def short(value: Any) -> str:
@@ -170,7 +170,7 @@ def read_object(path: Path, holds: str = "one JSON object") -> dict[str, Any]:
     return root
 
 
-def iter_jsonl(path: Path) -> Iterator[tuple[Place, Any]]:
+def iter_jsonl(path: Path) -> Iterator[tuple[Location, Any]]:
     """The values of a JSONL file with their places, read as a stream; blank lines are passed over.
 
     A line that is not JSON in UTF-8 gives an `Unreadable`, so that it counts as one bad record.
@@ -188,9 +188,9 @@ def iter_jsonl(path: Path) -> Iterator[tuple[Place, Any]]:
         try:
             value = loads(decoded(line).rstrip())
         except ValueError as error:
-            fault = str(error).replace("at line 1 ", "at ", 1)
+            reason = str(error).replace("at line 1 ", "at ", 1)
             cut = "" if line.endswith(b"\n") else " (the last line: the file may be cut short)"
-            value = Unreadable(f"{fault}{cut}")
+            value = Unreadable(f"{reason}{cut}")
         yield ("line", number), value
     if empty:
         raise DataError(f"{path}: empty file")
@@ -237,7 +237,7 @@ def read_json_or_lines(path: Path) -> Any:
         raise
 
 
-def iter_json(path: Path) -> Iterator[tuple[Place, Any]]:
+def iter_json(path: Path) -> Iterator[tuple[Location, Any]]:
     """The records of a .json file with their places: a list, by itself or under "data", or one record a line (JSONL).
 
     Raises:

@@ -45,15 +45,15 @@ def lcs_length(first: Sequence[str], second: Sequence[str]) -> int:
     """The length of the longest common subsequence.
 
     Bit-parallel (Crochemore et al. 2001, "A fast and practical bit-vector algorithm for the longest common subsequence
-    problem"): one row of the usual table is one whole number, whose zero bits count the steps.
+    error"): one row of the usual table is one whole number, whose zero bits count the steps.
     """
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for i, token in enumerate(first):
-        places[token] = places.get(token, 0) | 1 << i
+        positions[token] = positions.get(token, 0) | 1 << i
     everything = (1 << len(first)) - 1
     row = everything
     for token in second:
-        matches = row & places.get(token, 0)
+        matches = row & positions.get(token, 0)
         row = (row + matches | row - matches) & everything
     return len(first) - row.bit_count()
 

@@ -96,7 +96,7 @@ class Choice(NamedTuple):
     warning: str
 
 
-def language_fault(language: str) -> str:
+def language_error(language: str) -> str:
     """The rule that ``language`` breaks, "" where it is "auto" or a code of ISO 639-1."""
     if language == "auto" or language in LANGUAGES.split():
         return ""

@@ -28,7 +28,7 @@ def squad_v1(
         ``exact_match`` and ``f1``, both in percent (0.0 to 100.0).
 
     Raises:
-        DataError: there are no references, a question has none, or an answer is not a string; all faults at once.
+        DataError: there are no references, a question has none, or an answer is not a string; all errors at once.
     """
     exact, f1 = question_scores(predictions, references, rules=rules)
     return {"exact_match": _percent(exact.values()), "f1": _percent(f1.values())}
@@ -63,7 +63,7 @@ def squad_v2(
 
     Raises:
         DataError: there are no references, an answer is not a string, or a prediction has no usable probability; all
-            faults of a kind at once.
+            errors of a kind at once.
     """
     exact, f1 = question_scores(predictions, references, version_2=True, rules=rules)
     answerable = {key: any(map(rules.normalize, truths)) for key, truths in references.items()}
@@ -133,52 +133,52 @@ def references_from_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[st
         DataError: a row lacks one of the two, has the wrong type, or repeats an id with other answers; all at once.
     """
     references: dict[str, list[str]] = {}
-    problems = []
+    errors = []
     for number, row in enumerate(rows):
         try:
             key, truths = row["id"], row["answers"]["text"]
         except (KeyError, TypeError, IndexError):
-            problems.append(f"row {number}: needs id and answers.text, got {_short(row)}")
+            errors.append(f"row {number}: needs id and answers.text, got {_short(row)}")
             continue
         if not isinstance(key, str) or isinstance(truths, str) or not isinstance(truths, Collection):
-            problems.append(f"row {number}: id must be a string and answers.text a list, got {_short((key, truths))}")
+            errors.append(f"row {number}: id must be a string and answers.text a list, got {_short((key, truths))}")
             continue
         truths = list(truths)
         if references.setdefault(key, truths) != truths:
-            problems.append(f"row {number}: id {key!r} was seen before with other answers, got {_short(truths)}")
-    if problems:
-        raise DataError(problems)
+            errors.append(f"row {number}: id {key!r} was seen before with other answers, got {_short(truths)}")
+    if errors:
+        raise DataError(errors)
     return references
 
 
 def _check(predictions: Mapping[str, Any], references: Mapping[str, Any], *, need_truths: bool) -> None:
-    """Raise every fault of the input at once."""
+    """Raise every error of the input at once."""
     if not references:
         raise DataError("references: need at least one question, got none")
-    problems = []
+    errors = []
     for key, truths in references.items():
         if isinstance(truths, str) or not isinstance(truths, Collection):
-            problems.append(f"references: {key}: must be a list of strings, got {_short(truths)}")
+            errors.append(f"references: {key}: must be a list of strings, got {_short(truths)}")
         elif any(not isinstance(truth, str) for truth in truths):
-            problems.append(f"references: {key}: every answer must be a string, got {_short(list(truths))}")
+            errors.append(f"references: {key}: every answer must be a string, got {_short(list(truths))}")
         elif need_truths and not len(truths):
-            problems.append(f"references: {key}: needs at least one answer in SQuAD v1.1, got none")
+            errors.append(f"references: {key}: needs at least one answer in SQuAD v1.1, got none")
         if key in predictions and not isinstance(predictions[key], str):
-            problems.append(f"predictions: {key}: must be a string, got {_short(predictions[key])}")
-    if problems:
-        raise DataError(problems)
+            errors.append(f"predictions: {key}: must be a string, got {_short(predictions[key])}")
+    if errors:
+        raise DataError(errors)
 
 
 def _check_probabilities(probabilities: Mapping[str, Any], answered: Iterable[str]) -> None:
     """Raise for every answered question that has no number that can be ordered."""
-    problems = []
+    errors = []
     for key in answered:
         value = probabilities.get(key)
         if not isinstance(value, Real) or value != value:
             found = "none" if key not in probabilities else _short(value)
-            problems.append(f"no_answer_probabilities: {key}: must be a number for every prediction, got {found}")
-    if problems:
-        raise DataError(problems)
+            errors.append(f"no_answer_probabilities: {key}: must be a number for every prediction, got {found}")
+    if errors:
+        raise DataError(errors)
 
 
 def _refuse(scores: Mapping[str, float], refused: set[str], answerable: Mapping[str, bool]) -> dict[str, float]:

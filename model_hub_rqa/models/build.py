@@ -86,7 +86,7 @@ def build_config_and_tokenizer(
     """Build the config, with its overrides, and the tokenizer; of what is None, None.
 
     Raises:
-        ConfigError: the faults of both, config and tokenizer.
+        ConfigError: the errors of both, config and tokenizer.
     """
     built: list[Any] = []
     errors = []
@@ -97,7 +97,7 @@ def build_config_and_tokenizer(
         except ConfigError as error:
             errors.append(error)
     if errors:
-        lines = dict.fromkeys(line for error in errors for line in error.problems)
+        lines = dict.fromkeys(line for error in errors for line in error.errors)
         raise ConfigError(lines) from (errors[0].__cause__ or errors[0])
     config, tokenizer = built
     return config, tokenizer
@@ -224,27 +224,27 @@ def _config_from_scratch(overrides: Mapping[str, Any], labels: Mapping[str, Any]
         return transformers.AutoConfig.for_model(kind, **labels, **attributes)
 
 
-def _apply_overrides(config: transformers.PreTrainedConfig, overrides: Mapping[str, Any], place: str) -> None:
-    _check_attributes(config, overrides, place)
+def _apply_overrides(config: transformers.PreTrainedConfig, overrides: Mapping[str, Any], config_path: str) -> None:
+    _check_attributes(config, overrides, config_path)
     for name, value in overrides.items():
         inner = getattr(config, name)
         if isinstance(inner, transformers.PreTrainedConfig) and isinstance(value, Mapping):
-            _apply_overrides(inner, value, f"{place}.{name}")
+            _apply_overrides(inner, value, f"{config_path}.{name}")
         else:
-            with _as_config_error(f"{place}.{name}"):
+            with _as_config_error(f"{config_path}.{name}"):
                 setattr(config, name, value)
 
 
-def _check_attributes(config: transformers.PreTrainedConfig, names: Iterable[str], place: str) -> None:
+def _check_attributes(config: transformers.PreTrainedConfig, names: Iterable[str], config_path: str) -> None:
     """A misspelt attribute would be set, kept in the checkpoint and read by nobody."""
     known = config.to_dict()
-    faults = [
-        f"{place}.{name}: {type(config).__name__} has no such attribute{did_you_mean(name, known)}"
+    errors = [
+        f"{config_path}.{name}: {type(config).__name__} has no such attribute{did_you_mean(name, known)}"
         for name in names
         if not hasattr(config, name)
     ]
-    if faults:
-        raise ConfigError(faults)
+    if errors:
+        raise ConfigError(errors)
 
 
 def _build_tokenizer(tokenizer_kwargs: Mapping[str, Any] | TokenizerKwargs) -> transformers.PreTrainedTokenizerBase:
@@ -279,13 +279,13 @@ def _check_name(field: str, name: str | None, kwargs: Mapping[str, Any], files: 
     if name is None:
         raise ConfigError(f"{field}: {NO_NAME}")
     hub = {key: kwargs.get(key) for key in ("revision", "cache_dir", "token")}
-    if "subfolder" not in kwargs and (fault := check_model_name(field, name, files=files, **hub)):
-        raise ConfigError(fault)
+    if "subfolder" not in kwargs and (error := check_model_name(field, name, files=files, **hub)):
+        raise ConfigError(error)
     return name
 
 
 @contextlib.contextmanager
-def _as_config_error(place: str) -> Iterator[None]:
+def _as_config_error(config_path: str) -> Iterator[None]:
     """Turn what transformers raises for a bad name, file or setting into a ConfigError that names the place."""
     try:
         yield
@@ -293,13 +293,13 @@ def _as_config_error(place: str) -> Iterator[None]:
         raise
     except _LOAD_ERRORS as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # a full disk is not the configuration's fault
+            raise  # a full disk is not the configuration's error
         text = " ".join(str(error).split())[:400]
-        raise ConfigError(f"{place}: {text}{sentencepiece_hint(error)}") from error
+        raise ConfigError(f"{config_path}: {text}{sentencepiece_hint(error)}") from error
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
-        raise ConfigError(f"{place}: the weights have other sizes than the config says") from error
+        raise ConfigError(f"{config_path}: the weights have other sizes than the config says") from error
 
 
 # ---- optimizer and schedule ----
@@ -406,8 +406,8 @@ def build_default_lr_scheduler(
         result: LRScheduler = transformers.get_scheduler(kind, optimizer, warmup, total, extra)
         return result
     except (ValueError, TypeError, ArithmeticError) as error:
-        place = "num_training_steps" if total is None else "lr_scheduler_kwargs"
-        raise ConfigError(f"{place}: {kind}: {error}") from error
+        config_path = "num_training_steps" if total is None else "lr_scheduler_kwargs"
+        raise ConfigError(f"{config_path}: {kind}: {error}") from error
 
 
 def _warmup_steps(settings: LRSchedulerKwargs, total: int | None) -> int:
@@ -441,11 +441,11 @@ def compute_num_training_steps(
         ("batches_per_epoch", "gradient_accumulation_steps"),
         (batches_per_epoch, gradient_accumulation_steps),
     )
-    faults = [f"{name}: must be > 0, got {value}" for name, value in zip(names, values, strict=True) if not value > 0]
+    errors = [f"{name}: must be > 0, got {value}" for name, value in zip(names, values, strict=True) if not value > 0]
     if not num_train_epochs >= 0:
-        faults.append(f"num_train_epochs: must be >= 0, got {num_train_epochs}")
-    if faults:
-        raise ConfigError(faults)
+        errors.append(f"num_train_epochs: must be >= 0, got {num_train_epochs}")
+    if errors:
+        raise ConfigError(errors)
     steps_per_epoch = -(-batches_per_epoch // gradient_accumulation_steps)
     return math.ceil(num_train_epochs * steps_per_epoch)
 

@@ -45,14 +45,14 @@ def read_first_model(
     Raises:
         ConfigError: the model's factory needs a part that is not built, or the checkpoint is not whole.
     """
-    faults: list[str] = []
+    errors: list[str] = []
     checkpoint = hparams.get("init_checkpoint")
     folder, given = None, dict(hparams)
     if isinstance(checkpoint, str):  # other types are told with the other fields
         try:
             folder = pretrained_folder(Path(checkpoint))
         except CheckpointError as error:
-            faults += [f"{PLACE}: {line}" for line in error.problems]
+            errors += [f"{PLACE}: {line}" for line in error.errors]
         else:
             given["use_pretrained_weights"] = False
             if (folder / "config.json").is_file() and not any(
@@ -67,13 +67,13 @@ def read_first_model(
             named.add("config")
         takes_kwargs = chosen is not None and chosen.takes("model_kwargs")
         parts &= (named | {"model"}) if takes_kwargs else (named - {"model"})
-        faults += [
+        errors += [
             f"{chosen.path}: {chosen.name} asks for the {part}, and none is built: give {SHARED_NAME}"
             for part in ("config", "tokenizer")
             if chosen is not None and chosen.takes(part, required=True) and part not in parts
         ]
-    if faults:
-        raise ConfigError(faults)
+    if errors:
+        raise ConfigError(errors)
     return FirstModel(given, parts, given.get("use_pretrained_weights") is not False, folder)
 
 
@@ -83,7 +83,7 @@ def parse_parts(
     """The keyword arguments that config, tokenizer and model are built with; none for what is not among ``parts``.
 
     Raises:
-        ConfigError: every fault of those that are.
+        ConfigError: every error of those that are.
     """
     read = [part for part in _KWARGS if part in parts]
     kinds = [_KWARGS[part] for part in read]

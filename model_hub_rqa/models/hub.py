@@ -48,11 +48,11 @@ def check_model_name(
         token: the hub's token, or True for the saved one.
 
     Returns:
-        The fault, or None. Without network (HF_HUB_OFFLINE=1) only folders and the cache count; else the hub is asked
+        The error, or None. Without network (HF_HUB_OFFLINE=1) only folders and the cache count; else the hub is asked
         about what is not in the cache.
     """
-    fault = _folder_fault(name, files) if _is_path(name) else _hub_fault(name, revision, files, cache_dir, token)
-    return None if fault is None else f"{field}: {name!r} {fault}"
+    error = _folder_error(name, files) if _is_path(name) else _hub_error(name, revision, files, cache_dir, token)
+    return None if error is None else f"{field}: {name!r} {error}"
 
 
 def check_model_names(
@@ -71,30 +71,30 @@ def check_model_names(
         section: where the names stand in the configuration, for the messages.
 
     Returns:
-        The faults, each once; none where all can be loaded.
+        The errors, each once; none where all can be loaded.
     """
     parts = [("config_name", config_kwargs, CONFIG_FILES), ("tokenizer_name", tokenizer_kwargs, TOKENIZER_FILES)]
     if pretrained:
         parts.append(("model_name", model_kwargs, WEIGHT_FILES))
     named = [(own, kwargs, files) for own, kwargs, files in parts if kwargs.get(SHARED_NAME) is not None]
     names = [kwargs[SHARED_NAME] for _, kwargs, _ in named]
-    faults = []
+    errors = []
     for own, kwargs, files in named:
         name = kwargs[SHARED_NAME]
         # The dicts hold the name in force, and no longer which field gave it.
         field = SHARED_NAME if names.count(name) > 1 else f"{SHARED_NAME} or {own}"
         hub = {key: kwargs.get(key) for key in ("revision", "cache_dir", "token")}
-        fault = check_model_name(f"{section}.{field}" if section else field, name, files=files, **hub)
-        if fault is not None and fault not in faults:
-            faults.append(fault)
-    return faults
+        error = check_model_name(f"{section}.{field}" if section else field, name, files=files, **hub)
+        if error is not None and error not in errors:
+            errors.append(error)
+    return errors
 
 
 def _is_path(name: str) -> bool:
     return os.path.exists(name) or name.startswith((".", "~")) or os.path.isabs(name) or name.count("/") > 1
 
 
-def _folder_fault(name: str, files: Sequence[str]) -> str | None:
+def _folder_error(name: str, files: Sequence[str]) -> str | None:
     if not os.path.exists(name):
         return "is not a folder that exists"
     if not os.path.isdir(name):
@@ -102,7 +102,7 @@ def _folder_fault(name: str, files: Sequence[str]) -> str | None:
     return None if any(os.path.isfile(os.path.join(name, file)) for file in files) else f"has {_none_of(files)}"
 
 
-def _hub_fault(
+def _hub_error(
     name: str, revision: str | None, files: Sequence[str], cache_dir: str | None, token: str | bool | None
 ) -> str | None:
     from huggingface_hub import constants, try_to_load_from_cache
@@ -116,7 +116,7 @@ def _hub_fault(
         if any(is_cached(file) for file in files):
             return None
         if not constants.HF_HUB_OFFLINE:
-            return _remote_fault(name, revision, files, token)
+            return _remote_error(name, revision, files, token)
         if is_cached(CONFIG_FILES[0]):
             return f"has {_none_of(files)} in the hub's cache{at}, and HF_HUB_OFFLINE is set"
     except HFValidationError as error:
@@ -124,7 +124,7 @@ def _hub_fault(
     return f"is neither a folder nor in the hub's cache{at}, and HF_HUB_OFFLINE is set"
 
 
-def _remote_fault(name: str, revision: str | None, files: Sequence[str], token: str | bool | None) -> str | None:
+def _remote_error(name: str, revision: str | None, files: Sequence[str], token: str | bool | None) -> str | None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import (
         EntryNotFoundError,

@@ -60,7 +60,7 @@ def load_weights(model: torch.nn.Module, folder: Path, field: str = PLACE) -> No
         both = [name for name in found if name in own and found[name].shape != own[name].shape]
         shapes = [f"{name} {_shape(found[name].shape)} there, {_shape(own[name].shape)} here" for name in both]
         state = {name: found.get(name, own[name]) for name in own}
-    faults = [
+    errors = [
         f"{field}: {folder} does not fit the model: {len(names)} weights {kind}: {_listed(names)}"
         for kind, names in (
             ("of the model are not in it", missing),
@@ -69,8 +69,8 @@ def load_weights(model: torch.nn.Module, folder: Path, field: str = PLACE) -> No
         )
         if names
     ]
-    if faults:
-        raise ConfigError(faults)
+    if errors:
+        raise ConfigError(errors)
     model.load_state_dict(state)
 
 

@@ -124,10 +124,10 @@ def check_lengths(given: Mapping[str, Any], limits: Mapping[str, int], folder: P
     Raises:
         ConfigError: with every length beyond its limit.
     """
-    faults = [
+    errors = [
         f"{name}: must be at most {limit:,}, the longest that {folder} takes, got {given[name]:,}"
         for name, limit in limits.items()
         if (given.get(name) or 0) > limit
     ]
-    if faults:
-        raise ConfigError(faults)
+    if errors:
+        raise ConfigError(errors)

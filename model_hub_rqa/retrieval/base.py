@@ -55,11 +55,11 @@ class RetrieverSettings:
     packages: ClassVar[tuple[str, ...]] = ()
     unfinished: ClassVar[tuple[str, ...]] = ()
 
-    def problems(self) -> list[str]:
+    def errors(self) -> list[str]:
         """A line for each field that breaks a rule."""
         return []
 
-    def model_problems(self) -> list[str]:
+    def model_errors(self) -> list[str]:
         """A line for each model that is neither in a folder nor on the hub, which may be asked."""
         return []
 
@@ -129,11 +129,11 @@ def split_document(document: Passage, words: int, stride: int | None = None) -> 
         stride: words from the beginning of a passage to that of the next; by default ``words``: no overlap.
 
     Raises:
-        ConfigError: as :func:`split_problems` says.
+        ConfigError: as :func:`split_errors` says.
     """
-    problems = split_problems(words, stride)
-    if problems:
-        raise ConfigError(problems)
+    errors = split_errors(words, stride)
+    if errors:
+        raise ConfigError(errors)
     step = stride or words
     spans = [match.span() for match in _WORD.finditer(document.text)]
     for number, first in enumerate(range(0, max(len(spans) - words + step, 1), step)):
@@ -142,14 +142,14 @@ def split_document(document: Passage, words: int, stride: int | None = None) -> 
         yield Passage(f"{document.id}#{number}", text, document.title)
 
 
-def split_problems(words: int | None, stride: int | None) -> list[str]:
+def split_errors(words: int | None, stride: int | None) -> list[str]:
     """Why documents cannot be split so; nothing is split where ``words`` is None."""
     if words is None:
         return [] if stride is None else [f"passage_stride: needs passage_words, got {stride} without"]
-    problems = [] if words >= 1 else [f"passage_words: must be at least 1, got {words}"]
+    errors = [] if words >= 1 else [f"passage_words: must be at least 1, got {words}"]
     if stride is not None and not 1 <= stride <= max(words, 1):
-        problems.append(f"passage_stride: must be from 1 to passage_words ({words}), got {stride}")
-    return problems
+        errors.append(f"passage_stride: must be from 1 to passage_words ({words}), got {stride}")
+    return errors
 
 
 def top_k(scores: "np.ndarray", k: int) -> "np.ndarray":

@@ -59,23 +59,23 @@ class BM25Settings(RetrieverSettings):
     stopwords: str = "english"
     stemmer: str = ""
 
-    def problems(self) -> list[str]:
+    def errors(self) -> list[str]:
         """A line for each field that breaks a rule."""
-        problems = []
+        errors = []
         if not 0 <= self.k1 < math.inf:
-            problems.append(f"k1: must be a number from 0 on, got {self.k1}")
+            errors.append(f"k1: must be a number from 0 on, got {self.k1}")
         if not 0 <= self.b <= 1:
-            problems.append(f"b: must be from 0 to 1, got {self.b}")
+            errors.append(f"b: must be from 0 to 1, got {self.b}")
         if self.stopwords and self.stopwords not in LANGUAGES:
-            problems.append(f"stopwords: must be one of {', '.join(LANGUAGES)}, got {self.stopwords!r}")
+            errors.append(f"stopwords: must be one of {', '.join(LANGUAGES)}, got {self.stopwords!r}")
         if self.stemmer:
             try:
                 known = require("Stemmer").algorithms()
                 if self.stemmer not in known:
-                    problems.append(f"stemmer: must be one of {', '.join(known)}, got {self.stemmer!r}")
+                    errors.append(f"stemmer: must be one of {', '.join(known)}, got {self.stemmer!r}")
             except ConfigError as error:
-                problems += [f"stemmer: {problem}" for problem in error.problems]
-        return problems
+                errors += [f"stemmer: {line}" for line in error.errors]
+        return errors
 
     def write(
         self, passages: PassageStore, folder: Path, *, batch_size: int, report: Report
@@ -112,9 +112,9 @@ class BM25Retriever:
             DataError: no passage has a word.
         """
         settings = settings or BM25Settings()
-        problems = settings.problems()
-        if problems:
-            raise ConfigError(problems)
+        errors = settings.errors()
+        if errors:
+            raise ConfigError(errors)
         bm25s = _bm25s()
         words = _Words(settings)
         token_ids = _TokenIds()
@@ -141,9 +141,9 @@ class BM25Retriever:
             ConfigError: bm25s, or the stemmer, is not installed.
         """
         bm25s = _bm25s()
-        problems = settings.problems()
-        if problems:
-            raise ConfigError(problems)
+        errors = settings.errors()
+        if errors:
+            raise ConfigError(errors)
         try:
             model = bm25s.BM25.load(folder, mmap=True, backend="numpy", show_progress=False)
         except (OSError, ValueError, KeyError, TypeError) as error:

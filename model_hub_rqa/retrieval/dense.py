@@ -67,21 +67,21 @@ class DenseSettings(RetrieverSettings):
     passage_prompt: str | None = None
     max_seq_length: int | None = None
 
-    def problems(self) -> list[str]:
+    def errors(self) -> list[str]:
         """A line for each field that breaks a rule."""
-        problems = []
+        errors = []
         name = self.embedding_model
         if not name:
-            problems.append("embedding_model: must be given for a dense index")
+            errors.append("embedding_model: must be given for a dense index")
         elif name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
-            problems.append(f"embedding_model: no such folder, got {name!r}")
+            errors.append(f"embedding_model: no such folder, got {name!r}")
         if self.max_seq_length is not None and self.max_seq_length < 1:
-            problems.append(f"max_seq_length: must be at least 1, got {self.max_seq_length}")
-        return problems
+            errors.append(f"max_seq_length: must be at least 1, got {self.max_seq_length}")
+        return errors
 
-    def model_problems(self) -> list[str]:
-        fault = model_name_fault(self.embedding_model) if self.embedding_model else None
-        return [] if fault is None else [fault]
+    def model_errors(self) -> list[str]:
+        error = model_name_error(self.embedding_model) if self.embedding_model else None
+        return [] if error is None else [error]
 
     def write(
         self, passages: PassageStore, folder: Path, *, batch_size: int, report: Report
@@ -103,20 +103,20 @@ class DenseSettings(RetrieverSettings):
             encoder = Encoder(replace(self, embedding_model=name))  # with the index's limit, not the model's own
         except ConfigError as error:
             hint = "" if embedding_model else f" ({folder} was built with it: if it has moved, say where)"
-            raise ConfigError([f"{problem}{hint}" for problem in error.problems]) from error
-        problems = []
+            raise ConfigError([f"{line}{hint}" for line in error.errors]) from error
+        errors = []
         if encoder.sha256 != model_sha256:
             built = f"{self.embedding_model} (weights' SHA-256 {model_sha256[:12]})"
             other = f"{name} has {encoder.sha256[:12]}"
-            problems.append(f"{folder}: was built with another embedding model: {built}; {other}")
+            errors.append(f"{folder}: was built with another embedding model: {built}; {other}")
 
         def load(passages: PassageStore) -> "DenseRetriever":
             return DenseRetriever(passages, np.load(folder / EMBEDDINGS, mmap_mode="r"), encoder)
 
-        return load, problems
+        return load, errors
 
 
-def model_name_fault(name: str) -> str | None:
+def model_name_error(name: str) -> str | None:
     """Why no embedding model has this name; None if it is a folder, or in the hub's cache or on the hub."""
     if os.path.isdir(name):
         return None
@@ -137,13 +137,13 @@ class Encoder:
     """
 
     def __init__(self, settings: DenseSettings) -> None:
-        problems = settings.problems()
-        if problems:
-            raise ConfigError(problems)
+        errors = settings.errors()
+        if errors:
+            raise ConfigError(errors)
         name = settings.embedding_model
         sentence_transformers = require("sentence_transformers")
-        if fault := model_name_fault(name):  # found out in seconds, where the library would try again for minutes
-            raise ConfigError(fault)
+        if unknown := model_name_error(name):  # found out in seconds, where the library would try again for minutes
+            raise ConfigError(unknown)
         try:
             model = sentence_transformers.SentenceTransformer(name)
         except Exception as error:  # the hub client, safetensors and transformers each raise their own kinds
@@ -158,8 +158,8 @@ class Encoder:
                 )
             model.max_seq_length = settings.max_seq_length
         self._model = model
-        place = os.path.abspath(name) if os.path.isdir(name) else name
-        self.settings = replace(settings, embedding_model=place, max_seq_length=model.max_seq_length)
+        source = os.path.abspath(name) if os.path.isdir(name) else name
+        self.settings = replace(settings, embedding_model=source, max_seq_length=model.max_seq_length)
         self.sha256 = _weights_sum(model)
         self.dimension = int(self.queries(["x"]).shape[1])  # some models do not know it by themselves
 

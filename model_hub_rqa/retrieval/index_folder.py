@@ -16,8 +16,8 @@ from typing import Any
 
 from model_hub_rqa.checkpoints import MANIFEST, file_sum
 from model_hub_rqa.data.corpus import CORPUS_ENDINGS, CorpusReader
-from model_hub_rqa.data.files import file_problems
-from model_hub_rqa.errors import CheckpointError, ConfigError, folder_fault
+from model_hub_rqa.data.files import file_errors
+from model_hub_rqa.errors import CheckpointError, ConfigError, folder_error
 from model_hub_rqa.libraries import check_libraries, missing_libraries
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.registry import RETRIEVERS
@@ -30,7 +30,7 @@ from model_hub_rqa.retrieval.base import (
     json_sum,
     no_report,
     split_document,
-    split_problems,
+    split_errors,
     write_passages,
 )
 
@@ -45,10 +45,10 @@ class Manifest:
         kind: of the retriever, as it is registered: "bm25", "dense", or ``package.module:Class``.
         corpus_file: the corpus as it was named.
         corpus_sha256: of its content, as :class:`~model_hub_rqa.data.corpus.CorpusReader` hashes it.
-        n_documents: documents of the corpus, n_skipped of its faulty ones not among them.
+        n_documents: documents of the corpus, n_skipped of its bad ones not among them.
         n_passages: passages to search; as many as documents where they were not split.
         passage_words, passage_stride: how documents were split; None where they were not.
-        on_bad_record: how faulty documents were treated.
+        on_bad_record: how bad documents were treated.
         settings: fields of the retriever's settings.
         model_sha256: of the embedding model's weights; "" without one.
         versions: of the libraries that wrote it. They are for the record: another version is no reason to refuse it.
@@ -124,7 +124,7 @@ def build_index(
         passage_words: split documents into passages of so many words, as
             :func:`~model_hub_rqa.data.corpus.split_document` does; None to index whole documents.
         passage_stride: words from the beginning of a passage to that of the next.
-        on_bad_record: "error", or "skip" to leave faulty documents out.
+        on_bad_record: "error", or "skip" to leave bad documents out.
         batch_size: passages that the embedding model encodes at a time.
         report: told of the progress.
 
@@ -133,17 +133,17 @@ def build_index(
 
     Raises:
         ConfigError: an option breaks a rule, the output is taken, the model cannot be loaded, a library is missing.
-        DataError: all faults of the corpus; nothing is left of the index then.
+        DataError: all errors of the corpus; nothing is left of the index then.
     """
     target = Path(output)
     reader = CorpusReader(corpus, on_bad_record=on_bad_record)
-    problems = [*settings.problems(), *split_problems(passage_words, passage_stride), *_taken(target)]
-    problems += missing_libraries(*settings.libraries)
-    problems += settings.model_problems()
+    errors = [*settings.errors(), *split_errors(passage_words, passage_stride), *_taken(target)]
+    errors += missing_libraries(*settings.libraries)
+    errors += settings.model_errors()
     if batch_size < 1:
-        problems.append(f"batch_size: must be at least 1, got {batch_size}")
-    if problems:
-        raise ConfigError([*problems, *file_problems(reader.path, CORPUS_ENDINGS)])
+        errors.append(f"batch_size: must be at least 1, got {batch_size}")
+    if errors:
+        raise ConfigError([*errors, *file_errors(reader.path, CORPUS_ENDINGS)])
     with _partial_folder(target) as partial:
         _clear(partial, settings.unfinished)
         n_passages = write_passages(_passages(reader, passage_words, passage_stride), partial, report)
@@ -191,22 +191,22 @@ def open_index(
     Raises:
         CheckpointError: everything in which the folder differs, is damaged or incomplete.
         ConfigError: the embedding model cannot be loaded, or a library is missing.
-        DataError: the corpus file has faults.
+        DataError: the corpus file has errors.
     """
     path = Path(folder)
     manifest = read_manifest(path)
-    problems = _problems(path, manifest, retriever, corpus, verify)
+    errors = _errors(path, manifest, retriever, corpus, verify)
     settings = manifest.retriever_settings()
     if embedding_model is not None and not hasattr(settings, "embedding_model"):
-        problems.append(f"{path}: is a {manifest.kind} index, which has no embedding model, got {embedding_model!r}")
+        errors.append(f"{path}: is a {manifest.kind} index, which has no embedding model, got {embedding_model!r}")
     if retriever not in (None, manifest.kind):
-        raise CheckpointError(problems)
+        raise CheckpointError(errors)
     try:
         load, differences = settings.opener(path, manifest.model_sha256, embedding_model)
     except ConfigError as error:
-        raise (CheckpointError([*problems, *error.problems]) if problems else error) from error
-    if problems := [*problems, *differences]:
-        raise CheckpointError(problems)
+        raise (CheckpointError([*errors, *error.errors]) if errors else error) from error
+    if errors := [*errors, *differences]:
+        raise CheckpointError(errors)
     passages = PassageStore(path)
     if len(passages) != manifest.n_passages:
         raise CheckpointError(f"{path}: holds {len(passages):,} passages, the manifest says {manifest.n_passages:,}")
@@ -223,9 +223,9 @@ def check_index(
     """Compares an index folder with its use as :func:`open_index` does, but loads no model; returns the manifest."""
     manifest = read_manifest(Path(folder))
     check_libraries(*manifest.retriever_settings().libraries)
-    problems = _problems(Path(folder), manifest, retriever, corpus, verify)
-    if problems:
-        raise CheckpointError(problems)
+    errors = _errors(Path(folder), manifest, retriever, corpus, verify)
+    if errors:
+        raise CheckpointError(errors)
     return manifest
 
 
@@ -256,7 +256,7 @@ def read_manifest(folder: Path) -> Manifest:
     raise CheckpointError(f"{path}: damaged, its content does not have the SHA-256 that it names")
 
 
-def _problems(
+def _errors(
     folder: Path,
     manifest: Manifest,
     retriever: str | None,
@@ -264,17 +264,17 @@ def _problems(
     verify: bool,
 ) -> list[str]:
     """Damage, and differences that show without a model."""
-    problems = []
+    errors = []
     for name, expected in sorted(manifest.sha256.items()):
         if not (folder / name).is_file():
-            problems.append(f"{folder / name}: is missing")
+            errors.append(f"{folder / name}: is missing")
         elif verify and file_sum(folder / name) != expected:
-            problems.append(f"{folder / name}: damaged, its SHA-256 is not the one in {MANIFEST}")
+            errors.append(f"{folder / name}: damaged, its SHA-256 is not the one in {MANIFEST}")
     if retriever is not None and retriever != manifest.kind:
-        problems.append(f"{folder}: is a {manifest.kind} index, {retriever} was asked for")
+        errors.append(f"{folder}: is a {manifest.kind} index, {retriever} was asked for")
     if corpus is not None:
-        problems += _corpus_difference(folder, manifest, corpus)
-    return problems
+        errors += _corpus_difference(folder, manifest, corpus)
+    return errors
 
 
 def _corpus_difference(folder: Path, manifest: Manifest, corpus: str | os.PathLike[str]) -> list[str]:
@@ -293,8 +293,8 @@ def _taken(target: Path) -> list[str]:
         return ["output: must name a new folder, got the working directory"]
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         return [f"output: {target} exists and is not an empty folder"]
-    fault = folder_fault(target)
-    return [] if fault is None else [f"output: {fault}"]
+    error = folder_error(target)
+    return [] if error is None else [f"output: {error}"]
 
 
 @contextlib.contextmanager

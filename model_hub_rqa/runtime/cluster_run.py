@@ -1,4 +1,4 @@
-"""A run on a cluster: which faults a search may skip, and which metrics its searcher must never be given.
+"""A run on a cluster: which errors a search may skip, and which metrics its searcher must never be given.
 
 Determined knows two ends of a trial that did not work: it failed (and is restarted, and may fail the experiment), or
 its hyperparameters were impossible (`determined.InvalidHP`), and the search goes on with others.
@@ -53,7 +53,7 @@ def _varies(value: Any) -> bool:
 def impossible_hyperparameters() -> Iterator[None]:
     """Turns a ConfigError into InvalidHP where a search chose what is wrong, so that it goes on with other values.
 
-    Every fault must name a hyperparameter that the search varies. Others are the same in each of its trials: those
+    Every error must name a hyperparameter that the search varies. Others are the same in each of its trials: those
     have to fail, since a search would replace invalid trials without an end. Off a cluster nothing is turned.
     """
     try:
@@ -61,9 +61,9 @@ def impossible_hyperparameters() -> Iterator[None]:
     except ConfigError as error:
         config = trial_config()
         names = set() if config is None else searched_names(config)
-        if not names or not all(_names_any(line, names) for line in error.problems):
+        if not names or not all(_names_any(line, names) for line in error.errors):
             raise
-        for line in error.problems:
+        for line in error.errors:
             logger.error("%s", line)
         raise determined.InvalidHP(str(error)) from error
 
@@ -77,7 +77,7 @@ def diverging() -> Iterator[None]:
         config = trial_config()
         if config is None or not searched_names(config):
             raise
-        for line in error.problems:
+        for line in error.errors:
             logger.error("%s", line)
         raise determined.InvalidHP(str(error)) from error
 
@@ -137,11 +137,11 @@ class SearcherMetric(pytorch.PyTorchCallback):
         if math.isfinite(value) or not self.on_cluster:
             return
         determined_controller.keep_last_step(self.context)
-        fault = f"searcher.metric: {self.metric} must be finite, got {value}: training diverged"
+        error = f"searcher.metric: {self.metric} must be finite, got {value}: training diverged"
         if self.searching:
-            logger.error("%s", fault)
-            raise determined.InvalidHP(fault)
-        raise ConfigError(f"{fault} (a smaller learning_rate or max_grad_norm may help)")
+            logger.error("%s", error)
+            raise determined.InvalidHP(error)
+        raise ConfigError(f"{error} (a smaller learning_rate or max_grad_norm may help)")
 
 
 def callbacks(context: pytorch.PyTorchTrialContext, searcher: Mapping[str, Any]) -> dict[str, pytorch.PyTorchCallback]:

@@ -210,7 +210,7 @@ def _checkpoint_error(folder: Path) -> CheckpointError | None:
         verify_checkpoint(folder, allow_unverified=allowed)
     except CheckpointError as error:
         hint = f"the checkpoint is not loaded; {ALLOW_UNVERIFIED}=1 allows one without a manifest, if you trust it"
-        return CheckpointError([*error.problems, hint])
+        return CheckpointError([*error.errors, hint])
     return None
 
 

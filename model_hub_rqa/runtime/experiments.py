@@ -66,7 +66,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     except Exception as error:  # the YAML parser raises many kinds, all about the user's text
         mark = getattr(error, "problem_mark", None)  # where: its own text tells of its API as well
         where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        text = str(error if mark is None else getattr(error, "problem", error))
+        text = str(error if mark is None else getattr(error, "error", error))
         raise ConfigError(f"{path}: cannot be parsed: {where}{' '.join(text.split())}") from error
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values, got {type(config).__name__}")
@@ -81,18 +81,18 @@ def with_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str
     """
     from determined.cli import ntsc
 
-    faults = [f"--config: must be KEY=VALUE, got {word}" for word in overrides if not word.partition("=")[1]]
-    if faults:
-        raise ConfigError(faults)
+    errors = [f"--config: must be KEY=VALUE, got {word}" for word in overrides if not word.partition("=")[1]]
+    if errors:
+        raise ConfigError(errors)
     for word in overrides:
         try:
             config = ntsc.parse_config_overrides(config, [word])
         except (TypeError, AttributeError):  # it looks for a key in a value
-            faults.append(f"--config {word}: a part of the key before its last dot is a value, not a mapping")
+            errors.append(f"--config {word}: a part of the key before its last dot is a value, not a mapping")
         except Exception as error:  # of many kinds, all about the user's text
-            faults.append(f"--config {word}: {' '.join(str(error).split())}")
-    if faults:
-        raise ConfigError(faults)
+            errors.append(f"--config {word}: {' '.join(str(error).split())}")
+    if errors:
+        raise ConfigError(errors)
     return without_unset(config, overrides)
 
 
@@ -109,20 +109,20 @@ def without_unset(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     return kept
 
 
-def import_trial(name: str, place: str = "entrypoint") -> type:
+def import_trial(name: str, config_path: str = "entrypoint") -> type:
     """The trial class ``module:Class``; modules in the working directory are found as well.
 
     Raises:
-        ConfigError: there is none, or it is no trial; ``place`` is where the name was given.
+        ConfigError: there is none, or it is no trial; ``config_path`` is where the name was given.
     """
     try:
         found = import_object(name)
     except ValueError as error:
-        raise ConfigError(f"{place}: {error}") from error
+        raise ConfigError(f"{config_path}: {error}") from error
     from determined import pytorch
 
     if not (isinstance(found, type) and issubclass(found, pytorch.PyTorchTrial)):
-        raise ConfigError(f"{place}: {name} is not a trial class (a PyTorchTrial)")
+        raise ConfigError(f"{config_path}: {name} is not a trial class (a PyTorchTrial)")
     return found
 
 

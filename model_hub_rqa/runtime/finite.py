@@ -46,7 +46,7 @@ class FiniteCheck:
         losses = [(loss.item(), self.example_ids(batch)) for loss, batch in seen]
         found = [(rank, *one) for rank, ours in enumerate(self.distributed.allgather(losses)) for one in ours]
         culprits = [one for one in found if not math.isfinite(one[1])]
-        problems = [
+        errors = [
             f"loss: must be a finite number, got {loss} (rank {rank}) for the examples {_listed(ids)}"
             for rank, loss, ids in culprits
         ] or [
@@ -54,7 +54,7 @@ class FiniteCheck:
             f"for the examples {_listed(ids)}"
             for rank, loss, ids in found
         ]
-        raise NonFiniteLoss(problems)
+        raise NonFiniteLoss(errors)
 
 
 class SkippedSteps:

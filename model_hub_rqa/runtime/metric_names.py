@@ -23,7 +23,7 @@ def read_metrics(entries: Iterable[Any]) -> dict[str, RegisteredObject]:
         try:
             chosen = METRICS.from_config(entry, path)
         except ConfigError as error:
-            errors += error.problems
+            errors += error.errors
             continue
         name = chosen.name.replace(":", ".").rpartition(".")[2]
         if name in found:
@@ -73,14 +73,14 @@ def declared_metrics(trial: Any) -> Mapping[str, bool | None] | None:
     return None
 
 
-def check_metric(trial: Any, metric: str, smaller_is_better: bool | None, place: str) -> bool:
+def check_metric(trial: Any, metric: str, smaller_is_better: bool | None, config_path: str) -> bool:
     """Whether a lower value of a metric is better: as the metric itself has it, or as is given for an unknown one.
 
     Args:
         trial: with its settings and examples.
         metric: the name that was chosen.
         smaller_is_better: what is given beside it; None: nothing.
-        place: of both in the configuration, ``searcher`` say.
+        config_path: of both in the configuration, ``searcher`` say.
 
     Raises:
         ConfigError: the trial does not report such a metric, or its direction is the other one.
@@ -88,7 +88,7 @@ def check_metric(trial: Any, metric: str, smaller_is_better: bool | None, place:
     declared = declared_metrics(trial)
     if declared is not None and metric not in declared:
         raise ConfigError(
-            f"{place}.metric: must be one of the validation metrics ({', '.join(declared)}), got {metric!r}"
+            f"{config_path}.metric: must be one of the validation metrics ({', '.join(declared)}), got {metric!r}"
             f"{did_you_mean(metric, declared)}"
         )
     higher = (trial.higher_is_better if declared is None else declared).get(metric)
@@ -96,7 +96,7 @@ def check_metric(trial: Any, metric: str, smaller_is_better: bool | None, place:
         return True if smaller_is_better is None else smaller_is_better
     if smaller_is_better is higher:
         raise ConfigError(
-            f"{place}.smaller_is_better: must be {show(not higher)} for {metric}, got {show(smaller_is_better)}"
+            f"{config_path}.smaller_is_better: must be {show(not higher)} for {metric}, got {show(smaller_is_better)}"
             + (" (a cluster's value where it is unset)" if smaller_is_better else "")
         )
     return not higher

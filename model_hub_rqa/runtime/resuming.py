@@ -129,15 +129,15 @@ def begin(
     resumed, identity = decided
     # a relative path of one's own: each machine may have the shared folder elsewhere
     checkpoint = resumed.checkpoint if distributed.rank == 0 else _own_path(resumed.checkpoint, folder, resume)
-    fault = None
+    difference = None
     if _identity(checkpoint) != identity:
-        fault = f"rank {distributed.rank} on {socket.gethostname()} does not see this checkpoint as {checkpoint}"
-    faults = [line for line in distributed.allgather(fault) if line is not None]
-    if faults:
+        difference = f"rank {distributed.rank} on {socket.gethostname()} does not see this checkpoint as {checkpoint}"
+    errors = [line for line in distributed.allgather(difference) if line is not None]
+    if errors:
         raise CheckpointError(
             [
                 f"{resumed.checkpoint}: cannot be resumed: the run's folder must be one that all machines share",
-                *faults,
+                *errors,
             ]
         )
     return Resumed(checkpoint, resumed.notes)
@@ -241,14 +241,14 @@ def _compare(trial: Any, checkpoint: Path, allow_changed: bool) -> tuple[dict[st
     now = run_record(trial)
     changed = [name for name in now if name in before and before[name] != now[name]]
     if changed and (not allow_changed or _OPTIMIZER in changed):
-        faults = list(_faults(changed, before, now))
+        errors = list(_errors(changed, before, now))
         if _OPTIMIZER not in changed:
-            faults.append(f"{ALLOW} goes on with the new settings from the step reached")
-        return ConfigError(faults)
+            errors.append(f"{ALLOW} goes on with the new settings from the step reached")
+        return ConfigError(errors)
     return (before if changed else {}), list(_notes(changed, before, now))
 
 
-def _faults(changed: list[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _errors(changed: list[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for name in changed:
         if name == _EXAMPLES:
             yield f"{name}: the training examples must be those of the run that is resumed, got others"

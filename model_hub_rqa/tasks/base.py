@@ -314,16 +314,16 @@ class Task:
 
 def _load_records(parse: Any, labelled: bool, path: str, on_bad_record: str) -> Records:
     checks, rows = Checks(path, on_bad_record), []
-    for place, record in iter_file(Path(path)):
-        if not checks.is_object(place, record):
+    for location, record in iter_file(Path(path)):
+        if not checks.is_object(location, record):
             continue
         errors: list[str] = []
-        id_ = checks.identify(place, record, errors)
+        id_ = checks.identify(location, record, errors)
         try:
             row = {"id": id_, **parse(record, labelled=labelled)}
         except ValueError as error:
             errors.append(str(error))
-        if checks.passed(place, id_, errors):
+        if checks.passed(location, id_, errors):
             rows.append(row)
     skipped = checks.finish(len(rows))
     return Records(rows, skipped, checks.n_bad)

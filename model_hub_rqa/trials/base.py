@@ -97,7 +97,7 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
                 batch_size = self.context.get_global_batch_size()
                 self.hparams.num_training_steps = compute_num_training_steps(self.exp_config, batch_size)
             except ConfigError as error:
-                errors += error.problems
+                errors += error.errors
         if "use_pretrained_weights" not in self.hparams:
             logger.warning("hyperparameters.use_pretrained_weights: is unset: the pretrained weights are used")
             self.hparams.use_pretrained_weights = True

@@ -76,7 +76,7 @@ def build_named_callbacks(entries: Iterable[Any]) -> dict[str, TrialCallback]:
                 raise ConfigError(f"{path}: {chosen.name} is listed already")
             built[chosen.name] = chosen.build()
         except ConfigError as error:
-            errors += error.problems
+            errors += error.errors
     if errors:
         raise ConfigError(errors)
     return built

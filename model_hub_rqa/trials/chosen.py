@@ -32,7 +32,7 @@ class ChosenComponents:
     reference: torch.nn.Module | None = None
 
     def parse_components(self: Any, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-        """Raises ConfigError with every fault of plugins, names, arguments and of the objective's data sets."""
+        """Raises ConfigError with every error of plugins, names, arguments and of the objective's data sets."""
         self.components = read_registered(hparams, data)
         self.set_settings: dict[tuple[str, str], Mapping[str, Any]] = {}
         train, keyed = data.get("train"), data.get("mixing") == "keyed"
@@ -46,7 +46,7 @@ class ChosenComponents:
             )
 
     def objective_takes_sets(self: Any) -> bool:
-        """Whether the objective takes batches of several sets by name; so may one that is at fault itself."""
+        """Whether the objective takes batches of several sets by name; so may one that is at error itself."""
         return bool(needed_sets(self.objective)) or (self.objective is None and "objective" in self.hparams)
 
     def take_settings(self: Any, loaded: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,12 +99,12 @@ class ChosenComponents:
             DataError, ConfigError: it fails, or its batches lack ``example_index``.
         """
         chosen, validates = self.components.collator, type(self).evaluate_batch
-        place = f"{type(self).__name__}.build_collator" if chosen is None else f"{chosen.path}: {chosen.name}"
+        source = f"{type(self).__name__}.build_collator" if chosen is None else f"{chosen.path}: {chosen.name}"
         indexed = not self._overrides("evaluate_batch") or INDEX in validates.__code__.co_consts
         try:
             collator = self.build_chosen_collator() or self.build_collator()
             for split, features in self.datasets.items():
-                check_batch(collator, features, split, indexed=indexed and split == "validation", place=place)
+                check_batch(collator, features, split, indexed=indexed and split == "validation", source=source)
         except (AttributeError, DataError) as error:
             missing = error if isinstance(error, AttributeError) else error.__cause__
             if isinstance(missing, AttributeError) and missing.obj is self and missing.name in _LATER:

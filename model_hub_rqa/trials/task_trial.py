@@ -30,7 +30,7 @@ from model_hub_rqa.config import (
 )
 from model_hub_rqa.config.datasets import check_factories
 from model_hub_rqa.config.interpolation import interpolate, read_sections
-from model_hub_rqa.config.trainer_names import best_checkpoint_faults, with_global_batch_size
+from model_hub_rqa.config.trainer_names import best_checkpoint_errors, with_global_batch_size
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.batching import (
     WEIGHT,
@@ -43,7 +43,7 @@ from model_hub_rqa.data.batching import (
 from model_hub_rqa.data.features import complete_datasets, with_shifted_rows
 from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, KeyedCollator, MixedBatchSampler
 from model_hub_rqa.data.shards import counting
-from model_hub_rqa.errors import ConfigError, DataError, Faults, NonFiniteLoss, RqaError
+from model_hub_rqa.errors import ConfigError, DataError, ErrorCollector, NonFiniteLoss, RqaError
 from model_hub_rqa.models import build
 from model_hub_rqa.models.dropout import use_cpu_dropout
 from model_hub_rqa.models.first import parse_parts, read_first_model
@@ -234,7 +234,7 @@ class TaskTrial(SetsTrial):
             data: the experiment's ``data`` section.
 
         Raises:
-            ConfigError, DataError: with every fault found.
+            ConfigError, DataError: with every error found.
         """
         self.parse(hparams, data)
         self.examples: Mapping[str, Any] = {}
@@ -262,26 +262,26 @@ class TaskTrial(SetsTrial):
         """Checks what depends on settings and data together: the run's length, and the metrics that steer it.
 
         Raises:
-            ConfigError: every fault.
+            ConfigError: every error.
         """
-        faults: list[str] = []
+        errors: list[str] = []
         metric, smaller = self.searcher.get("metric"), self.searcher.get("smaller_is_better")
         try:
             self.num_training_batches()
         except ConfigError as error:
-            faults += error.problems
+            errors += error.errors
         try:
             if metric is not None:
                 self.smaller_is_better = metric_names.check_metric(self, metric, smaller, "searcher")
         except ConfigError as error:
-            faults += error.problems
+            errors += error.errors
         for callback in self.callbacks.values():
             try:
                 callback.check(self)
             except ConfigError as error:
-                faults += error.problems
-        if faults:
-            raise ConfigError(faults)
+                errors += error.errors
+        if errors:
+            raise ConfigError(errors)
 
     def _warn_of_large_batch(self) -> None:
         """Warns where an optimizer step takes more examples than there are: each counts several times in it."""
@@ -298,21 +298,21 @@ class TaskTrial(SetsTrial):
         )
 
     def parse(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-        """Reads both sections into named settings, gathering the faults of all of them."""
-        faults: list[str] = []
+        """Reads both sections into named settings, gathering the errors of all of them."""
+        errors: list[str] = []
         import_plugins(data.get("plugins"))  # which may register the task; their errors come with the others
         try:
             self.use_task(hparams)
             if self.task_class is not None:
                 hparams = self.task_class.adapt_hyperparameters(hparams, data)
         except ConfigError as error:
-            faults += error.problems
+            errors += error.errors
 
         def attempt(step: Callable[[], T]) -> T | None:
             try:
                 return step()
             except ConfigError as error:
-                faults.extend(line for line in error.problems if line not in faults)
+                errors.extend(line for line in error.errors if line not in errors)
                 return None
 
         self.hparams = attempt(lambda: resolve_search_specs(hparams)) or {}
@@ -334,35 +334,35 @@ class TaskTrial(SetsTrial):
         )
         attempt(lambda: run_length.read_max_length(self.searcher))
         if training is not None and training[2].fp16 and not torch.cuda.is_available():
-            faults.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
+            errors.append("hyperparameters.fp16: needs a CUDA GPU and none is there; bf16 works on CPUs as well")
         if training is not None and training[2].label_smoothing_factor and not self.smooths_labels:
-            faults.append(
+            errors.append(
                 "hyperparameters.label_smoothing_factor: must be 0, since the loss of "
                 f"{type(self).__name__} is not one of generated tokens, got {training[2].label_smoothing_factor}"
             )
         if training is not None:
-            faults += best_checkpoint_faults(training[2], self.searcher, self.checkpoint_policy)
+            errors += best_checkpoint_errors(training[2], self.searcher, self.checkpoint_policy)
         if auto is not None and first is not None:
-            faults += check_model_names(*auto, pretrained=first.pretrained)
+            errors += check_model_names(*auto, pretrained=first.pretrained)
         if (
             first is not None
             and given.get("model") is None
             and "model" not in first.parts
             and not self._overrides("build_model")
         ):
-            faults.append(f"hyperparameters.model: is required, since {type(self).__name__} has no model of its own")
+            errors.append(f"hyperparameters.model: is required, since {type(self).__name__} has no model of its own")
         sets = None if settings is None else attempt(lambda: self._parse_sets(settings[0]))
         callbacks = None if settings is None else attempt(lambda: build_named_callbacks(settings[1].callbacks or ()))
         metrics = None if settings is None else attempt(lambda: metric_names.read_metrics(settings[1].metrics or ()))
         if metrics and self.task_class is None:
-            faults.append(f"data.metrics: needs a task, and {type(self).__name__} has its own compute_metrics")
+            errors.append(f"data.metrics: needs a task, and {type(self).__name__} has its own compute_metrics")
         by_tokens = training is not None and training[2].max_tokens_per_batch is not None
         if by_tokens and settings is not None and settings[0].mixing != "by_size":
-            faults.append(f"hyperparameters.max_tokens_per_batch: needs data.mixing: by_size, got {settings[0].mixing}")
-        if faults or first is None or auto is None or training is None:
-            raise ConfigError(faults)
+            errors.append(f"hyperparameters.max_tokens_per_batch: needs data.mixing: by_size, got {settings[0].mixing}")
+        if errors or first is None or auto is None or training is None:
+            raise ConfigError(errors)
         if settings is None or sets is None or callbacks is None or metrics is None:
-            raise ConfigError(faults)
+            raise ConfigError(errors)
         self.first = first
         self.config_kwargs, self.tokenizer_kwargs, self.model_kwargs = auto
         self.optimizer_kwargs, self.lr_scheduler_kwargs, trainer = training
@@ -449,7 +449,7 @@ class TaskTrial(SetsTrial):
         """Raises ConfigError for settings that do not fit the config or the tokenizer."""
         if self.task is None:
             return
-        errors = Faults()
+        errors = ErrorCollector()
         if self.task.fixed_model and self.components.model is not None:
             built = f"a {type(self).__name__} always builds its own"
             errors.add(ConfigError(f"hyperparameters.model: must be unset, {built}"))
@@ -469,7 +469,7 @@ class TaskTrial(SetsTrial):
         if self.task is None:
             raise ConfigError(f"{type(self).__name__}.build_datasets: must be written, or a task be named (task)")
         self.read = self.task.prepare(self.examples)
-        errors = Faults()
+        errors = ErrorCollector()
         features = {split: errors.attempt(self._features, self.task, split) for split in self.read}
         errors.raise_any()
         return features
@@ -482,7 +482,7 @@ class TaskTrial(SetsTrial):
             return task.features(examples, training=training)
         from datasets import concatenate_datasets
 
-        errors, parts = Faults(), list[Any]()
+        errors, parts = ErrorCollector(), list[Any]()
         for variant in variants:
             rows = self.sets[split].get(variant.dataset, range(len(examples)))
             own = copy.copy(task)
@@ -506,7 +506,7 @@ class TaskTrial(SetsTrial):
                 try:
                     found.append(Variant(split, name, dataclasses.replace(cast("Any", self.settings), **own), path))
                 except ConfigError as error:
-                    errors |= {f"{path}.{line.partition('.')[2]}": None for line in error.problems}
+                    errors |= {f"{path}.{line.partition('.')[2]}": None for line in error.errors}
         if errors:
             raise ConfigError(errors)
         return found
@@ -604,11 +604,11 @@ class TaskTrial(SetsTrial):
         group = ranks * self.accumulation
         if self.data.mixing != "by_size":
             settings = {"group": group, "seed": self.seed, "group_by_length": self.trainer.group_by_length}
-            places = (lengths, self.set_numbers("train"), batch_size)
+            examples_by_set = (lengths, self.set_numbers("train"), batch_size)
             if self.data.mixing == "keyed":
-                return KeyedBatchSampler(*places, anchor=self.anchor(), **settings)
+                return KeyedBatchSampler(*examples_by_set, anchor=self.anchor(), **settings)
             temperature = self.data.mixing_temperature or DEFAULT_TEMPERATURE
-            return MixedBatchSampler(*places, mixing=self.data.mixing, temperature=temperature, **settings)
+            return MixedBatchSampler(*examples_by_set, mixing=self.data.mixing, temperature=temperature, **settings)
         if self.trainer.max_tokens_per_batch is not None:
             return TokenBudgetBatchSampler(lengths, self.trainer.max_tokens_per_batch, group=group, seed=self.seed)
         return TrainBatchSampler(
@@ -862,16 +862,16 @@ class TaskTrial(SetsTrial):
         if context is None or context.distributed.local_size == 1:
             return step()
         distributed = context.distributed
-        result, fault = None, None
+        result, failure = None, None
         if distributed.local_rank == 0:
             try:
                 result = step()
             except Exception as error:
                 distributed.broadcast_local(error if isinstance(error, RqaError) else RuntimeError(str(error)))
                 raise
-        fault = distributed.broadcast_local(fault)
-        if fault is not None:
-            raise fault
+        failure = distributed.broadcast_local(failure)
+        if failure is not None:
+            raise failure
         return step() if result is None else result
 
 

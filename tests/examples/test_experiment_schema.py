@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from determined.common import util
-from expconf import Schemas, experiment_faults
+from expconf import Schemas, experiment_errors
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted([*(ROOT / "experiment_configs").glob("*.yaml"), *(ROOT / "examples").glob("*/*.yaml")])
@@ -38,8 +38,8 @@ def read(text: str) -> Any:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_configuration_is_accepted(path: Path, schemas: Schemas) -> None:
-    """Neither the schemas, in either pass, nor the master's rules find a fault."""
-    assert experiment_faults(schemas, read(path.read_text(encoding="utf-8"))) == []
+    """Neither the schemas, in either pass, nor the master's rules find an error."""
+    assert experiment_errors(schemas, read(path.read_text(encoding="utf-8"))) == []
 
 
 GOOD = read(
@@ -103,7 +103,7 @@ def changed(changes: dict[str, Any]) -> Any:
 )
 def test_right_configurations(changes: dict[str, Any], schemas: Schemas) -> None:
     """What Determined takes is not refused."""
-    assert experiment_faults(schemas, changed(changes)) == []
+    assert experiment_errors(schemas, changed(changes)) == []
 
 
 @pytest.mark.parametrize(
@@ -156,5 +156,5 @@ def test_right_configurations(changes: dict[str, Any], schemas: Schemas) -> None
 )
 def test_wrong_configurations(changes: dict[str, Any], told: str, schemas: Schemas) -> None:
     """What Determined refuses is refused here, with the place and the reason."""
-    found = experiment_faults(schemas, changed(changes))
-    assert any(told in fault for fault in found), found
+    found = experiment_errors(schemas, changed(changes))
+    assert any(told in error for error in found), found

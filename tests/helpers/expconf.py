@@ -3,7 +3,7 @@
 The schemas are draft 7 with keywords of Determined's own, which a plain validator passes over in silence:
 
 ``union``               exactly one item must match; where none does, the first item whose ``unionKey`` fits the value
-                        is the one that the user meant, and its faults are told
+                        is the one that the user meant, and its errors are told
 ``checks``              subschemas under the message for a value that does not match
 ``compareProperties``   one property against another: ``a<b``, ``a<=b``, ``a_is_subdir_of_b``
 ``disallowProperties``  messages under the names of properties that must not be there
@@ -95,7 +95,7 @@ def compares(relation: str, a: Any, b: Any) -> bool:
 
 
 class Schemas:
-    """Schemas by their ``$id``; `faults` checks a value against one of them.
+    """Schemas by their ``$id``; `errors` checks a value against one of them.
 
     Args:
         schemas: every schema that is referred to.
@@ -115,7 +115,7 @@ class Schemas:
         """The schemas of a folder's ``*.json``."""
         return cls(json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json")))
 
-    def faults(self, value: Any, schema: str = "experiment.json", *, complete: bool = False) -> list[str]:
+    def errors(self, value: Any, schema: str = "experiment.json", *, complete: bool = False) -> list[str]:
         """What is wrong with a value.
 
         Args:
@@ -124,7 +124,7 @@ class Schemas:
             complete: the second pass, of what has all of the cluster's settings: hold ``eventually...`` too.
         """
         self.eventually = complete
-        return list(self._faults(self.by_id[BASE + schema], value, "<config>"))
+        return list(self._errors(self.by_id[BASE + schema], value, "<config>"))
 
     def _know(self, schema: Any) -> None:
         if isinstance(schema, bool):
@@ -135,19 +135,19 @@ class Schemas:
             for inner in _subschemas(name, rule):
                 self._know(inner)
 
-    def _faults(self, schema: Any, value: Any, place: str) -> Iterator[str]:
+    def _errors(self, schema: Any, value: Any, place: str) -> Iterator[str]:
         if isinstance(schema, bool):
             if not schema:
                 yield f"{place}: must not be there"
         elif "$ref" in schema:  # what stands beside it is ignored in draft 7
-            yield from self._faults(self.by_id[schema["$ref"]], value, place)
+            yield from self._errors(self.by_id[schema["$ref"]], value, place)
         else:
             for names, rule in RULES.items():
                 if any(name in schema for name in names):
                     yield from rule(self, schema, value, place)
 
     def _matches(self, schema: Any, value: Any, place: str) -> bool:
-        return next(self._faults(schema, value, place), None) is None
+        return next(self._errors(schema, value, place), None) is None
 
     # ---- draft 7 ----
 
@@ -185,14 +185,14 @@ class Schemas:
         named, other = schema.get("properties", {}), schema.get("additionalProperties", True)
         for name, field in value.items():
             if name in named or other is not False:
-                yield from self._faults(named.get(name, other), field, f"{place}.{name}")
+                yield from self._errors(named.get(name, other), field, f"{place}.{name}")
             else:
                 yield f"{place}: {name} is not a known key"
 
     def items(self, schema: Any, value: Any, place: str) -> Iterator[str]:
         if isinstance(value, list):
             for number, item in enumerate(value):
-                yield from self._faults(schema["items"], item, f"{place}[{number}]")
+                yield from self._errors(schema["items"], item, f"{place}[{number}]")
 
     def not_(self, schema: Any, value: Any, place: str) -> Iterator[str]:
         if self._matches(schema["not"], value, place):
@@ -200,7 +200,7 @@ class Schemas:
 
     def all_of(self, schema: Any, value: Any, place: str) -> Iterator[str]:
         for inner in schema["allOf"]:
-            yield from self._faults(inner, value, place)
+            yield from self._errors(inner, value, place)
 
     def any_of(self, schema: Any, value: Any, place: str) -> Iterator[str]:
         if not any(self._matches(inner, value, place) for inner in schema["anyOf"]):
@@ -212,7 +212,7 @@ class Schemas:
 
     def if_(self, schema: Any, value: Any, place: str) -> Iterator[str]:
         branch = "then" if self._matches(schema.get("if", True), value, place) else "else"
-        yield from self._faults(schema.get(branch, True), value, place)
+        yield from self._errors(schema.get(branch, True), value, place)
 
     # ---- Determined's own ----
 
@@ -224,7 +224,7 @@ class Schemas:
         elif not matching:
             yield f"{place}: {schema['union'].get('defaultMessage', 'matches none of the union')}"
             meant = next((item for item in items if fits(item["unionKey"], value)), True)
-            yield from self._faults(meant, value, place)
+            yield from self._errors(meant, value, place)
 
     def checks(self, schema: Any, value: Any, place: str) -> Iterator[str]:
         for message, inner in schema["checks"].items():
@@ -244,7 +244,7 @@ class Schemas:
 
     def optional_ref(self, schema: Any, value: Any, place: str) -> Iterator[str]:
         if value is not None:
-            yield from self._faults(self.by_id[schema["optionalRef"]], value, place)
+            yield from self._errors(self.by_id[schema["optionalRef"]], value, place)
 
     def eventually_required(self, schema: Any, value: Any, place: str) -> Iterator[str]:
         if self.eventually and isinstance(value, dict):
@@ -253,7 +253,7 @@ class Schemas:
 
     def eventually_(self, schema: Any, value: Any, place: str) -> Iterator[str]:
         if self.eventually:
-            yield from self._faults(schema["eventually"], value, place)
+            yield from self._errors(schema["eventually"], value, place)
 
 
 BOUNDS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -324,7 +324,7 @@ def _merged(over: Any, under: Any) -> Any:
     return under if over is None else over
 
 
-def master_faults(config: Mapping[str, Any]) -> list[str]:
+def master_errors(config: Mapping[str, Any]) -> list[str]:
     """The rules that Determined's master holds a new experiment to beside the schemas."""
     found = []
     searcher, resources = config.get("searcher") or {}, config.get("resources") or {}
@@ -341,10 +341,10 @@ def master_faults(config: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def experiment_faults(schemas: Schemas, config: Mapping[str, Any]) -> list[str]:
+def experiment_errors(schemas: Schemas, config: Mapping[str, Any]) -> list[str]:
     """Everything that a master would say of a configuration: both passes, then its own rules."""
-    first = schemas.faults(config)
-    return first or schemas.faults(with_cluster(config), complete=True) + master_faults(config)
+    first = schemas.errors(config)
+    return first or schemas.errors(with_cluster(config), complete=True) + master_errors(config)
 
 
 def rungs(searcher: Mapping[str, Any]) -> list[int]:

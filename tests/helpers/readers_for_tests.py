@@ -75,7 +75,7 @@ class LetterEncoder:
 def encode_letters(monkeypatch: pytest.MonkeyPatch) -> type[LetterEncoder]:
     """Puts a LetterEncoder in place of sentence-transformers' models."""
     encoder = type("Letters", (LetterEncoder,), {"named": []})
-    monkeypatch.setattr(dense, "model_name_fault", lambda name: None)
+    monkeypatch.setattr(dense, "model_name_error", lambda name: None)
     monkeypatch.setattr(dense, "Encoder", encoder)
     return encoder
 

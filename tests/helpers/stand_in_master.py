@@ -45,7 +45,7 @@ class Report:
 
 
 @dataclass
-class Fault:
+class Error:
     """How requests whose "METHOD path" matches ``pattern`` are answered, ``times`` times after ``after`` good ones.
 
     With ``status`` an error; with ``drop`` not at all: the connection is closed; with ``late`` after so many seconds.
@@ -75,7 +75,7 @@ class StandInMaster:
     metric: str = "f1"
     smaller_is_better: bool = False
     slots: int = 1
-    faults: list[Fault] = field(default_factory=list)
+    errors: list[Error] = field(default_factory=list)
     preempt_at: tuple[str, int] | None = None  # when this state was announced for the n-th time in a run
     stops: Callable[[int, float], bool] | None = None  # the searcher's word on a validation: (batches, metric) -> stop
 
@@ -290,15 +290,15 @@ def _handler_of(master: StandInMaster) -> type[BaseHTTPRequestHandler]:
                 body = json.loads(text, parse_constant=_refuse_constant) if text else None
                 if self.headers.get("Grpc-Metadata-x-allocation-token") != f"Bearer {TOKEN}":
                     raise Refused(401, "no token")
-                fault = self.fault(f"{self.command} {parts.path}")
-                if fault is not None:
-                    time.sleep(fault.late)
-                    if fault.drop:
+                error = self.error(f"{self.command} {parts.path}")
+                if error is not None:
+                    time.sleep(error.late)
+                    if error.drop:
                         self.close_connection = True
                         master.requests.append(Request(run, self.command, parts.path, body, 0))
                         return
-                    if fault.status is not None:
-                        raise Refused(fault.status, "the stand-in was told to refuse")
+                    if error.status is not None:
+                        raise Refused(error.status, "the stand-in was told to refuse")
                 reply = master.answer(self.command, parts.path, query, body)
             except Refused as error:
                 status, reply = error.status, {"error": {"error": str(error)}, "message": str(error)}
@@ -308,16 +308,16 @@ def _handler_of(master: StandInMaster) -> type[BaseHTTPRequestHandler]:
             with contextlib.suppress(OSError):  # a trial that has ended does not wait for its long poll
                 self.send(status, json.dumps(reply).encode())
 
-        def fault(self, asked: str) -> Fault | None:
+        def error(self, asked: str) -> Error | None:
             with master._lock:
-                for fault in master.faults:
-                    if not re.search(fault.pattern, asked):
+                for error in master.errors:
+                    if not re.search(error.pattern, asked):
                         continue
-                    if fault.after > 0:
-                        fault.after -= 1
-                    elif fault.times > 0:
-                        fault.times -= 1
-                        return fault
+                    if error.after > 0:
+                        error.after -= 1
+                    elif error.times > 0:
+                        error.times -= 1
+                        return error
             return None
 
         def send(self, status: int, content: bytes) -> None:

@@ -51,7 +51,7 @@ def logged(run: Path, kind: str) -> list[tuple[int, dict[str, Any]]]:
 
 
 def refused(master: StandInMaster) -> list[Any]:
-    """Requests that were not answered as wished; that there is no best validation yet is no fault."""
+    """Requests that were not answered as wished; that there is no best validation yet is no error."""
     return [r for r in master.requests if r.status != 200 and not r.path.endswith("best_searcher_validation_metric")]
 
 
@@ -239,7 +239,7 @@ def test_a_checkpoint_is_verified_before_it_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The run fails in the file's name, nothing of the checkpoint was opened, and nothing more was trained."""
-    change, fault = DAMAGES[kind]
+    change, error = DAMAGES[kind]
     master.preempt_at = ("training", 1)
     run_here(trial, master)
     master.preempt_at = None
@@ -247,11 +247,11 @@ def test_a_checkpoint_is_verified_before_it_is_loaded(
     change(trial.storage / trial.latest(master)["uuid"], tmp_path / "harmed")
     monkeypatch.setattr("torch.load", lambda *_, **__: pytest.fail("the checkpoint was opened"))
     if legacy:
-        with pytest.raises(CheckpointError, match=fault):
+        with pytest.raises(CheckpointError, match=error):
             run_here(trial, master)
     else:
         assert run_here(trial, master) == 2
-        assert re.search(fault, capsys.readouterr().err)
+        assert re.search(error, capsys.readouterr().err)
     assert not (tmp_path / "harmed").exists()
     assert [report.run for report in master.reports] == [1]
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tiny
 from cluster_runs import ROOT, Trial, launch, namespace, run_as_agent, run_ranks, start, tiny_trial
-from stand_in_master import Fault, StandInMaster
+from stand_in_master import Error, StandInMaster
 from tokenizers_for_tests import t5
 
 from model_hub_rqa.runtime import experiments
@@ -150,7 +150,7 @@ def test_a_preempted_trial_goes_on_as_if_it_had_not_been(
 @pytest.mark.parametrize("legacy", [False, True], ids=["script", "legacy"])
 @pytest.mark.parametrize("kind", ["impossible hyperparameters", "a metric that is not finite"])
 def test_ranks_end_a_searchs_trial_together(kind: str, legacy: bool, folder: Path) -> None:
-    """All exit with 0 in time, and the master is told once, though each rank finds the fault."""
+    """All exit with 0 in time, and the master is told once, though each rank finds the error."""
     trial = trial_of(folder, legacy=legacy)
     trial.config["searcher"] |= {"name": "random", "max_trials": 2}
     trial.hparams = dict(trial.config["hyperparameters"])
@@ -228,17 +228,17 @@ def test_ranks_refuse_a_damaged_checkpoint_together(legacy: bool, folder: Path, 
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("error", "said"),
     [
-        (Fault("POST /api/v1/runs/start", status=403), "failed POST /api/v1/runs/start: Forbidden"),
-        (Fault("POST .*/metrics", status=500), "failed POST /api/v1/trials/5/metrics: the stand-in"),
+        (Error("POST /api/v1/runs/start", status=403), "failed POST /api/v1/runs/start: Forbidden"),
+        (Error("POST .*/metrics", status=500), "failed POST /api/v1/trials/5/metrics: the stand-in"),
     ],
     ids=["a rank refused", "metrics not taken"],
 )
-def test_a_rank_that_fails_takes_the_others_with_it(fault: Fault, said: str, folder: Path) -> None:
+def test_a_rank_that_fails_takes_the_others_with_it(error: Error, said: str, folder: Path) -> None:
     """The task ends with a failure, and says what was asked of the master; no rank waits for ever."""
     trial = trial_of(folder)
-    with StandInMaster(slots=2, context=FILES, faults=[Fault(**vars(fault))]) as master:
+    with StandInMaster(slots=2, context=FILES, errors=[Error(**vars(error))]) as master:
         assert start(trial, master) != 0
         assert said in trial.log
         assert master.early_exits == []
@@ -248,7 +248,7 @@ def test_a_rank_that_fails_takes_the_others_with_it(fault: Fault, said: str, fol
 def test_a_container_whose_code_is_refused_does_not_train(folder: Path) -> None:
     """Its first command fails, and nothing else is asked of the master."""
     trial = trial_of(folder, slots=1)
-    with StandInMaster(faults=[Fault("GET .*/context_directory", status=404)]) as master:
+    with StandInMaster(errors=[Error("GET .*/context_directory", status=404)]) as master:
         assert launch(trial, master) != 0
         assert [request.status for request in master.requests] == [404]
 

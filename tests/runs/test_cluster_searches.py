@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 from cluster_runs import Trial, run_here, tiny_trial
-from stand_in_master import Asha, Fault, StandInMaster
+from stand_in_master import Asha, Error, StandInMaster
 from transformers import BertModel
 
 from model_hub_rqa.checkpoints import write_manifest
@@ -73,9 +73,9 @@ def test_the_log_says_that_the_searcher_stopped_it(
     assert "training was stopped after 5 of 10 batches" in caplog.text
 
 
-@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 404}], ids=str)
+@pytest.mark.parametrize("error", [{"status": 500}, {"status": 404}], ids=str)
 def test_a_state_that_cannot_be_asked_for_stops_nothing(
-    fault: dict[str, Any],
+    error: dict[str, Any],
     trial: Trial,
     master: StandInMaster,
     caplog: pytest.LogCaptureFixture,
@@ -85,7 +85,7 @@ def test_a_state_that_cannot_be_asked_for_stops_nothing(
     monkeypatch.setenv("DET_RETRY_CONFIG", '{"total": 0}')
     trial.config["hyperparameters"] |= {"eval_steps": 2}
     master.stops = lambda batches, metric: batches >= 2
-    master.faults = [Fault("GET /api/v1/trials/5", after=1, **fault)]
+    master.errors = [Error("GET /api/v1/trials/5", after=1, **error)]
     assert run_here(trial, master) == 0
     assert [report.steps for report in master.of("validation")] == [2, 4]
     assert re.search(r"the trial's state could not be asked for \(.*\): training goes on", caplog.text)

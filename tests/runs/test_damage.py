@@ -14,7 +14,7 @@ import tiny
 import torch
 
 from model_hub_rqa import train
-from model_hub_rqa.checkpoints import checkpoint_problems, newest_checkpoint
+from model_hub_rqa.checkpoints import checkpoint_errors, newest_checkpoint
 from model_hub_rqa.cli import main
 
 Capture = pytest.CaptureFixture[str]
@@ -83,7 +83,7 @@ def test_every_damage_of_every_file_is_noticed(done: Path, run: Path, capsys: Ca
         size = (whole / file).stat().st_size
         for damage in damages(size).values():
             damage(checkpoint / file)
-            assert checkpoint_problems(checkpoint)
+            assert checkpoint_errors(checkpoint)
             newest, passed_over = newest_checkpoint(run)
             assert newest == older
             assert any(str(file) in line for line in passed_over) or file.name == "manifest.json"
@@ -96,7 +96,7 @@ def test_every_damage_of_every_file_is_noticed(done: Path, run: Path, capsys: Ca
             assert "Traceback" not in said
         assert not Path(exported).exists()
         (checkpoint / file).write_bytes((whole / file).read_bytes())
-    assert checkpoint_problems(checkpoint) == []
+    assert checkpoint_errors(checkpoint) == []
 
 
 @pytest.mark.parametrize("file", ["state_dict.pth", "manifest.json", "pretrained/model.safetensors"])
@@ -109,7 +109,7 @@ def test_the_fall_back_is_told_and_exact(file: str, done: Path, run: Path, capsy
         assert re.search(f"passed over: .*checkpoint-10/{file}: ", said)
         assert re.search("resuming from .*checkpoint-5", said)
     assert tiny.same(tiny.weights(run, 10), tiny.weights(done / "run", 10))
-    assert checkpoint_problems(run / "checkpoints/checkpoint-10") == []
+    assert checkpoint_errors(run / "checkpoints/checkpoint-10") == []
 
 
 def test_asking_falls_back_with_a_warning(run: Path, capsys: Capture, caplog: pytest.LogCaptureFixture) -> None:

@@ -154,7 +154,7 @@ def test_an_encoder_is_made_a_reader(section: str, config: dict[str, Any], tmp_p
 
 
 @pytest.mark.parametrize(
-    ("section", "change", "fault"),
+    ("section", "change", "error"),
     [
         ("data", {"embedding_model": "./nowhere"}, "embedding_model: no such folder, got './nowhere'"),
         ("data", {"corpus_file": "corpus.jsonl"}, "data.corpus_file: needs embedding_model, got none"),
@@ -169,10 +169,10 @@ def test_an_encoder_is_made_a_reader(section: str, config: dict[str, Any], tmp_p
         ),
     ],
 )
-def test_faulty_settings(section: str, change: dict[str, Any], fault: str, config: dict[str, Any]) -> None:
+def test_bad_settings(section: str, change: dict[str, Any], error: str, config: dict[str, Any]) -> None:
     """What is wrong with a setting is said in its name, before a model is built."""
     config[section] |= change
-    with pytest.raises(ConfigError, match=fault):
+    with pytest.raises(ConfigError, match=error):
         trial_of(config)
 
 
@@ -186,7 +186,7 @@ def test_a_config_may_name_several_end_tokens(config: dict[str, Any], tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("overrides", "faults"),
+    ("overrides", "errors"),
     [
         (
             {"model_type": "t5", "eos_token_id": 77},
@@ -223,20 +223,20 @@ def test_a_config_may_name_several_end_tokens(config: dict[str, Any], tmp_path: 
         ),
     ],
 )
-def test_settings_that_do_not_fit_the_model(overrides: Any, faults: list[str], config: dict[str, Any]) -> None:
+def test_settings_that_do_not_fit_the_model(overrides: Any, errors: list[str], config: dict[str, Any]) -> None:
     """A wrong end token, lengths beyond the model's positions, a model without a decoder."""
     config["hyperparameters"]["config_overrides"] = overrides
-    with pytest.raises(ConfigError, match=re.escape(faults[0])) as error:
+    with pytest.raises(ConfigError, match=re.escape(errors[0])) as error:
         trial_of(config)
-    assert len(error.value.problems) == len(faults)
-    for line, fault in zip(error.value.problems, faults, strict=True):
-        assert fault in line
+    assert len(error.value.errors) == len(errors)
+    for line, expected in zip(error.value.errors, errors, strict=True):
+        assert expected in line
 
 
-def test_faulty_records_end_with_exit_code_2(
+def test_bad_records_end_with_exit_code_2(
     config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All faults of both files are printed, and nothing was trained."""
+    """All errors of both files are printed, and nothing was trained."""
     broken = records(2)
     broken[0]["ctxs"], broken[1]["answers"] = [], "oil"
     path = write_lines(tmp_path / "broken.jsonl", broken)

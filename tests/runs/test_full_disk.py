@@ -11,7 +11,7 @@ import forked
 import pytest
 import tiny
 
-from model_hub_rqa.checkpoints import checkpoint_problems, checkpoints_of
+from model_hub_rqa.checkpoints import checkpoint_errors, checkpoints_of
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_older_checkpoint_stays(disk: Path, tmp_path: Path) -> None:
         whole = checkpoints_of(run)
         assert set(whole) == set((run / "checkpoints").iterdir())
         assert whole[-1].name == "checkpoint-1"
-        assert [checkpoint_problems(path) for path in whole] == [[]] * len(whole)
+        assert [checkpoint_errors(path) for path in whole] == [[]] * len(whole)
         filler.unlink()
         assert forked.finish(forked.start([*argv, "--resume", "latest"], log)) == 0
         assert tiny.same(tiny.weights(run, 2), tiny.weights(tmp_path / "whole", 2))

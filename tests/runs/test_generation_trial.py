@@ -164,7 +164,7 @@ def test_retrieved_passages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "change", "faults"),
+    ("section", "change", "errors"),
     [
         ("data", {"max_length": 158}, ["data.max_length: must be at most 160 with max_new_tokens (6)"]),
         ("data", {"apply_chat_template": True}, ["data.apply_chat_template: must be false for this tokenizer"]),
@@ -177,14 +177,14 @@ def test_retrieved_passages(tmp_path: Path) -> None:
         ("hyperparameters", {"objective": "NPO"}, ["NPO needs data.train to name the sets forget and retain"]),
     ],
 )
-def test_faulty_settings(section: str, change: dict[str, Any], faults: list[str], tmp_path: Path) -> None:
+def test_bad_settings(section: str, change: dict[str, Any], errors: list[str], tmp_path: Path) -> None:
     """What is wrong is said in its name, all of it, before a model is built."""
     config = changed(experiment(tmp_path), **{section: change})
-    with pytest.raises(ConfigError, match=re.escape(faults[0])) as caught:
+    with pytest.raises(ConfigError, match=re.escape(errors[0])) as caught:
         trial_of(config)
-    assert len(caught.value.problems) == len(faults)
-    for line, fault in zip(sorted(caught.value.problems), sorted(faults), strict=True):
-        assert fault in line
+    assert len(caught.value.errors) == len(errors)
+    for line, error in zip(sorted(caught.value.errors), sorted(errors), strict=True):
+        assert error in line
 
 
 def test_models_that_are_none(tmp_path: Path) -> None:
@@ -192,14 +192,14 @@ def test_models_that_are_none(tmp_path: Path) -> None:
     tiny.seq2seq_folder(tmp_path / "t5")
     tiny.model_folder(tmp_path / "bert")
     config = experiment(tmp_path)
-    for name, fault in (("t5", r"got a t5 \(FiDTrial takes encoder-decoders\)"), ("bert", "got a bert$")):
+    for name, error in (("t5", r"got a t5 \(FiDTrial takes encoder-decoders\)"), ("bert", "got a bert$")):
         changed(config, hyperparameters={"pretrained_model_name_or_path": str(tmp_path / name)})
-        with pytest.raises(ConfigError, match=f"(?m)must name a causal language model, {fault}"):
+        with pytest.raises(ConfigError, match=f"(?m)must name a causal language model, {error}"):
             trial_of(config)
 
 
 def test_examples_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are faults of the data, with exit code 2, or left out where the data section says so."""
+    """They are errors of the data, with exit code 2, or left out where the data section says so."""
     rows = [*records(8), {"id": "long", "question": "what " * 100, "answers": ["oil"], "ctxs": []}]
     rows[-1]["ctxs"] = rows[0]["ctxs"]
     config = changed(experiment(tmp_path), data={"train_file": write_lines(tmp_path / "long.jsonl", rows)})

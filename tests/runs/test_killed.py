@@ -13,7 +13,7 @@ import forked
 import pytest
 import tiny
 
-from model_hub_rqa.checkpoints import MANIFEST, checkpoint_problems, checkpoints_of, steps_in_name
+from model_hub_rqa.checkpoints import MANIFEST, checkpoint_errors, checkpoints_of, steps_in_name
 
 STEPS = 60
 PAUSE = 0.15  # seconds between the parts of a checkpoint's writing, where it is slowed
@@ -91,7 +91,7 @@ class Killer:
     def look_at_checkpoints(self) -> None:
         """No half of a checkpoint ever bears the name of a whole one."""
         for checkpoint in checkpoints_of(self.run):
-            assert checkpoint_problems(checkpoint) == []
+            assert checkpoint_errors(checkpoint) == []
             assert (checkpoint / MANIFEST).is_file()
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ from cluster_runs import run_here, tiny_trial
 from stand_in_master import StandInMaster
 
 from model_hub_rqa import train
-from model_hub_rqa.checkpoints import checkpoint_problems, checkpoints_of
+from model_hub_rqa.checkpoints import checkpoint_errors, checkpoints_of
 from model_hub_rqa.errors import NonFiniteLoss
 from model_hub_rqa.trials.qa import QATrial
 
@@ -43,7 +43,7 @@ def test_a_run_goes_on_from_before_a_bad_loss(
         poisoned(patch, batch_idx)
         assert train.main(argv) == 2
     assert names(run) == ["checkpoint-3"]
-    assert checkpoint_problems(checkpoints_of(run)[0]) == []
+    assert checkpoint_errors(checkpoints_of(run)[0]) == []
     assert "step 3 is kept in a checkpoint" in caplog.text
     assert train.main([*argv, "--resume", "latest"]) == 0
     assert train.main([str(config), "--output-dir", str(tmp_path / "whole")]) == 0

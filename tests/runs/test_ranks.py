@@ -135,7 +135,7 @@ def test_one_voice_and_preprocessing_once(tmp_path: Path) -> None:
     assert (logs / "1.log").read_text() == ""
 
 
-def test_a_fault_is_told_once(tmp_path: Path) -> None:
+def test_a_error_is_told_once(tmp_path: Path) -> None:
     """Every rank ends with exit code 2, and the words come from the first of the host."""
     config = tiny.experiment(tmp_path, learning_rate=-1)
     assert forked.run_ranks(2, [str(config), "--output-dir", str(tmp_path / "run")], tmp_path / "logs") == [2, 2]

@@ -18,7 +18,7 @@ import torch
 from torchrun import TORCHRUN, one_thread
 
 from model_hub_rqa import train
-from model_hub_rqa.checkpoints import checkpoint_problems, checkpoints_of, steps_in_name
+from model_hub_rqa.checkpoints import checkpoint_errors, checkpoints_of, steps_in_name
 from model_hub_rqa.runtime.local_run import Reports
 from model_hub_rqa.trials.fid import FiDTrial
 from model_hub_rqa.trials.qa import QATrial
@@ -55,7 +55,7 @@ def test_a_signal_checkpoints_and_ends_well(number: signal.Signals, tmp_path: Pa
     assert forked.finish(process) == 0, (tmp_path / "log").read_text()
     (checkpoint,) = checkpoints_of(run)
     assert 2 <= steps_in_name(checkpoint) < 200
-    assert checkpoint_problems(checkpoint) == []
+    assert checkpoint_errors(checkpoint) == []
     said = (tmp_path / "log").read_text()
     assert f"stopped, with {checkpoint} written: --resume latest goes on from it" in said
     assert "Traceback" not in said
@@ -213,7 +213,7 @@ def test_every_rank_stops_where_one_loss_is_not_finite(kind: str, tmp_path: Path
     said = (logs / "0.log").read_text()
     assert f"loss: must be a finite number, got nan (rank {rank}) for the examples {ids}" in said
     assert "Traceback" not in said + (logs / "1.log").read_text()
-    assert checkpoint_problems(checkpoints_of(run)[0]) == []
+    assert checkpoint_errors(checkpoints_of(run)[0]) == []
 
 
 # ---- which checkpoints are written ----

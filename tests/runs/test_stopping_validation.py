@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from model_hub_rqa import train
-from model_hub_rqa.checkpoints import checkpoint_problems, checkpoints_of, steps_in_name
+from model_hub_rqa.checkpoints import checkpoint_errors, checkpoints_of, steps_in_name
 from model_hub_rqa.trials.qa import QATrial
 
 SETTINGS = {"validation": 11, "per_device_eval_batch_size": 2, "eval_steps": 4, "save_steps": 100}
@@ -71,7 +71,7 @@ def test_a_validation_is_stopped_and_made_up(
     assert signaller.evaluated == 2 + batches * (steps // 4 - (steps == 4))  # two of those it was stopped in
     assert [report["steps"] for report in tiny.reports(run, "validation")] == [n for n in (4, 8, 10) if n < steps]
     assert steps_in_name(checkpoints_of(run)[0]) == steps
-    assert checkpoint_problems(checkpoints_of(run)[0]) == []
+    assert checkpoint_errors(checkpoints_of(run)[0]) == []
     assert f"stopped, with {checkpoints_of(run)[0]} written: --resume latest goes on from it" in capsys.readouterr().err
     assert json.loads((run / "summary.json").read_text())["status"] == "stopped"
     signaller.steps = None

@@ -219,7 +219,7 @@ def test_a_new_run_does_not_overwrite_another(done: Path, capsys: pytest.Capture
 
 
 BAD: dict[str, tuple[list[str], list[str]]] = {
-    "several faults": (
+    "several errors": (
         ["hyperparameters.learning_rate=-1", "data.doc_stride=64", "data.n_best_size=0", "hyperparameters.seed=x"],
         ["hyperparameters.learning_rate", "data.doc_stride", "data.n_best_size", "hyperparameters.seed"],
     ),
@@ -247,10 +247,10 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_fault_is_named_before_a_model_is_loaded(
+def test_a_error_is_named_before_a_model_is_loaded(
     kind: str, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit code 2, every fault in a line, no model built, and rqa validate says the same."""
+    """Exit code 2, every error in a line, no model built, and rqa validate says the same."""
     if torch.cuda.is_available() and "fp16" in kind:
         pytest.skip("there is a GPU here")
     from model_hub_rqa.cli import main

@@ -198,7 +198,7 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("objective", "data", "fault"),
+    ("objective", "data", "error"),
     [
         ("NPO", {"train": ["forget"], "mixing": "keyed"}, "there is no retain set (found forget)"),
         (
@@ -211,14 +211,14 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     ],
 )
 def test_sets_that_are_missing(
-    objective: str, data: dict[str, Any], fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    objective: str, data: dict[str, Any], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Said with exit code 2, before a model is loaded."""
     config = unlearning(tmp_path, objective, data={**SETS, **data})
     (tmp_path / "model/model.safetensors").write_bytes(b"never read")
     assert train.main([str(config), "--output-dir", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
-    assert fault in said
+    assert error in said
     assert len(said.strip().split("\n")) == 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model_hub_rqa.checkpoints import (
-    checkpoint_problems,
+    checkpoint_errors,
     newest_checkpoint,
     pretrained_folder,
     steps_completed,
@@ -49,12 +49,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_named(kind: str, tmp_path: Path) -> None:
-    """Each fault is told with its file, and verifying raises."""
+    """Each error is told with its file, and verifying raises."""
     folder = make(tmp_path / "checkpoint-10")
-    assert checkpoint_problems(folder) == []
+    assert checkpoint_errors(folder) == []
     damage, words = DAMAGE[kind]
     damage(folder)
-    assert any(words in line for line in checkpoint_problems(folder))
+    assert any(words in line for line in checkpoint_errors(folder))
     with pytest.raises(CheckpointError, match=words.split(":")[0]):
         verify_checkpoint(folder)
 

@@ -146,7 +146,7 @@ def test_evaluate_a_part_without_an_index(world: Path, tmp_path: Path, capsys: p
     assert again == {name: scores[name] for name in same} | {"total": 2}
 
 
-def test_evaluate_lists_every_fault(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_lists_every_error(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Data, index and options together, before a reader is loaded; nothing is written."""
     broken = write_lines(tmp_path / "broken.jsonl", [{"question": "who?", "answers": "x", "ctxs": []}])
     (tmp_path / "half.partial").mkdir()
@@ -235,7 +235,7 @@ def test_gold_answers_of_natural_questions_score_100(
 
 
 @pytest.mark.parametrize(
-    ("lines", "fault"),
+    ("lines", "error"),
     [
         ([{"id": "a", "prediction": "x"}], "record a: has no references, give --data"),
         ([{"id": "a", "prediction": 3, "references": ["x"]}], "line 1: prediction must be text"),
@@ -245,12 +245,12 @@ def test_gold_answers_of_natural_questions_score_100(
         ([], "empty file"),
     ],
 )
-def test_faulty_lines_of_predictions(
-    lines: list[Any], fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_lines_of_predictions(
+    lines: list[Any], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each is named with its line."""
     assert main(["score", str(write_lines(tmp_path / "predictions.jsonl", lines))]) == 2
-    assert fault in capsys.readouterr().err
+    assert error in capsys.readouterr().err
 
 
 def test_score_needs_true_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,7 +116,7 @@ def chosen(**objective: Any) -> RegisteredObjects:
 
 
 @pytest.mark.parametrize(
-    ("objective", "train_sets", "keyed", "fault"),
+    ("objective", "train_sets", "keyed", "error"),
     [
         ({"name": "NPO"}, ["forget"], True, "NPO needs data.train to name the sets forget and retain: there is no "
          r"retain set \(found forget\)"),
@@ -128,9 +128,9 @@ def chosen(**objective: Any) -> RegisteredObjects:
         ({"name": "GradDiff", "args": {"gamma": -1}}, [], True, r"args.gamma: must be a number >= 0, got -1"),
     ],
 )  # fmt: skip
-def test_faults(objective: dict[str, Any], train_sets: list[str], keyed: bool, fault: str) -> None:
+def test_errors(objective: dict[str, Any], train_sets: list[str], keyed: bool, error: str) -> None:
     """An objective's arguments, and the data sets that it needs, are held to before anything is loaded."""
-    with pytest.raises(ConfigError, match=fault):
+    with pytest.raises(ConfigError, match=error):
         build_objective(chosen(**objective), train_sets, keyed)
 
 

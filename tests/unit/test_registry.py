@@ -46,7 +46,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "faults"),
+    ("name", "args", "errors"),
     [
         ("Pair", {"left": 1}, []),
         ("Pair", {"left": 1, "right": 3}, []),
@@ -63,10 +63,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     ],
 )
 def test_arguments_are_held_to_the_signature(
-    name: str, args: dict[str, Any], faults: list[str], things: Registry
+    name: str, args: dict[str, Any], errors: list[str], things: Registry
 ) -> None:
     """What a handler does not take, and what it needs and is not given, is found without calling it."""
-    assert read_arguments(things.find(name), args, name, things.injected)[1] == faults
+    assert read_arguments(things.find(name), args, name, things.injected)[1] == errors
 
 
 def test_a_function_of_positional_arguments_is_given_the_rest() -> None:
@@ -137,7 +137,7 @@ def test_what_a_configuration_chooses(workplace: Path) -> None:
     assert read_registered({"objective": "finetune"}, {}).objective is not None
 
 
-def test_every_fault_at_once(workplace: Path) -> None:
+def test_every_error_at_once(workplace: Path) -> None:
     """A plugin that does not import, unregistered names, arguments that are not taken, wrong forms."""
     (workplace / "plugin_broken.py").write_text("import json\n\ndef load():\n    return json.loads('{')\n\nload()\n")
     data = {
@@ -155,7 +155,7 @@ def test_every_fault_at_once(workplace: Path) -> None:
         read_registered(
             {"objective": {"name": "NPOO"}, "model": {"handler": "AutoModel", "args": {"mode": "base"}}}, data
         )
-    broken, nowhere, *rest = caught.value.problems
+    broken, nowhere, *rest = caught.value.errors
     lines = broken.split("\n")
     assert lines[0] == "data.plugins: plugin_broken cannot be imported:"
     assert [line.strip() for line in lines if line.startswith("  File")] == [
@@ -177,7 +177,7 @@ def test_every_fault_at_once(workplace: Path) -> None:
     with pytest.raises(ConfigError, match=r"^data\.datasets\.A: must be a registered dataset") as caught:
         check_factories(data)
     among = "must be a registered dataset (QADataset) or package.module:object"
-    assert list(caught.value.problems) == [
+    assert list(caught.value.errors) == [
         f"data.datasets.A: {among}, got 'QADatset': did you mean QADataset?",
         "data.datasets.B.args.question_kye: QADataset has no such argument (it takes hf_args, question_key, "
         "answer_key, max_length, template_args, predict_with_generate): did you mean question_key?",
@@ -202,9 +202,9 @@ def test_plugins_that_fail_otherwise(text: str, shown: list[str], workplace: Pat
     OBJECTIVES.names()
     with pytest.raises(ConfigError, match=re.escape(shown[0])) as caught:
         read_registered({}, {"plugins": ["plugin_text"]})
-    assert len(caught.value.problems) == 1
+    assert len(caught.value.errors) == 1
     for part in shown:
-        assert part in caught.value.problems[0]
+        assert part in caught.value.errors[0]
 
 
 OBJECT = """
@@ -264,8 +264,8 @@ def test_references_that_name_nothing(value: Any, error: str | None, workplace: 
     with pytest.raises(ConfigError, match=f"^{re.escape(error)}") as caught:
         OBJECTIVES.from_config(value, "here")
     if "plugin_asks" in error:
-        assert 'plugin_asks.py", line 1' in caught.value.problems[0]
-        assert caught.value.problems[0].endswith("No module named 'not_there'")
+        assert 'plugin_asks.py", line 1' in caught.value.errors[0]
+        assert caught.value.errors[0].endswith("No module named 'not_there'")
 
 
 def test_a_new_file_registers_without_another_edit(workplace: Path) -> None:

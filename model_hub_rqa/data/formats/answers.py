@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from model_hub_rqa.data.checks import filled_text, items_of, text_fault, true_or_false, wrong_type
+from model_hub_rqa.data.checks import filled_text, items_of, text_error, true_or_false, wrong_type
 from model_hub_rqa.data.text_files import Unreadable, short
 
 NEAR = 10  # characters: of several places, the nearest one within this counts
@@ -25,11 +25,11 @@ def mend(text: str, start: int | None, context: str) -> tuple[str, int] | None:
     words = text.split()
     core = text.strip()
     begin = None if start is None or start < 0 else start + len(text) - len(text.lstrip())
-    for place in () if begin is None or start is None else (start, begin):
-        after = place + len(context[place:]) - len(context[place:].lstrip())
+    for position in () if begin is None or start is None else (start, begin):
+        after = position + len(context[position:]) - len(context[position:].lstrip())
         if context.startswith(core, after):
             return core, after
-    found = _places(re.escape(core), context) or _places(r"\s+".join(map(re.escape, words)), context)
+    found = _positions(re.escape(core), context) or _positions(r"\s+".join(map(re.escape, words)), context)
     if len(found) > 1 and begin is not None:
         nearest = min(found, key=lambda span: abs(span[0] - begin))
         found = [nearest] if abs(nearest[0] - begin) <= NEAR else found
@@ -39,25 +39,25 @@ def mend(text: str, start: int | None, context: str) -> tuple[str, int] | None:
     return context[first:last], first
 
 
-def offset_fault(text: str, start: int | None, context: str) -> str:
+def offset_error(text: str, start: int | None, context: str) -> str:
     """Why an answer that cannot be mended is an error, in words, and the ways on."""
-    places = [first for first, _ in _places(re.escape(text.strip()), context)]
-    listed = ", ".join(map(str, places[:_SHOWN])) + (", ..." if len(places) > _SHOWN else "")
-    elsewhere = f" (it stands at {listed})" if places else ""
+    positions = [first for first, _ in _positions(re.escape(text.strip()), context)]
+    listed = ", ".join(map(str, positions[:_SHOWN])) + (", ..." if len(positions) > _SHOWN else "")
+    elsewhere = f" (it stands at {listed})" if positions else ""
     if start is None or start < 0:
-        fault = (
+        error = (
             f"answer_start is {'missing' if start is None else start}, the answer's text is {short(text)}{elsewhere}"
         )
-        fault += "" if places else ", which the context does not have"
+        error += "" if positions else ", which the context does not have"
     elif start >= len(context):
-        fault = f"answer_start {start} is past the end of the context, which has {len(context)} characters{elsewhere}"
+        error = f"answer_start {start} is past the end of the context, which has {len(context)} characters{elsewhere}"
     else:
         there = short(context[start : start + len(text)])
-        fault = f"the context has {there} at answer_start {start}, the answer's text is {short(text)}{elsewhere}"
-    return f"{fault}: correct it, or leave out such records with on_bad_record: skip"
+        error = f"the context has {there} at answer_start {start}, the answer's text is {short(text)}{elsewhere}"
+    return f"{error}: correct it, or leave out such records with on_bad_record: skip"
 
 
-def _places(pattern: str, context: str) -> list[tuple[int, int]]:
+def _positions(pattern: str, context: str) -> list[tuple[int, int]]:
     """Where a pattern stands, overlapping places too: first character and the one after the last."""
     found = re.finditer(f"(?=({pattern}))", context)
     return [match.span(1) for match in found]
@@ -80,31 +80,31 @@ _ANSWER_LIKE = re.compile(
 )
 
 
-def answer_fields(record: Mapping[str, Any], faults: list[str], *, required: bool) -> tuple[str, list[str]]:
+def answer_fields(record: Mapping[str, Any], errors: list[str], *, required: bool) -> tuple[str, list[str]]:
     """The text to learn ("" where one of the answers is to be drawn) and the gold answers.
 
     A question that cannot be answered (``is_impossible: true``, ``answerable: false``, or, as in flat SQuAD v2.0,
     answers that hold an empty list of texts) has the one gold answer "".
     """
-    before = len(faults)
-    impossible, answerable = (true_or_false(record, name, faults) for name in ("is_impossible", "answerable"))
+    before = len(errors)
+    impossible, answerable = (true_or_false(record, name, errors) for name in ("is_impossible", "answerable"))
     target, target_name = "", next((name for name in TARGETS if record.get(name) is not None), None)
     found: list[str] = []
     if target_name is not None and not isinstance(record[target_name], list):
-        target = filled_text(record, target_name, faults) or ""
+        target = filled_text(record, target_name, errors) or ""
     elif target_name is not None:
-        found += _texts(record, target_name, faults)
+        found += _texts(record, target_name, errors)
     for name in ANSWERS:
-        found += _texts(record, name, faults)
+        found += _texts(record, name, errors)
     if impossible and (target or found):
-        faults.append(f"is_impossible is true, yet the record has the answer {short(target or found[0])}")
+        errors.append(f"is_impossible is true, yet the record has the answer {short(target or found[0])}")
     elif impossible or answerable is False or (not target and not found and _says_none(record)):
         return "", [NO_ANSWER]
-    if required and not target and not found and len(faults) == before:
+    if required and not target and not found and len(errors) == before:
         wanted = "gold_answer" if "gold_docs" in record or "hard_neg_docs" in record else "target"
         given = next((name for name in ANSWERS if record.get(name) is not None), None)
         empty = "" if given is None else f", got {short(record[given])}"
-        faults.append(f"{wanted} or answers must be given{empty}{_looks_like(record)}")
+        errors.append(f"{wanted} or answers must be given{empty}{_looks_like(record)}")
     return target, list(dict.fromkeys(found)) or ([target] if target else [])
 
 
@@ -134,22 +134,22 @@ def _says_none(record: Mapping[str, Any]) -> bool:
     return answers == [] and isinstance(record.get("context"), str) and record.get("is_impossible") is None
 
 
-def _texts(record: Mapping[str, Any], name: str, faults: list[str]) -> list[str]:
+def _texts(record: Mapping[str, Any], name: str, errors: list[str]) -> list[str]:
     value = record.get(name)
     if name in SINGLE and isinstance(value, str) and not isinstance(value, Unreadable):
         value = [value]
     elif isinstance(value, dict):  # SQuAD's form
         if not isinstance(value.get("text"), list):
-            faults.append(wrong_type(f"{name}.text", list, value["text"]) if "text" in value else f"{name} has no text")
+            errors.append(wrong_type(f"{name}.text", list, value["text"]) if "text" in value else f"{name} has no text")
             return []
         value = value["text"]
     else:
-        value = items_of(record, name, faults)
+        value = items_of(record, name, errors)
     texts = []
     for number, answer in enumerate(value, 1):
         text = answer["text"] if isinstance(answer, dict) and "text" in answer else answer
-        if fault := text_fault(f"answer {number}", text):
-            faults.append(fault)
+        if error := text_error(f"answer {number}", text):
+            errors.append(error)
         else:
             texts.append(text)
     return texts

@@ -54,26 +54,26 @@ def read_fusion(
         Rows as :data:`FUSION_FEATURES` describes them.
 
     Raises:
-        DataError: all errors, each a line ``FILE: record ID (place): rule, value found``. Errors of the file itself
+        DataError: all errors, each a line ``FILE: record ID (location): rule, value found``. Errors of the file itself
             (unreadable, no record, ids or answers under a name that is not known) are raised with "skip" as well.
         ConfigError: on_bad_record is neither "error" nor "skip".
     """
     checks = Checks(path, on_bad_record)
     rows: list[dict[str, Any]] = []
     dropped: list[str] = []
-    for place, record in iter_questions(path, needed=(("question",),)):
-        if not checks.is_object(place, record):
+    for location, record in iter_questions(path, needed=(("question",),)):
+        if not checks.is_object(location, record):
             continue
-        faults: list[str] = []
-        id_ = checks.identify(place, record, faults)
+        errors: list[str] = []
+        id_ = checks.identify(location, record, errors)
         question = "question"
         if queries:  # passages are not read, and BEIR's queries have text in place of question
             record = {name: value for name, value in record.items() if name not in PASSAGE_FIELDS}
             question = "text" if "text" in record and "question" not in record else question
         if not require_answers:
             dropped += [name for name in unknown_answers(record) if name not in dropped]
-        row = question_row(record, faults, answers=require_answers, passages=require_passages, question=question)
-        if checks.passed(place, id_, faults):
+        row = question_row(record, errors, answers=require_answers, passages=require_passages, question=question)
+        if checks.passed(location, id_, errors):
             rows.append({"id": id_, **row})
     if queries:
         checks.fatal += [

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from model_hub_rqa.data.checks import filled_text, text_or_empty
-from model_hub_rqa.data.text_files import Place, Unreadable, short
+from model_hub_rqa.data.text_files import Location, Unreadable, short
 
 CANNOT_ANSWER = "CANNOTANSWER"
 _QUAC_KEYS = ("followup", "yesno", "orig_answer")
@@ -41,53 +41,53 @@ def is_conversation(record: Any) -> bool:
     )
 
 
-def flatten(records: Iterable[tuple[Place, Any]]) -> Iterator[tuple[Place, Any]]:
+def flatten(records: Iterable[tuple[Location, Any]]) -> Iterator[tuple[Location, Any]]:
     """Records of any format, those of the nested ones a question each; an `Unreadable` stands for what has an error.
 
     A flat record has question, context and answers as its file has them; the turns before a question of QuAC or CoQA
     are its chat_history, and one that cannot be answered has ``is_impossible``.
     """
-    for place, record in records:
-        if is_article(record) or (place[0] == "record" and not _is_flat(record)):
-            yield from _article(("article", *place[1:]), record)
+    for location, record in records:
+        if is_article(record) or (location[0] == "record" and not _is_flat(record)):
+            yield from _article(("article", *location[1:]), record)
         elif is_story(record):
-            yield from _story(place, record)
+            yield from _story(location, record)
         else:
-            yield place, record
+            yield location, record
 
 
 def _is_flat(record: Any) -> bool:
     return not isinstance(record, dict) or is_story(record) or not set(record) <= {"title"}
 
 
-def _article(place: Place, article: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
-    faults: list[str] = []
-    title = text_or_empty(article, "title", faults)
-    paragraphs = _list_under(article, "paragraphs", faults)
-    if faults:
-        yield place, _unreadable(faults, [question for one in paragraphs for question in _questions(one)])
+def _article(location: Location, article: Mapping[str, Any]) -> Iterator[tuple[Location, Any]]:
+    errors: list[str] = []
+    title = text_or_empty(article, "title", errors)
+    paragraphs = _list_under(article, "paragraphs", errors)
+    if errors:
+        yield location, _unreadable(errors, [question for one in paragraphs for question in _questions(one)])
         return
     for number, paragraph in enumerate(paragraphs, 1):
-        yield from _paragraph((*place, "paragraph", number), paragraph, title)
+        yield from _paragraph((*location, "paragraph", number), paragraph, title)
 
 
-def _paragraph(place: Place, paragraph: Any, title: str) -> Iterator[tuple[Place, Any]]:
-    faults: list[str] = []
+def _paragraph(location: Location, paragraph: Any, title: str) -> Iterator[tuple[Location, Any]]:
+    errors: list[str] = []
     if not isinstance(paragraph, dict):
-        yield place, Unreadable(f"must be an object, got {short(paragraph)}")
+        yield location, Unreadable(f"must be an object, got {short(paragraph)}")
         return
-    questions = _list_under(paragraph, "qas", faults)
-    context = filled_text(paragraph, "context", faults)
-    if faults or context is None:
-        yield place, _unreadable(faults, questions)
+    questions = _list_under(paragraph, "qas", errors)
+    context = filled_text(paragraph, "context", errors)
+    if errors or context is None:
+        yield location, _unreadable(errors, questions)
         return
     if is_conversation({"paragraphs": [paragraph]}):
-        yield from _quac(place, questions, title, context)
+        yield from _quac(location, questions, title, context)
         return
     for number, question in enumerate(questions, 1):
         if isinstance(question, dict):
             question["title"], question["context"] = title, context
-        yield (*place, "question", number), question
+        yield (*location, "question", number), question
 
 
 def _questions(paragraph: Any) -> list[Any]:
@@ -95,17 +95,17 @@ def _questions(paragraph: Any) -> list[Any]:
     return questions if isinstance(questions, list) else []
 
 
-def _unreadable(faults: list[str], questions: list[Any]) -> Unreadable:
-    found = Unreadable("; ".join(faults))
+def _unreadable(errors: list[str], questions: list[Any]) -> Unreadable:
+    found = Unreadable("; ".join(errors))
     found.records = max(1, len(questions))
     return found
 
 
-def _list_under(parent: Mapping[str, Any], key: str, faults: list[str]) -> list[Any]:
+def _list_under(parent: Mapping[str, Any], key: str, errors: list[str]) -> list[Any]:
     if key not in parent:
-        faults.append(f'no "{key}" key, got the keys {short(sorted(parent))}')
+        errors.append(f'no "{key}" key, got the keys {short(sorted(parent))}')
     elif not isinstance(parent[key], list):
-        faults.append(f'"{key}" must be a list, got {short(parent[key])}')
+        errors.append(f'"{key}" must be a list, got {short(parent[key])}')
     else:
         return list(parent[key])
     return []
@@ -118,11 +118,11 @@ def _turns(question: Any, said: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "text": question}, {"role": "assistant", "text": said}]
 
 
-def _quac(place: Place, questions: list[Any], title: str, context: str) -> Iterator[tuple[Place, Any]]:
+def _quac(location: Location, questions: list[Any], title: str, context: str) -> Iterator[tuple[Location, Any]]:
     context = context.rstrip().removesuffix(CANNOT_ANSWER).rstrip() or context
     history: list[dict[str, Any]] = []
     for number, question in enumerate(questions, 1):
-        here = (*place, "question", number)
+        here = (*location, "question", number)
         if not isinstance(question, dict):
             yield here, question
             continue
@@ -151,18 +151,18 @@ def _quac(place: Place, questions: list[Any], title: str, context: str) -> Itera
             history += _turns(question.get("question"), said)
 
 
-def _story(place: Place, story: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
-    faults: list[str] = []
-    questions = _list_under(story, "questions", faults)
-    answers = _list_under(story, "answers", faults) if "answers" in story else []
+def _story(location: Location, story: Mapping[str, Any]) -> Iterator[tuple[Location, Any]]:
+    errors: list[str] = []
+    questions = _list_under(story, "questions", errors)
+    answers = _list_under(story, "answers", errors) if "answers" in story else []
     more = story.get("additional_answers") or {}
     others = list(more.values()) if isinstance(more, dict) else []
-    context = filled_text(story, "story", faults)
-    name = filled_text(story, "id", faults)
+    context = filled_text(story, "story", errors)
+    name = filled_text(story, "id", errors)
     if answers and len(answers) != len(questions):
-        faults.append(f"must have as many answers as questions, got {len(answers)} and {len(questions)}")
-    if faults:
-        yield place, _unreadable(faults, questions)
+        errors.append(f"must have as many answers as questions, got {len(answers)} and {len(questions)}")
+    if errors:
+        yield location, _unreadable(errors, questions)
         return
     history: list[dict[str, Any]] = []
     for number, question in enumerate(questions):
@@ -177,7 +177,7 @@ def _story(place: Place, story: Mapping[str, Any]) -> Iterator[tuple[Place, Any]
             record["answers"] = [] if record["is_impossible"] else texts
             said = given[0].get("input_text") if isinstance(given[0], dict) else None
             history += _turns(asked, said)
-        yield (*place, "question", number + 1), record
+        yield (*location, "question", number + 1), record
 
 
 def _says_unknown(answer: Any) -> bool:

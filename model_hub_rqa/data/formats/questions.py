@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from model_hub_rqa.data.checks import (
-    add_item_faults,
+    add_item_errors,
     filled_text,
     items_of,
-    text_fault,
+    text_error,
     text_or_empty,
     true_or_false,
     wrong_type,
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 def question_row(
-    record: Mapping[str, Any], faults: list[str], *, answers: bool, passages: bool, question: str = "question"
+    record: Mapping[str, Any], errors: list[str], *, answers: bool, passages: bool, question: str = "question"
 ) -> Row:
     """The row of a record, without its id; see :data:`~model_hub_rqa.data.formats.fid.FUSION_FEATURES`.
 
@@ -38,112 +38,112 @@ def question_row(
 
     Args:
         record: a flat record; see `formats.nested` for those with several questions.
-        faults: receives what is wrong with it.
+        errors: receives what is wrong with it.
         answers: whether gold answers must be there.
         passages: whether passages must be there.
         question: the field of the question.
     """
-    asked = filled_text(record, question, faults)
-    target, references = answer_fields(record, faults, required=answers)
-    history = _history(record, faults)
-    read = _passages(record, faults, required=passages)
-    negatives = _items(record, "hard_neg_docs", "documents", faults, _document)
+    asked = filled_text(record, question, errors)
+    target, references = answer_fields(record, errors, required=answers)
+    history = _history(record, errors)
+    read = _passages(record, errors, required=passages)
+    negatives = _items(record, "hard_neg_docs", "documents", errors, _document)
     row = {"question": asked, "chat_history": history, "target": target, "answers": references}
     return row | {"passages": read, "negatives": negatives}
 
 
-def _passages(record: Mapping[str, Any], faults: list[str], *, required: bool) -> list[Row]:
+def _passages(record: Mapping[str, Any], errors: list[str], *, required: bool) -> list[Row]:
     """The passages, from whichever of the fields the record has."""
     if "ctxs" in record:
-        name, kind, rows = "ctxs", "passage", _ctxs(record, faults)
+        name, kind, rows = "ctxs", "passage", _ctxs(record, errors)
     elif "gold_docs" in record:
         name, kind = "gold_docs", "document"
-        rows = [row | {"gold": True} for row in _items(record, name, "documents", faults, _document)]
+        rows = [row | {"gold": True} for row in _items(record, name, "documents", errors, _document)]
     elif isinstance(record.get("paragraphs"), list):
         name, kind = "paragraphs", "paragraph"
-        rows = _items(record, name, "passages", faults, _paragraph)
+        rows = _items(record, name, "passages", errors, _paragraph)
     elif isinstance(record.get("context"), str):
         if not required and not record["context"].strip():
             return []
-        title, text = text_or_empty(record, "title", faults), filled_text(record, "context", faults)
+        title, text = text_or_empty(record, "title", errors), filled_text(record, "context", errors)
         return [{"id": "", "title": title, "text": text, "score": None, "gold": True}]
     elif record.get("context") is not None:
-        name, kind, rows = "context", "passage", _titled_sentences(record, faults)
+        name, kind, rows = "context", "passage", _titled_sentences(record, errors)
     else:
         if required:
             dialogue = "gold_answer" in record or "hard_neg_docs" in record
-            faults.append(f"{'gold_docs' if dialogue else 'ctxs'} is missing")
+            errors.append(f"{'gold_docs' if dialogue else 'ctxs'} is missing")
         return []
     if required and not rows and isinstance(record[name], list | None) and not record[name]:
-        faults.append(f"{name} must hold at least one {kind}, got {short(record[name])}")
+        errors.append(f"{name} must hold at least one {kind}, got {short(record[name])}")
     return rows
 
 
-def _history(record: Mapping[str, Any], faults: list[str]) -> list[dict[str, str]]:
-    turns = [] if record.get("chat_history") == "" else items_of(record, "chat_history", faults)
+def _history(record: Mapping[str, Any], errors: list[str]) -> list[dict[str, str]]:
+    turns = [] if record.get("chat_history") == "" else items_of(record, "chat_history", errors)
     history = []
     found: list[str] = []
     for number, turn in enumerate(turns, 1):
-        place = f"chat_history {number}"
+        location = f"chat_history {number}"
         if isinstance(turn, Mapping):
             text = turn.get("text", turn.get("content"))
             said_by = turn.get("role", turn.get("speaker"))
             role = _ROLES.get(said_by.lower()) if isinstance(said_by, str) else None
             if role is None:
-                found.append(f"{place}: role must be user or assistant, got {short(said_by)}")
+                found.append(f"{location}: role must be user or assistant, got {short(said_by)}")
         else:
             # The question that follows is the user's, so the turn before it is the assistant's.
             text, role = turn, "assistant" if (len(turns) - number) % 2 == 0 else "user"
-        if fault := text_fault(place, text):
-            found.append(fault)
+        if error := text_error(location, text):
+            found.append(error)
         history.append({"role": role or "", "text": text if isinstance(text, str) else ""})
-    add_item_faults(found, faults)
+    add_item_errors(found, errors)
     return history
 
 
 def _items(
-    record: Mapping[str, Any], name: str, kind: str, faults: list[str], read: Callable[[Any, list[str]], Row]
+    record: Mapping[str, Any], name: str, kind: str, errors: list[str], read: Callable[[Any, list[str]], Row]
 ) -> list[Row]:
     """The rows of a list of passages; of the errors of its items, the first are named."""
-    items = items_of(record, name, faults)
+    items = items_of(record, name, errors)
     if len(items) > MAX_CTXS:
-        faults.append(f"{name} must hold at most {MAX_CTXS:,} {kind}, got {len(items):,}")
+        errors.append(f"{name} must hold at most {MAX_CTXS:,} {kind}, got {len(items):,}")
         return []
     rows = []
     found: list[str] = []
     for number, item in enumerate(items, 1):
-        problems: list[str] = []
-        rows.append(read(item, problems))
-        found += [f"{name} {number}: {problem}" for problem in problems]
-    add_item_faults(found, faults)
+        of_item: list[str] = []
+        rows.append(read(item, of_item))
+        found += [f"{name} {number}: {error}" for error in of_item]
+    add_item_errors(found, errors)
     return rows
 
 
 # ---- FiD's ----
 
 
-def _ctxs(record: Mapping[str, Any], faults: list[str]) -> list[Row]:
+def _ctxs(record: Mapping[str, Any], errors: list[str]) -> list[Row]:
     gold_id = record.get("gold_id")
 
-    def read(item: Any, problems: list[str]) -> Row:
-        return _ctx(item, gold_id, problems)
+    def read(item: Any, errors: list[str]) -> Row:
+        return _ctx(item, gold_id, errors)
 
-    return _items(record, "ctxs", "passages", faults, read)
+    return _items(record, "ctxs", "passages", errors, read)
 
 
-def _ctx(item: Any, gold_id: Any, faults: list[str]) -> Row:
+def _ctx(item: Any, gold_id: Any, errors: list[str]) -> Row:
     if not isinstance(item, Mapping):
-        faults.append(f"must be an object with title and text, got {short(item)}")
+        errors.append(f"must be an object with title and text, got {short(item)}")
         return {}
-    text = filled_text(item, "contents" if "contents" in item and "text" not in item else "text", faults)
-    id_ = text_or_empty(item, "id", faults, numbers=True)
-    marked = true_or_false(item, "isgold", faults)
+    text = filled_text(item, "contents" if "contents" in item and "text" not in item else "text", errors)
+    id_ = text_or_empty(item, "id", errors, numbers=True)
+    marked = true_or_false(item, "isgold", errors)
     gold = marked is True or (gold_id is not None and id_ != "" and str(gold_id) == id_)
-    title = text_or_empty(item, "title", faults, numbers=True)
-    return {"id": id_, "title": title, "text": text, "score": _score(item.get("score"), faults), "gold": gold}
+    title = text_or_empty(item, "title", errors, numbers=True)
+    return {"id": id_, "title": title, "text": text, "score": _score(item.get("score"), errors), "gold": gold}
 
 
-def _score(score: Any, faults: list[str]) -> float | None:
+def _score(score: Any, errors: list[str]) -> float | None:
     """A number, also as text: FiD's and DPR's own files write it so."""
     if score is None:
         return None
@@ -152,10 +152,10 @@ def _score(score: Any, faults: list[str]) -> float | None:
         with contextlib.suppress(ValueError):
             number = float(score)
     if isinstance(number, bool) or not isinstance(number, int | float):
-        faults.append(f"score must be a number, got {short(score)}")
+        errors.append(f"score must be a number, got {short(score)}")
         return None
     if not math.isfinite(number):
-        faults.append(f"score must be finite, got {number}")
+        errors.append(f"score must be finite, got {number}")
         return None
     return number
 
@@ -163,18 +163,18 @@ def _score(score: Any, faults: list[str]) -> float | None:
 # ---- LocalRQA's ----
 
 
-def _document(document: Any, faults: list[str]) -> Row:
+def _document(document: Any, errors: list[str]) -> Row:
     if not isinstance(document, Mapping):
-        faults.append(f"must be an object with page_content, got {short(document)}")
+        errors.append(f"must be an object with page_content, got {short(document)}")
         return {}
-    text = filled_text(document, "page_content", faults)
+    text = filled_text(document, "page_content", errors)
     metadata = document.get("metadata")
     if metadata is None:
         metadata = {}
     elif not isinstance(metadata, Mapping):
-        faults.append(wrong_type("metadata", dict, metadata))
+        errors.append(wrong_type("metadata", dict, metadata))
         metadata = {}
-    title = text_or_empty(metadata, "title", faults, numbers=True)
+    title = text_or_empty(metadata, "title", errors, numbers=True)
     source, number = metadata.get("source"), metadata.get("seq_num")
     id_ = "" if source is None else str(source) if number is None else f"{source}#{number}"
     return {"id": id_, "title": title.strip(), "text": text, "score": None, "gold": False}
@@ -183,43 +183,43 @@ def _document(document: Any, faults: list[str]) -> Row:
 # ---- multi-hop questions ----
 
 
-def _paragraph(paragraph: Any, faults: list[str]) -> Row:
+def _paragraph(paragraph: Any, errors: list[str]) -> Row:
     """MuSiQue's."""
     if not isinstance(paragraph, Mapping):
-        faults.append(f"must be an object with paragraph_text, got {short(paragraph)}")
+        errors.append(f"must be an object with paragraph_text, got {short(paragraph)}")
         return {}
-    text = filled_text(paragraph, "paragraph_text", faults)
-    gold = true_or_false(paragraph, "is_supporting", faults) is True
-    id_ = text_or_empty(paragraph, "idx", faults, numbers=True)
-    return {"id": id_, "title": text_or_empty(paragraph, "title", faults), "text": text, "score": None, "gold": gold}
+    text = filled_text(paragraph, "paragraph_text", errors)
+    gold = true_or_false(paragraph, "is_supporting", errors) is True
+    id_ = text_or_empty(paragraph, "idx", errors, numbers=True)
+    return {"id": id_, "title": text_or_empty(paragraph, "title", errors), "text": text, "score": None, "gold": gold}
 
 
-def _titled_sentences(record: Mapping[str, Any], faults: list[str]) -> list[Row]:
+def _titled_sentences(record: Mapping[str, Any], errors: list[str]) -> list[Row]:
     """HotpotQA's context: pairs of a title and its sentences, or, as on the hub, a list of each."""
     context, facts = record["context"], record.get("supporting_facts")
     if isinstance(context, Mapping):
-        titles, sentences = (items_of(context, name, faults) for name in ("title", "sentences"))
+        titles, sentences = (items_of(context, name, errors) for name in ("title", "sentences"))
         if len(titles) != len(sentences):
-            faults.append(f"context must have as many titles as sentences, got {len(titles)} and {len(sentences)}")
+            errors.append(f"context must have as many titles as sentences, got {len(titles)} and {len(sentences)}")
             return []
         context = [list(pair) for pair in zip(titles, sentences, strict=True)]
     if isinstance(facts, Mapping):
-        named = items_of(facts, "title", faults)
+        named = items_of(facts, "title", errors)
     else:
-        facts = items_of(record, "supporting_facts", faults)
+        facts = items_of(record, "supporting_facts", errors)
         named = [fact[0] if isinstance(fact, list) and fact else fact for fact in facts]
     supporting = {title for title in named if isinstance(title, str)}
     if len(supporting) < len(set(map(str, named))):
-        faults.append(f"supporting_facts must hold titles, got {short(named)}")
+        errors.append(f"supporting_facts must hold titles, got {short(named)}")
 
-    def read(item: Any, problems: list[str]) -> Row:
+    def read(item: Any, errors: list[str]) -> Row:
         if not (isinstance(item, list) and len(item) == 2 and isinstance(item[1], list)):
-            problems.append(f"must be a title and a list of sentences, got {short(item)}")
+            errors.append(f"must be a title and a list of sentences, got {short(item)}")
             return {}
         title, parts = item
         text = "".join(parts) if all(isinstance(part, str) for part in parts) else None
-        if fault := text_fault("title", title) or text_fault("sentences", text):
-            problems.append(fault)
+        if error := text_error("title", title) or text_error("sentences", text):
+            errors.append(error)
         return {
             "id": "",
             "title": title,
@@ -229,6 +229,6 @@ def _titled_sentences(record: Mapping[str, Any], faults: list[str]) -> list[Row]
         }
 
     if not isinstance(context, list):
-        faults.append(f"context must be text, or titles with their sentences, got {short(context)}")
+        errors.append(f"context must be text, or titles with their sentences, got {short(context)}")
         return []
-    return _items({"context": context}, "context", "passages", faults, read)
+    return _items({"context": context}, "context", "passages", errors, read)

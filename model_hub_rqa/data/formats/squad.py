@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from model_hub_rqa.data.checks import filled_text, text_fault, text_or_empty, true_or_false, wrong_type
-from model_hub_rqa.data.formats.answers import ANSWERS, SINGLE, TARGETS, mend, offset_fault, whole_number
+from model_hub_rqa.data.checks import filled_text, text_error, text_or_empty, true_or_false, wrong_type
+from model_hub_rqa.data.formats.answers import ANSWERS, SINGLE, TARGETS, mend, offset_error, whole_number
 from model_hub_rqa.data.text_files import Unreadable, short
 
 Answers = tuple[list[str], list[int]]  # texts and where each begins in the context, in characters
@@ -30,25 +30,25 @@ class SquadRows:
         self._offsets = require_offsets
 
     def row(
-        self, id_: str | None, record: Mapping[str, Any], faults: list[str], *, nested: bool
+        self, id_: str | None, record: Mapping[str, Any], errors: list[str], *, nested: bool
     ) -> tuple[dict[str, Any], bool]:
         """The row, and whether the question has no answer by right."""
-        context = filled_text(record, "context", faults)
-        title = text_or_empty(record, "title", faults)
-        question = filled_text(record, "question", faults)
-        answers = self._answers(record, context, faults)
-        negative = answers is not None and self._is_negative(record, answers, faults, nested)
+        context = filled_text(record, "context", errors)
+        title = text_or_empty(record, "title", errors)
+        question = filled_text(record, "question", errors)
+        answers = self._answers(record, context, errors)
+        negative = answers is not None and self._is_negative(record, answers, errors, nested)
         texts, starts = answers or ([], [])
         row: dict[str, Any] = {"id": id_, "title": title, "context": context, "question": question}
         row["answers"] = {"text": texts, "answer_start": starts}
         return row, negative
 
-    def _is_negative(self, record: Mapping[str, Any], answers: Answers, faults: list[str], nested: bool) -> bool:
+    def _is_negative(self, record: Mapping[str, Any], answers: Answers, errors: list[str], nested: bool) -> bool:
         """Whether the question has no answer by right; where it lacks one wrongly, an error is added."""
-        impossible = true_or_false(record, "is_impossible", faults)
+        impossible = true_or_false(record, "is_impossible", errors)
         if answers[0]:
             if impossible:
-                faults.append(
+                errors.append(
                     f"is_impossible is true, yet answers holds {len(answers[0])}, the first {short(answers[0][0])}"
                 )
             return False
@@ -56,42 +56,42 @@ class SquadRows:
             return True
         given = any(name in record for name in (*ANSWERS, *TARGETS))
         if impossible is False:
-            faults.append("answers is empty, yet is_impossible is false")
+            errors.append("answers is empty, yet is_impossible is false")
         elif nested or not given:
             # A flat record marks a question as unanswerable with empty answers; without the key it is only incomplete.
             found = "is empty" if given else "is missing"
-            faults.append(f"answers {found}" + (", and is_impossible is not true" if self._version_2 else ""))
+            errors.append(f"answers {found}" + (", and is_impossible is not true" if self._version_2 else ""))
         return True
 
-    def _answers(self, record: Mapping[str, Any], context: str | None, faults: list[str]) -> Answers | None:
-        """The answers of a record, empty where it has none; None where they are at fault."""
-        before = len(faults)
-        texts, starts = _columns(record, faults)
+    def _answers(self, record: Mapping[str, Any], context: str | None, errors: list[str]) -> Answers | None:
+        """The answers of a record, empty where it has none; None where they are at error."""
+        before = len(errors)
+        texts, starts = _columns(record, errors)
         if not self._offsets:
             for number, text in enumerate(texts, 1):
-                if fault := text_fault(_numbered(number, len(texts), "answer text"), text):
-                    faults.append(fault)
+                if error := text_error(_numbered(number, len(texts), "answer text"), text):
+                    errors.append(error)
             known = [start if type(start) is int and -1 <= start < 2**31 else NO_OFFSET for start in starts]
-            return (texts, known) if len(faults) == before else None
+            return (texts, known) if len(errors) == before else None
         for text, start in zip(texts, starts, strict=True):
             right = type(text) is str and type(start) is int and start >= 0
             # The common case, in few conditions: files hold a hundred thousand answers.
             if not (right and context and context.startswith(text, start) and text and not text.isspace()):
-                return self._mended(texts, starts, context, faults)
-        return (texts, starts) if len(faults) == before else None
+                return self._mended(texts, starts, context, errors)
+        return (texts, starts) if len(errors) == before else None
 
-    def _mended(self, texts: list[Any], starts: list[Any], context: str | None, faults: list[str]) -> Answers | None:
+    def _mended(self, texts: list[Any], starts: list[Any], context: str | None, errors: list[str]) -> Answers | None:
         """The answers with right offsets, those of -1 left out beside others."""
-        before, mended = len(faults), 0
+        before, mended = len(errors), 0
         found: list[tuple[str, int]] = []
         left_out: list[str] = []
         known = any(start != NO_OFFSET for start in starts)
         for number, (text, start) in enumerate(zip(texts, starts, strict=True), 1):
-            fault = text_fault("answer text", text)
-            if not fault and not whole_number(start):
-                fault = f"answer_start must be a whole number, got {short(start)}"
-            if fault:
-                faults.append(_numbered(number, len(texts), fault))
+            error = text_error("answer text", text)
+            if not error and not whole_number(start):
+                error = f"answer_start must be a whole number, got {short(start)}"
+            if error:
+                errors.append(_numbered(number, len(texts), error))
             elif context is None:
                 continue
             elif start is not None and start >= 0 and context.startswith(text, start):
@@ -102,19 +102,19 @@ class SquadRows:
                 found.append(right)
                 mended += 1
             else:
-                faults.append(_numbered(number, len(texts), offset_fault(text, start, context)))
-        if len(faults) > before:
+                errors.append(_numbered(number, len(texts), offset_error(text, start, context)))
+        if len(errors) > before:
             return None
         self.n_mended += mended > 0
         self.n_ignored += len(left_out)
         return [text for text, _ in found], [start for _, start in found]
 
 
-def _numbered(number: int, total: int, fault: str) -> str:
-    return f"answer {number}: {fault}" if total > 1 else fault
+def _numbered(number: int, total: int, error: str) -> str:
+    return f"answer {number}: {error}" if total > 1 else error
 
 
-def _columns(record: Mapping[str, Any], faults: list[str]) -> tuple[list[Any], list[Any]]:
+def _columns(record: Mapping[str, Any], errors: list[str]) -> tuple[list[Any], list[Any]]:
     """Texts and starts: ``{"text": [...], "answer_start": [...]}``, a list of objects with either, or texts alone."""
     name, value = "answers", record.get("answers")
     if value is None:
@@ -123,30 +123,30 @@ def _columns(record: Mapping[str, Any], faults: list[str]) -> tuple[list[Any], l
             return [], []
         value = record[name]
     if isinstance(value, Unreadable):
-        faults.append(value)
+        errors.append(value)
         return [], []
     if isinstance(value, dict):
         texts, starts = value.get("text"), value.get("answer_start")
         if not isinstance(texts, list):
-            faults.append(wrong_type(f"{name}.text", list, texts) if "text" in value else f"{name} has no text")
+            errors.append(wrong_type(f"{name}.text", list, texts) if "text" in value else f"{name} has no text")
             return [], []
         if starts is None:
             starts = [None] * len(texts)
         if not isinstance(starts, list):
-            faults.append(wrong_type(f"{name}.answer_start", list, starts))
+            errors.append(wrong_type(f"{name}.answer_start", list, starts))
             return [], []
         if len(texts) != len(starts):
-            faults.append(f"answers must have as many texts as starts, got {len(texts)} and {len(starts)}")
+            errors.append(f"answers must have as many texts as starts, got {len(texts)} and {len(starts)}")
             return [], []
         return texts, starts
     if isinstance(value, str) and name in (*SINGLE, *TARGETS):
         return [value], [None]
     if not isinstance(value, list):
-        faults.append(f"{name} must be an object or a list, got {short(value)}")
+        errors.append(f"{name} must be an object or a list, got {short(value)}")
         return [], []
     wrong = [item for item in value if isinstance(item, dict) and "text" not in item]
     if wrong:
-        faults.append(f"each of {name} must be a text, or an object with text and answer_start, got {short(wrong[0])}")
+        errors.append(f"each of {name} must be a text, or an object with text and answer_start, got {short(wrong[0])}")
         return [], []
     texts = [item["text"] if isinstance(item, dict) else item for item in value]
     return texts, [item.get("answer_start") if isinstance(item, dict) else None for item in value]

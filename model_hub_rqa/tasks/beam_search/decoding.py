@@ -61,8 +61,8 @@ def beam_candidates(
     """
     check_sizes(n_best_size=n_best_size, max_answer_length=max_answer_length)
     starts, ends, nulls = (np.asarray(one, np.float32) for one in (start_log_probs, end_log_probs, cls_logits))
-    first, last, places = np.asarray(start_index), np.asarray(end_index), np.asarray(offsets)
-    _check_beams(starts, first, ends, last, nulls, places)
+    first, last, token_offsets = np.asarray(start_index), np.asarray(end_index), np.asarray(offsets)
+    _check_beams(starts, first, ends, last, nulls, token_offsets)
     size, n_starts, n_ends = ends.shape
     batch = np.arange(size)[:, None]
     begins = np.repeat(first, n_ends, axis=1)  # pairs start by start [B, S * E]
@@ -70,13 +70,13 @@ def beam_candidates(
     start, end = np.repeat(starts, n_ends, axis=1), ends.reshape(size, -1)
     length = stops - begins + 1
     valid = (length >= 1) & (length <= max_answer_length)
-    valid &= (places[batch, begins, 0] >= 0) & (places[batch, stops, 0] >= 0)
+    valid &= (token_offsets[batch, begins, 0] >= 0) & (token_offsets[batch, stops, 0] >= 0)
     order = np.lexsort((-add_logits(start, end), ~valid), axis=1)  # stable
     row, rank = np.nonzero(np.arange(n_starts * n_ends) < np.minimum(valid.sum(axis=1), n_best_size)[:, None])
     kept = order[row, rank]
     start, end = start[row, kept], end[row, kept]
-    char_start = places[row, begins[row, kept], 0].astype(np.int32)
-    char_end = places[row, stops[row, kept], 1].astype(np.int32)
+    char_start = token_offsets[row, begins[row, kept], 0].astype(np.int32)
+    char_end = token_offsets[row, stops[row, kept], 1].astype(np.int32)
     bounds = np.searchsorted(row, np.arange(size + 1)).tolist()
     return [
         SpanCandidates(start[low:high], end[low:high], char_start[low:high], char_end[low:high], null, 0.0)
@@ -125,16 +125,16 @@ def _with_null(found: DecodedSpans, null_score: float, threshold: float) -> Deco
         "start_logit": null_score + (math.log(mass) if mass else 0.0),
         "end_logit": 0.0,
     }
-    place = sum(entry["probability"] >= nothing for entry in entries)
-    n_best = [*entries[:place], null, *entries[place:]]
+    index = sum(entry["probability"] >= nothing for entry in entries)
+    n_best = [*entries[:index], null, *entries[index:]]
     spans = [span for _, span in pairs]
-    best = next((number for number, entry in enumerate(n_best) if entry["text"]), place)
+    best = next((number for number, entry in enumerate(n_best) if entry["text"]), index)
     if null_score > threshold:
-        best = place
+        best = index
     return DecodedSpans(
         prediction=n_best[best]["text"],
         n_best=n_best,
-        spans=[*spans[:place], NOWHERE, *spans[place:]],
+        spans=[*spans[:index], NOWHERE, *spans[index:]],
         best=best,
         score_diff=null_score,
         no_answer_probability=nothing,
@@ -157,7 +157,7 @@ def _check_beams(
         )
     size, n_starts, _ = ends.shape
     tokens = offsets.shape[1]
-    problems = [
+    errors = [
         f"{name}: must have the shape {wanted}, got {list(array.shape)}"
         for name, array, wanted in (
             ("start_log_probs", starts, [size, n_starts]),
@@ -170,9 +170,9 @@ def _check_beams(
     ]
     for name, numbers in (("start_log_probs", starts), ("end_log_probs", ends), ("cls_logits", nulls)):
         if (np.isnan(numbers) | np.isposinf(numbers)).any():
-            problems.append(f"{name}: must hold no NaN and no +inf")
+            errors.append(f"{name}: must hold no NaN and no +inf")
     for name, index in (("start_index", first), ("end_index", last)):
         if ((index < 0) | (index >= tokens)).any():
-            problems.append(f"{name}: must be from 0 to {tokens - 1}, got {index.min()} to {index.max()}")
-    if problems:
-        raise DataError(problems)
+            errors.append(f"{name}: must be from 0 to {tokens - 1}, got {index.min()} to {index.max()}")
+    if errors:
+        raise DataError(errors)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model_hub_rqa.config.fields import Problem, option
+from model_hub_rqa.config.fields import FieldError, option
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.registry import TASKS
 from model_hub_rqa.tasks.beam_search.decoding import beam_candidates, decode_beams
@@ -33,13 +33,13 @@ class BeamSearchKwargs(ExtractiveKwargs):
     start_n_top: int | None = option(None, ge=1, help="starts to go on from; unset: the model config's, mostly 5")
     end_n_top: int | None = option(None, ge=1, help="ends for each start; unset: the model config's, mostly 5")
 
-    def problems(self) -> Iterator[Problem]:
-        yield from super().problems()
+    def errors(self) -> Iterator[FieldError]:
+        yield from super().errors()
         for name in ("start_n_top", "end_n_top"):
             size = getattr(self, name)
             if size is not None and size > self.max_seq_length:
                 text = f"must be <= max_seq_length ({self.max_seq_length}), got {size}"
-                yield Problem((name, "max_seq_length"), text)
+                yield FieldError((name, "max_seq_length"), text)
 
 
 class BeamSearchCollator(ExtractiveCollator):
@@ -108,7 +108,7 @@ class BeamSearch(Extractive):
         try:
             super().check()
         except ConfigError as error:
-            errors += error.problems
+            errors += error.errors
         if errors:
             raise ConfigError(errors)
 

@@ -121,7 +121,7 @@ class ChatPrompt:
             field = "apply_chat_template" if self.settings.system_prompt is None else "system_prompt"
             raise ConfigError(f"data.{field}: {error}") from error
         special = special_tokens(self.tokenizer)
-        first = next((place for place, token in enumerate(after) if token in special), None)
+        first = next((position for position, token in enumerate(after) if token in special), None)
         end = end_token_id(self.tokenizer)
         return after[: first + 1] if first is not None else [] if end is None else [end]
 
@@ -334,6 +334,6 @@ def left_padded_prompts(
         The prompts and their attention mask, [B, L].
     """
     width = int(prompt_lengths.max())
-    places = torch.arange(width, device=input_ids.device) - (width - prompt_lengths[:, None])
-    real = places >= 0
-    return input_ids.gather(1, places.clamp_min(0)).masked_fill(~real, padding), real.long()
+    positions = torch.arange(width, device=input_ids.device) - (width - prompt_lengths[:, None])
+    real = positions >= 0
+    return input_ids.gather(1, positions.clamp_min(0)).masked_fill(~real, padding), real.long()

@@ -53,7 +53,7 @@ def qa_dataset(
 
     Raises:
         ConfigError: the data cannot be loaded, or an argument breaks a rule.
-        DataError: every faulty record.
+        DataError: every bad record.
     """
     import datasets
 
@@ -62,26 +62,26 @@ def qa_dataset(
     columns = rows.column_names
     if answer_key not in columns and answer_key in ANSWERS:
         answer_key = next((name for name in ANSWERS if name in columns), answer_key)
-    faults = [
+    errors = [
         f"args.{name}: must be one of the columns {', '.join(columns)}, got {show(key)}{did_you_mean(key, columns)}"
         for name, key in (("question_key", question_key), ("answer_key", answer_key))
         if key not in columns
     ]
-    if faults:
-        raise ConfigError(faults)
+    if errors:
+        raise ConfigError(errors)
     checks = Checks("", on_bad_record)
     read: list[dict[str, Any]] = []
     for number, record in enumerate(rows, 1):
-        place, wrong = ("record", number), list[str]()
-        if checks.is_object(place, record):
+        location, wrong = ("record", number), list[str]()
+        if checks.is_object(location, record):
             named = {**_without_other_answers(record, answer_key), "question": record[question_key]}
-            id_ = checks.identify(place, named, wrong)
+            id_ = checks.identify(location, named, wrong)
             row = question_row(named, wrong, answers=True, passages=False)
-            if checks.passed(place, id_, wrong):
+            if checks.passed(location, id_, wrong):
                 read.append({"id": id_, **row})
     skipped = checks.finish(len(read))
     if skipped:
-        logger.warning("%d faulty records left out, the first is %s", checks.n_bad, skipped[0])
+        logger.warning("%d bad records left out, the first is %s", checks.n_bad, skipped[0])
         count_file(FileCounts("QADataset", len(read), checks.n_bad))
     features = datasets.Features(feature_types(FUSION_FEATURES))
     made = datasets.Dataset.from_list(read, features=features)
@@ -95,13 +95,13 @@ def _settings(max_length: Any, template_args: Any, predict_with_generate: Any) -
     if not isinstance(given, Mapping):
         raise ConfigError(f"args.template_args: must be a mapping, got {show(given)}")
     known = ", ".join(TEMPLATE_ARGS)
-    faults = [
+    errors = [
         f"args.template_args.{name}: must be one of {known}{did_you_mean(name, TEMPLATE_ARGS)}"
         for name in given
         if name not in TEMPLATE_ARGS
     ]
-    if faults:
-        raise ConfigError(faults)
+    if errors:
+        raise ConfigError(errors)
     own = {"max_length": max_length, "predict_with_generate": predict_with_generate}
     return {**given, **{name: value for name, value in own.items() if value is not None}}
 
@@ -115,7 +115,7 @@ def _load(hf_args: Any) -> "Dataset":
         found = datasets.load_dataset(**hf_args)
     except (OSError, ValueError, TypeError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # not the configuration's fault
+            raise  # not the configuration's error
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(f"args.hf_args: cannot be loaded: {type(error).__name__}: {reason}") from error
     if isinstance(found, datasets.DatasetDict):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from model_hub_rqa.config.fields import Problem, option, show
+from model_hub_rqa.config.fields import FieldError, option, show
 from model_hub_rqa.tasks.passages.settings import PassageKwargs
 
 TEMPLATE_ARGS = ("apply_chat_template", "user_start_tag", "user_end_tag", "asst_tag", "system_prompt")
@@ -38,18 +38,18 @@ class GenerationKwargs(PassageKwargs):
         """Tokens of the longest answer that is generated."""
         return self.max_new_tokens
 
-    def problems(self) -> Iterator[Problem]:
-        yield from super().problems()
+    def errors(self) -> Iterator[FieldError]:
+        yield from super().errors()
         for name in ("user_start_tag", "user_end_tag", "asst_tag"):
             if not isinstance(getattr(self, name), str):
-                yield Problem((name,), f"must be text (it may be empty), got {show(getattr(self, name))}")
+                yield FieldError((name,), f"must be text (it may be empty), got {show(getattr(self, name))}")
         if self.system_prompt is not None and not self.apply_chat_template:
-            yield Problem(("system_prompt", "apply_chat_template"), "needs apply_chat_template: true beside it")
+            yield FieldError(("system_prompt", "apply_chat_template"), "needs apply_chat_template: true beside it")
         try:
             names = [name for _, name, _, _ in string.Formatter().parse(self.passage_template) if name is not None]
         except ValueError as error:
-            yield Problem(("passage_template",), f"must have its braces in pairs ({error})")
+            yield FieldError(("passage_template",), f"must have its braces in pairs ({error})")
         else:
             if "context" not in names or set(names) - {"title", "context"}:
                 text = "must be a text with {context} and perhaps {title}, and no other field"
-                yield Problem(("passage_template",), f"{text}, got {show(self.passage_template)}")
+                yield FieldError(("passage_template",), f"{text}, got {show(self.passage_template)}")

@@ -79,7 +79,7 @@ class CausalLM(PassageTask):
             try:
                 ChatPrompt(self.tokenizer, settings)
             except ConfigError as error:
-                errors |= dict.fromkeys(error.problems)
+                errors |= dict.fromkeys(error.errors)
         if errors:
             raise ConfigError(errors)
 

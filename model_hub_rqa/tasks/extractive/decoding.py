@@ -111,11 +111,11 @@ def decode_top(
     """
     owner = np.asarray(example_index)
     order = np.lexsort((np.arange(len(owner)), -spans.score, -(spans.total > 0).astype(np.int8), owner))
-    places = np.searchsorted(owner[order], np.arange(len(contexts)))
+    indices = np.searchsorted(owner[order], np.arange(len(contexts)))
     missing = np.setdiff1d(np.arange(len(contexts)), owner)
     if len(missing):
         raise DataError(f"features: need at least one feature of question {number}, got none" for number in missing)
-    best = order[places]
+    best = order[indices]
     # how many entries the n-best list would have: "" alone in it becomes "empty" there
     total = np.minimum(np.bincount(owner, weights=spans.total, minlength=len(contexts)), n_best_size)
     bounds = zip(spans.char_start[best].tolist(), spans.char_end[best].tolist(), strict=True)
@@ -155,29 +155,29 @@ def choose_passage(decoded: Sequence[DecodedSpans], rank: Callable[[DecodedSpans
         rank: the number by which passages that answer are compared.
     """
     entries = [
-        (place, number, entry["start_logit"] + entry["end_logit"])
-        for place, found in enumerate(decoded)
+        (index, number, entry["start_logit"] + entry["end_logit"])
+        for index, found in enumerate(decoded)
         for number, entry in enumerate(found.n_best)
         if found.spans[number] != (-1, -1) or not entry["text"]  # "empty" stands for nothing that was found
     ]
     highest = max((total for *_, total in entries), default=0.0)
-    weights = {(place, number): math.exp(total - highest) for place, number, total in entries}
+    weights = {(index, number): math.exp(total - highest) for index, number, total in entries}
     mass = math.fsum(weights.values()) or 1.0
     scores = [0.0] * len(decoded)
-    for (place, number), weight in weights.items():
-        scores[place] += weight / mass if decoded[place].n_best[number]["text"] else 0.0
-    answering = [place for place, found in enumerate(decoded) if found.prediction and found.spans[found.best][0] >= 0]
+    for (index, number), weight in weights.items():
+        scores[index] += weight / mass if decoded[index].n_best[number]["text"] else 0.0
+    answering = [index for index, found in enumerate(decoded) if found.prediction and found.spans[found.best][0] >= 0]
     if not answering:
-        nothing = math.fsum(weight for (place, number), weight in weights.items() if not _text(decoded, place, number))
+        nothing = math.fsum(weight for (index, number), weight in weights.items() if not _text(decoded, index, number))
         return Answer("", nothing / mass, passage_scores=tuple(scores))
-    best = max(answering, key=lambda place: rank(decoded[place]))
+    best = max(answering, key=lambda index: rank(decoded[index]))
     found = decoded[best]
     start, end = found.spans[found.best]
     return Answer(found.prediction, weights[best, found.best] / mass, best, start, end, tuple(scores))
 
 
-def _text(decoded: Sequence[DecodedSpans], place: int, number: int) -> str:
-    text: str = decoded[place].n_best[number]["text"]
+def _text(decoded: Sequence[DecodedSpans], index: int, number: int) -> str:
+    text: str = decoded[index].n_best[number]["text"]
     return text
 
 
@@ -233,11 +233,11 @@ def _best_entries(
     total = np.bincount(owner, minlength=count)
     with_text = np.bincount(owner, weights=~is_empty, minlength=count)
     lonely = np.flatnonzero((total == 0) | ((total == 1) & (with_text == 0)))
-    places = np.searchsorted(owner, lonely)
-    owner, kinds = np.insert(owner, places, lonely), np.insert(kinds, places, 2)
-    start, end, score = (np.insert(values, places, 0.0) for values in (*columns[:2], score))
-    char_start, char_end = (np.insert(values, places, -1) for values in columns[2:])
-    is_empty = np.insert(is_empty, places, False)
+    indices = np.searchsorted(owner, lonely)
+    owner, kinds = np.insert(owner, indices, lonely), np.insert(kinds, indices, 2)
+    start, end, score = (np.insert(values, indices, 0.0) for values in (*columns[:2], score))
+    char_start, char_end = (np.insert(values, indices, -1) for values in columns[2:])
+    is_empty = np.insert(is_empty, indices, False)
     begin = np.searchsorted(owner, np.arange(count + 1))
     return _Entries(begin, owner, start, end, score, char_start, char_end, kinds == 0, is_empty, null_score)
 
@@ -245,8 +245,8 @@ def _best_entries(
 def _trim(contexts: Sequence[str], owner: NDArray[Any], char_start: NDArray[Any], char_end: NDArray[Any]) -> None:
     """Moves spans past their outer white space, in place: some tokenizers count the space before a word to its token.
     One of nothing else becomes empty, at its end: (0, 0) would be taken for the null prediction."""
-    places = zip(owner.tolist(), char_start.tolist(), char_end.tolist(), strict=True)
-    for number, (question, start, end) in enumerate(places):
+    indices = zip(owner.tolist(), char_start.tolist(), char_end.tolist(), strict=True)
+    for number, (question, start, end) in enumerate(indices):
         text = contexts[question][start:end]
         if text[:1].isspace() or text[-1:].isspace():
             char_start[number], char_end[number] = trim_span(contexts[question], start, end)
@@ -309,9 +309,9 @@ def _choose(entries: _Entries, threshold: float) -> _Choice:
     null = _first(is_null, entries)
     answer = _first(entries.is_span & ~entries.is_empty, entries)
     answered = answer < entries.begin[1:]
-    place = np.where(answered, answer, 0)
+    index = np.where(answered, answer, 0)
     with np.errstate(invalid="ignore", over="ignore"):  # one logit after the other in float32, as published
-        diff = entries.null_score - entries.start[place] - entries.end[place]
+        diff = entries.null_score - entries.start[index] - entries.end[index]
     diff = np.where(np.isnan(diff), np.float32(0), diff)  # both are masked: neither is the better one
     diff = np.where(answered, diff, entries.null_score)
     best = np.where(answered & ~(diff > threshold), answer, null)
@@ -320,8 +320,8 @@ def _choose(entries: _Entries, threshold: float) -> _Choice:
 
 def _first(chosen: NDArray[np.bool_], entries: _Entries) -> NDArray[Any]:
     """The place of each question's first chosen entry; where its entries end if there is none."""
-    places = np.append(np.flatnonzero(chosen), len(chosen))
-    found = places[np.searchsorted(places, entries.begin[:-1])]
+    indices = np.append(np.flatnonzero(chosen), len(chosen))
+    found = indices[np.searchsorted(indices, entries.begin[:-1])]
     result: NDArray[Any] = np.minimum(found, entries.begin[1:])
     return result
 
@@ -336,12 +336,12 @@ def _probabilities(entries: _Entries) -> NDArray[np.float64]:
     for size in np.unique(sizes).tolist():
         for dtype in (np.float32, np.float64):
             chosen = np.flatnonzero((sizes == size) & (exact == (dtype is np.float64)))
-            places = entries.begin[chosen, None] + np.arange(size)
-            scores = entries.score[places].astype(dtype)
+            indices = entries.begin[chosen, None] + np.arange(size)
+            scores = entries.score[indices].astype(dtype)
             top = scores.max(axis=1, initial=-np.inf, keepdims=True)
             finite = np.isfinite(top)
             weights = np.exp(np.where(finite, scores - np.where(finite, top, 0), 0))
-            shares[places] = weights / weights.sum(axis=1, keepdims=True)
+            shares[indices] = weights / weights.sum(axis=1, keepdims=True)
     return shares
 
 
@@ -352,8 +352,8 @@ def _assemble(contexts: Sequence[str], entries: _Entries, choice: _Choice | None
         "" if empty else contexts[owner][start:end]
         for owner, empty, (start, end) in zip(owners, entries.is_empty.tolist(), spans, strict=True)
     ]
-    for place in np.flatnonzero(~entries.is_span & ~entries.is_empty).tolist():
-        texts[place] = PLACEHOLDER
+    for index in np.flatnonzero(~entries.is_span & ~entries.is_empty).tolist():
+        texts[index] = PLACEHOLDER
     columns = (_probabilities(entries).tolist(), entries.start.tolist(), entries.end.tolist())
     n_best = [
         {"text": text, "probability": probability, "start_logit": start, "end_logit": end}

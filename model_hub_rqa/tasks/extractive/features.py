@@ -66,9 +66,9 @@ def pair_template(backend: "Tokenizer", cls_token_id: int | None) -> PairTemplat
     tokens = list(zip(probe.ids, probe.type_ids, strict=True))
     special = [*range(first), *range(last_first + 1, second), *range(last_second + 1, len(tokens))]
     cls_index = 0
-    for place in special:
-        if probe.ids[place] == cls_token_id:
-            cls_index = place if place < first else place - len(tokens)
+    for index in special:
+        if probe.ids[index] == cls_token_id:
+            cls_index = index if index < first else index - len(tokens)
             break
     return PairTemplate(
         tuple(tokens[:first]),
@@ -238,11 +238,11 @@ class FeatureBuilder:
         zeros = np.zeros_like(context_length)
         begin = np.stack([zeros, first[0], zeros + n, second[0], zeros + n + m], axis=1)
         lengths = np.stack([zeros + n, first[1], zeros + m, second[1], zeros + k], axis=1)
-        places = _gather(begin.ravel(), lengths.ravel())
+        indices = _gather(begin.ravel(), lengths.ravel())
         total = lengths.sum(axis=1)
         return {
-            "input_ids": _list_array(ids[places], total),
-            "token_type_ids": _list_array(types[places].astype(np.int8), total),
+            "input_ids": _list_array(ids[indices], total),
+            "token_type_ids": _list_array(types[indices].astype(np.int8), total),
             "length": total,
         }
 

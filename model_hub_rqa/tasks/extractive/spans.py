@@ -85,8 +85,8 @@ def span_candidates(
     """
     check_sizes(n_best_size=n_best_size, max_answer_length=max_answer_length)
     starts, ends = (np.asarray(logits, dtype=np.float32) for logits in (start_logits, end_logits))
-    places, cls = np.asarray(offsets), np.asarray(cls_index)
-    check_batch(starts, ends, places, cls)
+    token_offsets, cls = np.asarray(offsets), np.asarray(cls_index)
+    check_batch(starts, ends, token_offsets, cls)
     if not len(starts):
         return []
     width = min(n_best_size, starts.shape[1])
@@ -94,7 +94,9 @@ def span_candidates(
     found: list[SpanCandidates] = []
     for low in range(0, len(starts), step):
         part = slice(low, low + step)
-        found.extend(_candidates(starts[part], ends[part], places[part], cls[part], n_best_size, max_answer_length))
+        found.extend(
+            _candidates(starts[part], ends[part], token_offsets[part], cls[part], n_best_size, max_answer_length)
+        )
     return found
 
 
@@ -120,17 +122,17 @@ def top_spans(
     """The first of ``span_candidates`` of each feature, without the others; arguments and errors are the same."""
     check_sizes(n_best_size=n_best_size, max_answer_length=max_answer_length)
     starts, ends = (np.asarray(logits, dtype=np.float32) for logits in (start_logits, end_logits))
-    places, cls = np.asarray(offsets), np.asarray(cls_index)
-    check_batch(starts, ends, places, cls)
-    first, last, losses, valid = span_pairs(starts, ends, places, n_best_size, max_answer_length)
+    token_offsets, cls = np.asarray(offsets), np.asarray(cls_index)
+    check_batch(starts, ends, token_offsets, cls)
+    first, last, losses, valid = span_pairs(starts, ends, token_offsets, n_best_size, max_answer_length)
     batch, count = np.arange(len(starts)), valid.sum(axis=1)
     # Among equal losses the first pair wins, as in the sorted list; a masked span has the loss inf, as no span has.
     best = np.where(losses.min(axis=1) < np.inf, losses.argmin(axis=1), valid.argmax(axis=1))
     i, j = np.divmod(best, last.shape[1])
     found = count > 0
     return TopSpan(
-        np.where(found, places[batch, first[batch, i], 0], -1),
-        np.where(found, places[batch, last[batch, j], 1], -1),
+        np.where(found, token_offsets[batch, first[batch, i], 0], -1),
+        np.where(found, token_offsets[batch, last[batch, j], 1], -1),
         np.where(found, -losses[batch, best], -np.inf).astype(np.float32),
         count,
     )
@@ -158,13 +160,18 @@ def _candidates(
     order = np.lexsort((losses[row, pair], row))  # stable, so equal losses stay in the order of the loops
     row, (i, j) = row[order], np.divmod(pair[order], last.shape[1])
     logits = start_logit[row, i], end_logit[row, j]
-    places = char_start[row, i].astype(np.int32), char_end[row, j].astype(np.int32)
+    token_offsets = char_start[row, i].astype(np.int32), char_end[row, j].astype(np.int32)
     bounds = np.searchsorted(row, np.arange(size + 1)).tolist()
     null_starts, null_ends = starts[batch[:, 0], cls].tolist(), ends[batch[:, 0], cls].tolist()
     for index, (low, high) in enumerate(pairwise(bounds)):
         kept = slice(low, min(high, low + n_best_size))
         yield SpanCandidates(
-            logits[0][kept], logits[1][kept], places[0][kept], places[1][kept], null_starts[index], null_ends[index]
+            logits[0][kept],
+            logits[1][kept],
+            token_offsets[0][kept],
+            token_offsets[1][kept],
+            null_starts[index],
+            null_ends[index],
         )
 
 
@@ -213,9 +220,9 @@ def add_logits(start: Any, end: Any) -> Any:
 
 def check_sizes(**sizes: int) -> None:
     """Raises ConfigError for each size below 1."""
-    problems = [f"{name}: must be at least 1, got {size!r}" for name, size in sizes.items() if size < 1]
-    if problems:
-        raise ConfigError(problems)
+    errors = [f"{name}: must be at least 1, got {size!r}" for name, size in sizes.items() if size < 1]
+    if errors:
+        raise ConfigError(errors)
 
 
 def check_batch(starts: NDArray[Any], ends: NDArray[Any], offsets: NDArray[Any], cls: NDArray[Any]) -> None:
@@ -223,7 +230,7 @@ def check_batch(starts: NDArray[Any], ends: NDArray[Any], offsets: NDArray[Any],
     if starts.ndim != 2:
         raise DataError(f"start_logits: must have the shape [features, tokens], got {list(starts.shape)}")
     size, tokens = starts.shape
-    problems = [
+    errors = [
         f"{name}: must have the shape {wanted} like start_logits, got {list(array.shape)}"
         for name, array, wanted in (
             ("end_logits", ends, [size, tokens]),
@@ -236,8 +243,8 @@ def check_batch(starts: NDArray[Any], ends: NDArray[Any], offsets: NDArray[Any],
         broken = np.isnan(logits) | np.isposinf(logits)
         if broken.any():
             where = np.flatnonzero(broken.reshape(len(logits), -1).any(axis=-1)).tolist()
-            problems.append(f"{name}: must hold no NaN and no +inf, got such in features {where} of the batch")
+            errors.append(f"{name}: must hold no NaN and no +inf, got such in features {where} of the batch")
     if cls.shape == (size,) and ((cls < 0) | (cls >= tokens)).any():
-        problems.append(f"cls_index: must be from 0 to {tokens - 1}, got {cls.tolist()}")
-    if problems:
-        raise DataError(problems)
+        errors.append(f"cls_index: must be from 0 to {tokens - 1}, got {cls.tolist()}")
+    if errors:
+        raise DataError(errors)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from model_hub_rqa.checkpoints import READER
-from model_hub_rqa.config.fields import Problem, option
+from model_hub_rqa.config.fields import FieldError, option
 from model_hub_rqa.config.kwargs import Kwargs
 from model_hub_rqa.data.arrow_cache import Reader as FileLoader
 from model_hub_rqa.data.loading import load_file, squad_reader
@@ -67,12 +67,12 @@ class ExtractiveKwargs(Kwargs):
     null_score_diff_threshold: float = option(0.0, help="say 'no answer' where its score leads by more than this")
     question_first: bool | None = option(None, help="question before context; unset: true, but for XLNet")
 
-    def problems(self) -> Iterator[Problem]:
+    def errors(self) -> Iterator[FieldError]:
         if self.doc_stride >= self.max_seq_length:
             text = f"must be < max_seq_length ({self.max_seq_length}), got {self.doc_stride}"
-            yield Problem(("doc_stride", "max_seq_length"), text)
+            yield FieldError(("doc_stride", "max_seq_length"), text)
         if (windows := self.max_negative_windows or 0.0) >= 1 and not windows.is_integer():
-            yield Problem(("max_negative_windows",), f"must be a share below 1 or a whole number, got {windows}")
+            yield FieldError(("max_negative_windows",), f"must be a share below 1 or a whole number, got {windows}")
 
 
 @TASKS.register("extractive")

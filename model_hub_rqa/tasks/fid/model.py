@@ -90,14 +90,14 @@ def encode_passages(
     counts = batch["passage_counts"].cpu().numpy()
     begin = np.concatenate([[0], np.cumsum(lengths)])
     multiple = 1 if ids.device.type == "cpu" else 8
-    place = np.empty(len(ids), np.int64)  # where each token's state stands among all states, padding included
+    position = np.empty(len(ids), np.int64)  # where each token's state stands among all states, padding included
     real, token = [], []  # of each chunk: which of its places hold a token, and which
     done = 0
     for chunk in encoder_chunks(lengths, encoder_chunk_size, _CALL_COST.get(ids.device.type, _CALL_COST_ELSEWHERE)):
         width = -(-int(lengths[chunk].max()) // multiple) * multiple
         real.append(np.arange(width) < lengths[chunk][:, None])
         token.append(np.where(real[-1], begin[chunk][:, None] + np.arange(width), 0))
-        place[token[-1][real[-1]]] = done + np.flatnonzero(real[-1])
+        position[token[-1][real[-1]]] = done + np.flatnonzero(real[-1])
         done += real[-1].size
     inputs, name = ids[torch.from_numpy(np.concatenate([part.ravel() for part in token])).to(ids.device)], "input_ids"
     if _takes_embeddings(encoder, ids):
@@ -108,7 +108,7 @@ def encode_passages(
         for part, mask in zip(inputs.split([mask.size for mask in real]), real, strict=True)
     ]
     ends = begin[np.concatenate([[0], np.cumsum(counts)])]
-    return _fuse(torch.cat([part.flatten(0, 1) for part in parts]), place, ends)
+    return _fuse(torch.cat([part.flatten(0, 1) for part in parts]), position, ends)
 
 
 def _takes_embeddings(encoder: Any, ids: torch.Tensor) -> bool:
@@ -136,13 +136,13 @@ def _attention_mask(real: np.ndarray, device: torch.device) -> torch.Tensor | No
     return None if real.all() else torch.from_numpy(real).to(device).long()
 
 
-def _fuse(states: torch.Tensor, place: np.ndarray, ends: np.ndarray) -> FusedStates:
+def _fuse(states: torch.Tensor, position: np.ndarray, ends: np.ndarray) -> FusedStates:
     """Gathers states [any, hidden] into one row a question; its tokens are ``place[ends[i] : ends[i + 1]]``."""
     totals = np.diff(ends)
     real = np.arange(totals.max()) < totals[:, None]
     # Padding of a row repeats some real state: it is masked, and so its gradient is zero.
     token = np.where(real, ends[:-1, None] + np.arange(totals.max()), ends[:-1, None])
-    index = torch.from_numpy(place[token]).to(states.device)
+    index = torch.from_numpy(position[token]).to(states.device)
     return FusedStates(_rows(states, index), torch.from_numpy(real).to(states.device).long())
 
 

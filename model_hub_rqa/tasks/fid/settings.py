@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from model_hub_rqa.config.fields import Problem, option, show
+from model_hub_rqa.config.fields import FieldError, option, show
 from model_hub_rqa.tasks.passages.settings import PassageKwargs
 
 TEMPLATES = {
@@ -88,12 +88,12 @@ class FusionKwargs(PassageKwargs):
         """Tokens of the longest answer that is generated."""
         return self.max_new_tokens or self.max_decoder_seq_length
 
-    def problems(self) -> Iterator[Problem]:
-        yield from super().problems()
+    def errors(self) -> Iterator[FieldError]:
+        yield from super().errors()
         try:
             split_template(self.prompt_template)
         except ValueError as error:
-            yield Problem(("prompt_template",), str(error))
+            yield FieldError(("prompt_template",), str(error))
 
 
 class Prompt:

@@ -180,7 +180,9 @@ class AnswerDecoder:
 
     def _fold(self, text: str) -> "_Folded":
         """What the tokenizer makes of a text's characters, each with the marks that combine with it."""
-        inner = (place for place, character in enumerate(text) if place and not unicodedata.combining(character))
+        inner = (
+            position for position, character in enumerate(text) if position and not unicodedata.combining(character)
+        )
         bounds = [0, *inner, len(text)] if text else [0]
         pieces = [self._normalized(text[begin:end]) for begin, end in pairwise(bounds)]
         return _Folded(text, "".join(pieces), bounds, list(accumulate(map(len, pieces))))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from model_hub_rqa.config.fields import Problem, option, show
+from model_hub_rqa.config.fields import FieldError, option, show
 from model_hub_rqa.config.kwargs import Kwargs
 
 
@@ -53,23 +53,23 @@ class PassageKwargs(Kwargs):
         drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.do_sample else {}
         return {name: getattr(self, name) for name in names} | {"max_new_tokens": self.generation_length, **drawn}
 
-    def problems(self) -> Iterator[Problem]:
+    def errors(self) -> Iterator[FieldError]:
         for names, other, met, rule in (
             (("temperature", "top_p"), "do_sample", self.do_sample, "do_sample: true"),
             (("length_penalty", "early_stopping"), "num_beams", self.num_beams != 1, "num_beams of at least 2"),
         ):
             for name in names:
                 if not met and (value := getattr(self, name)) != (name != "early_stopping"):  # 1.0 or False: unset
-                    yield Problem((name, other), f"needs {rule} beside it, got {name} {show(value)} without")
+                    yield FieldError((name, other), f"needs {rule} beside it, got {name} {show(value)} without")
         lengths = (self.min_new_tokens, self.generation_length)  # of another type where they break their own rule
         if all(isinstance(length, int) for length in lengths) and lengths[0] > lengths[1]:
             text = f"must be at most the longest answer ({self.generation_length:,}), got {self.min_new_tokens:,}"
-            yield Problem(("min_new_tokens", "max_new_tokens"), text)
+            yield FieldError(("min_new_tokens", "max_new_tokens"), text)
         if not isinstance(self.embedding_model, str):
-            yield Problem(
+            yield FieldError(
                 ("embedding_model",), f"must be text (a model's name, or empty), got {show(self.embedding_model)}"
             )
         elif self.corpus_file is not None and not self.embedding_model:
-            yield Problem(("corpus_file", "embedding_model"), "needs embedding_model, got none")
+            yield FieldError(("corpus_file", "embedding_model"), "needs embedding_model, got none")
         if self.corpus_file is not None and self.index is not None:
-            yield Problem(("corpus_file", "index"), "is ignored beside index: give one of the two")
+            yield FieldError(("corpus_file", "index"), "is ignored beside index: give one of the two")

@@ -50,7 +50,7 @@ def test_ask_in_a_dialogue(world: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("question", "options", "fault"),
+    ("question", "options", "error"),
     [
         (" ", (), "QUESTION: must not be blank"),
         ("oil?", ("--turn", ""), "--turn: must not be blank"),
@@ -58,12 +58,12 @@ def test_ask_in_a_dialogue(world: Path, tmp_path: Path, capsys: pytest.CaptureFi
     ],
 )
 def test_ask_refuses(
-    question: str, options: tuple[str, ...], fault: str, world: Path, capsys: pytest.CaptureFixture[str]
+    question: str, options: tuple[str, ...], error: str, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What cannot be asked is named."""
     command = ["ask", "--checkpoint", str(world / "fusion"), "--index", str(world / "index"), question, *options]
     assert main(command) == 2
-    assert fault in capsys.readouterr().err
+    assert error in capsys.readouterr().err
 
 
 def test_a_question_that_nothing_is_found_for(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

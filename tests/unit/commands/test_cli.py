@@ -1,4 +1,4 @@
-"""The rqa command: results on stdout, faults on stderr, exit codes, and no heavy import before it is needed."""
+"""The rqa command: results on stdout, errors on stderr, exit codes, and no heavy import before it is needed."""
 
 import json
 import subprocess
@@ -118,8 +118,8 @@ def test_bad_predictions_are_named(
     assert "Traceback" not in error
 
 
-def test_faults_of_both_files_come_together(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither the predictions' nor the data's fault hides the other's."""
+def test_errors_of_both_files_come_together(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither the predictions' nor the data's error hides the other's."""
     (tmp_path / "data.json").write_text("[]")
     assert main(["score", str(tmp_path / "p.json"), "--data", str(tmp_path / "data.json")]) == 2
     error = capsys.readouterr().err
@@ -262,8 +262,8 @@ def test_public_names_are_there() -> None:
         _ = model_hub_rqa.no_such_name
 
 
-def test_errors_show_twenty_faults_and_count_the_rest() -> None:
-    """Fifty faults print as twenty lines and a count; all stay on the error."""
-    error = RqaError([f"fault {number}" for number in range(50)])
-    assert str(error).splitlines() == [*(f"fault {number}" for number in range(20)), "... and 30 more"]
-    assert len(error.problems) == 50
+def test_errors_show_twenty_errors_and_count_the_rest() -> None:
+    """Fifty errors print as twenty lines and a count; all stay on the error."""
+    error = RqaError([f"error {number}" for number in range(50)])
+    assert str(error).splitlines() == [*(f"error {number}" for number in range(20)), "... and 30 more"]
+    assert len(error.errors) == 50

@@ -11,7 +11,7 @@ import tiny_fusion
 import yaml
 
 from model_hub_rqa.cli import main
-from model_hub_rqa.errors import ConfigError, folder_fault, renamed
+from model_hub_rqa.errors import ConfigError, folder_error, renamed
 from model_hub_rqa.libraries import require
 from model_hub_rqa.pipeline import RQAPipeline
 from model_hub_rqa.registry import RETRIEVERS
@@ -210,7 +210,7 @@ def test_a_batch_beyond_the_training_set_warns(folder: Path, caplog: pytest.LogC
 def test_fields_take_the_names_that_were_typed() -> None:
     """The longest name that fits, at the beginning of a line alone, and no part of a word."""
     error = ConfigError(["a.b: must be c", "a.b.c[0]: x", "a.bc: x", "in a.b: x"])
-    assert renamed(error, {"a.b": "--b", "a": "A", "a.b.c": "--c"}).problems == (
+    assert renamed(error, {"a.b": "--b", "a": "A", "a.b.c": "--c"}).errors == (
         "--b: must be c",
         "--c[0]: x",
         "A.bc: x",
@@ -220,6 +220,6 @@ def test_fields_take_the_names_that_were_typed() -> None:
 
 def test_where_a_folder_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert folder_fault(tmp_path) is None
-    assert folder_fault(tmp_path / "a/b") is None
-    assert folder_fault(tmp_path / "file") == folder_fault(tmp_path / "file/a/b") == f"{tmp_path}/file is not a folder"
+    assert folder_error(tmp_path) is None
+    assert folder_error(tmp_path / "a/b") is None
+    assert folder_error(tmp_path / "file") == folder_error(tmp_path / "file/a/b") == f"{tmp_path}/file is not a folder"

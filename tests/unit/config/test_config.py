@@ -1,4 +1,4 @@
-"""The parsing of settings: types, ranges, rules between fields, and all faults at once."""
+"""The parsing of settings: types, ranges, rules between fields, and all errors at once."""
 
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,10 @@ def parse(kind: type, **args: Any) -> Any:
     return parse_dict_to_dataclasses((kind,), {**LEAST.get(kind, {}), **args})[0]
 
 
-def faults(kind: type, **args: Any) -> tuple[str, ...]:
+def errors(kind: type, **args: Any) -> tuple[str, ...]:
     with pytest.raises(ConfigError, match=r"^hyperparameters\.") as caught:
         parse(kind, **args)
-    return caught.value.problems
+    return caught.value.errors
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_a_value_becomes_the_type_of_its_field(kind: type, name: str, given: Any
     ],
 )
 def test_a_value_that_breaks_a_rule_is_named(kind: type, name: str, value: Any, rule: str) -> None:
-    """The fault names section and field, the rule, and the value found, except for a secret one."""
-    assert faults(kind, **{name: value}) == (f"hyperparameters.{name}: {rule}",)
+    """The error names section and field, the rule, and the value found, except for a secret one."""
+    assert errors(kind, **{name: value}) == (f"hyperparameters.{name}: {rule}",)
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_a_value_that_breaks_a_rule_is_named(kind: type, name: str, value: Any, 
     ],
 )
 def test_a_rule_between_fields_is_held(kind: type, args: dict[str, Any], expected: str) -> None:
-    """What does not go together is a fault, named at one of the fields."""
-    assert faults(kind, **args) == tuple(f"hyperparameters.{line}" for line in expected.split("\n"))
+    """What does not go together is an error, named at one of the fields."""
+    assert errors(kind, **args) == tuple(f"hyperparameters.{line}" for line in expected.split("\n"))
 
 
 @pytest.mark.parametrize(
@@ -227,13 +227,13 @@ def test_what_goes_together_is_taken(kind: type, args: dict[str, Any]) -> None:
     assert isinstance(parse(kind, **args), kind)
 
 
-def test_all_faults_of_all_types_come_at_once() -> None:
-    """One error has the faults of single fields and of rules between fields, from every type, each once."""
+def test_all_errors_of_all_types_come_at_once() -> None:
+    """One error has the errors of single fields and of rules between fields, from every type, each once."""
     args = {"learning_rate": -1, "warmup_ratio": 2, "bf16": True, "fp16": True, "max_seq_length": 64}
     types = (OptimizerKwargs, LRSchedulerKwargs, ConfigKwargs, TokenizerKwargs, TrainerKwargs, ExtractiveKwargs)
     with pytest.raises(ConfigError, match=r"^here\.learning_rate: must be >= 0, got -1") as caught:
         parse_dict_to_dataclasses(types, args, section="here")
-    assert caught.value.problems == (
+    assert caught.value.errors == (
         "here.learning_rate: must be >= 0, got -1",
         "here.warmup_ratio: must be >= 0 and <= 1, got 2",
         f"here.pretrained_model_name_or_path: {NO_NAME}",
@@ -243,15 +243,15 @@ def test_all_faults_of_all_types_come_at_once() -> None:
     )
 
 
-def test_a_rule_is_silent_where_one_of_its_fields_is_at_fault() -> None:
-    """A fault is not reported twice: the rule is not applied to a default that stands in for a bad value."""
-    assert faults(ExtractiveKwargs, max_seq_length="512", doc_stride=400) == (
+def test_a_rule_is_silent_where_one_of_its_fields_is_at_error() -> None:
+    """An error is not reported twice: the rule is not applied to a default that stands in for a bad value."""
+    assert errors(ExtractiveKwargs, max_seq_length="512", doc_stride=400) == (
         "hyperparameters.max_seq_length: must be a whole number, got '512': write 512 without quotes",
     )
 
 
 @pytest.mark.parametrize("args", [None, [1], "text"])
-def test_a_section_that_is_no_mapping_is_a_fault(args: Any) -> None:
+def test_a_section_that_is_no_mapping_is_a_error(args: Any) -> None:
     """An empty or misplaced section of the YAML is named."""
     with pytest.raises(ConfigError, match=r"^data: must be a mapping, got "):
         parse_dict_to_dataclasses((DatasetKwargs,), args, section="data")

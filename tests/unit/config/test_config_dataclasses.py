@@ -45,19 +45,19 @@ def parse(kind: type, **args: Any) -> Any:
     return parse_dict_to_dataclasses((kind,), {**LEAST.get(kind, {}), **args})[0]
 
 
-def faults(kind: type, **args: Any) -> tuple[str, ...]:
+def errors(kind: type, **args: Any) -> tuple[str, ...]:
     with pytest.raises(ConfigError, match=r"^hyperparameters\.") as caught:
         parse(kind, **args)
-    return caught.value.problems
+    return caught.value.errors
 
 
 def test_a_dataclass_built_by_hand_checks_itself() -> None:
-    """The constructor reads values like parsing does, and raises every fault at once."""
+    """The constructor reads values like parsing does, and raises every error at once."""
     assert ExtractiveKwargs(doc_stride=64).doc_stride == 64
     assert type(OptimizerKwargs(weight_decay=1).weight_decay) is float
     with pytest.raises(ConfigError, match=r"^ExtractiveKwargs\.n_best_size: must be >= 1") as caught:
         ExtractiveKwargs(doc_stride=400, n_best_size=0)
-    assert caught.value.problems == (
+    assert caught.value.errors == (
         "ExtractiveKwargs.n_best_size: must be >= 1, got 0",
         "ExtractiveKwargs.doc_stride: must be < max_seq_length (384), got 400",
     )
@@ -96,14 +96,14 @@ def test_nothing_is_shared_with_the_arguments() -> None:
 
 
 def test_a_subclass_adds_fields_and_rules() -> None:
-    """A task's own settings are a dataclass on top of the package's, parsed with the same faults."""
+    """A task's own settings are a dataclass on top of the package's, parsed with the same errors."""
 
     @dataclass(frozen=True, kw_only=True)
     class MyKwargs(ExtractiveKwargs):
         passages: int = option(10, ge=1, help="passages of a question")
 
     assert parse(MyKwargs, passages=3, doc_stride=64).as_dict()["passages"] == 3
-    assert faults(MyKwargs, passages=0, doc_stride=400) == (
+    assert errors(MyKwargs, passages=0, doc_stride=400) == (
         "hyperparameters.passages: must be >= 1, got 0",
         "hyperparameters.doc_stride: must be < max_seq_length (384), got 400",
     )
@@ -121,7 +121,7 @@ def test_a_plain_dataclass_is_filled_as_well() -> None:
     args = {"rate": 1, "tags": ["a"]}
     assert parse_dict_to_dataclasses((Own,), args) == [Own(rate=1.0, tags=["a"])]
     assert parse_dict_to_dataclasses((Own,), args, as_dict=True) == [{"rate": 1.0, "tags": ["a"]}]
-    assert faults(Own, rate="x") == ("hyperparameters.rate: must be a number, got 'x'",)
+    assert errors(Own, rate="x") == ("hyperparameters.rate: must be a number, got 'x'",)
 
 
 # ---- properties ----
@@ -142,7 +142,7 @@ NAMES = sorted(
 
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=8))
 def test_parsing_changes_nothing_and_raises_only_config_errors(args: dict[str, Any]) -> None:
-    """Whatever is given, the arguments stay as they were and a fault is a ConfigError."""
+    """Whatever is given, the arguments stay as they were and an error is a ConfigError."""
     before = repr(args)
     with contextlib.suppress(ConfigError):
         parse_dict_to_dataclasses(ALL_KWARGS, args)

@@ -47,16 +47,16 @@ def _forget_warnings() -> None:
     ],
 )
 def test_model_hubs_names_are_taken(kind: type, alias: str, name: str, value: Any) -> None:
-    """A name of model-hub's is read into the field that has replaced it; giving both is a fault."""
+    """A name of model-hub's is read into the field that has replaced it; giving both is an error."""
     least = {"pretrained_model_name_or_path": "m", "dataset_name": "d"}
     [settings] = parse_dict_to_dataclasses((kind,), {**least, alias: value})
     assert getattr(settings, name) == value
     with pytest.raises(ConfigError, match=f"{name}: is given twice, also as {alias}$") as caught:
         parse_dict_to_dataclasses((kind,), {**least, alias: value, name: value})
-    assert caught.value.problems == (f"hyperparameters.{name}: is given twice, also as {alias}",)
+    assert caught.value.errors == (f"hyperparameters.{name}: is given twice, also as {alias}",)
 
 
-def test_a_fault_speaks_of_the_name_that_was_written() -> None:
+def test_a_error_speaks_of_the_name_that_was_written() -> None:
     """Under another name of a field, the message has that name."""
     with pytest.raises(ConfigError, match=r"^hyperparameters.num_warmup_steps: must be >= 0, got -1$"):
         parse_dict_to_dataclasses((LRSchedulerKwargs,), {"num_warmup_steps": -1})

@@ -44,7 +44,7 @@ def test_a_specification_becomes_its_documented_value(spec: Any, value: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("spec", "fault"),
+    ("spec", "error"),
     [
         ({"type": "const"}, "a search specification of type const needs val"),
         ({"type": "int", "minval": 1}, "a search specification of type int needs maxval"),
@@ -64,18 +64,18 @@ def test_a_specification_becomes_its_documented_value(spec: Any, value: Any) -> 
         ({"type": "categorical", "vals": "ab"}, "vals must be a list of values, got 'ab'"),
     ],
 )
-def test_a_malformed_specification_is_named(spec: dict[str, Any], fault: str) -> None:
-    """The fault names the hyperparameter, at any depth."""
-    with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
+def test_a_malformed_specification_is_named(spec: dict[str, Any], error: str) -> None:
+    """The error names the hyperparameter, at any depth."""
+    with pytest.raises(ConfigError, match=re.escape(error)) as caught:
         resolve_search_specs({"outer": {"x": spec}})
-    assert caught.value.problems == (f"hyperparameters.outer.x: {fault}",)
+    assert caught.value.errors == (f"hyperparameters.outer.x: {error}",)
 
 
 def test_all_malformed_specifications_come_at_once() -> None:
-    """One error has the faults of every hyperparameter."""
+    """One error has the errors of every hyperparameter."""
     with pytest.raises(ConfigError, match=r"^here\.a: a search specification of type const needs val") as caught:
         resolve_search_specs({"a": {"type": "const"}, "b": {"type": "log"}, "c": 1}, section="here")
-    assert [line.split(":")[0] for line in caught.value.problems] == ["here.a", "here.b", "here.b", "here.b"]
+    assert [line.split(":")[0] for line in caught.value.errors] == ["here.a", "here.b", "here.b", "here.b"]
 
 
 NUMBERS = st.integers(-1000, 1000)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from expconf import BASE, Schemas, experiment_faults, fits, master_faults, rungs, with_cluster
+from expconf import BASE, Schemas, experiment_errors, fits, master_errors, rungs, with_cluster
 
 LESS = {"compareProperties": {"type": "a<b", "a": "low", "b": "in.high"}}
 AT_MOST = {"compareProperties": {"type": "a<=b", "a": "low", "b": "high"}}
@@ -105,8 +105,8 @@ def schemas_of(schema: Any) -> Schemas:
 def test_keywords(schema: Any, right: list[Any], wrong: list[Any], complete: bool) -> None:
     """Each keyword takes what is right, refuses what is wrong, and passes over types that it does not speak of."""
     schemas = schemas_of(schema)
-    assert [value for value in right if schemas.faults(value, "it.json", complete=complete)] == []
-    assert [value for value in wrong if not schemas.faults(value, "it.json", complete=complete)] == []
+    assert [value for value in right if schemas.errors(value, "it.json", complete=complete)] == []
+    assert [value for value in wrong if not schemas.errors(value, "it.json", complete=complete)] == []
 
 
 @pytest.mark.parametrize(
@@ -139,15 +139,15 @@ def test_union_keys(key: str, meant: list[Any], not_meant: list[Any]) -> None:
         (7, ["<config>: is no pet"]),
     ],
 )
-def test_a_union_tells_the_faults_of_the_item_that_was_meant(value: Any, told: list[str]) -> None:
-    """Beside the union's message stand the faults of the first item whose unionKey fits, and of no other."""
-    assert schemas_of(PETS).faults(value, "it.json") == told
+def test_a_union_tells_the_errors_of_the_item_that_was_meant(value: Any, told: list[str]) -> None:
+    """Beside the union's message stand the errors of the first item whose unionKey fits, and of no other."""
+    assert schemas_of(PETS).errors(value, "it.json") == told
 
 
 def test_messages_name_the_place() -> None:
-    """A fault names the path to it; those of checks and disallowProperties are the schema's own words."""
+    """An error names the path to it; those of checks and disallowProperties are the schema's own words."""
     schema = {"properties": {"a": {"items": {**CHECKED, **FORBIDDEN}}}}
-    found = schemas_of(schema).faults({"a": ["/", "x", {"image": 1}]}, "it.json")
+    found = schemas_of(schema).errors({"a": ["/", "x", {"image": 1}]}, "it.json")
     assert found == ["<config>.a[1]: must be absolute", "<config>.a[2].image: set it elsewhere"]
 
 
@@ -201,14 +201,14 @@ def test_the_cluster_fills_what_is_missing() -> None:
 def test_rules_of_the_master(change: dict[str, Any], told: list[str]) -> None:
     """Beside the schemas stand the rules of the master's code."""
     config = {"entrypoint": "module:Class", "searcher": {"name": "single"}, **change}
-    assert master_faults(config) == told
+    assert master_errors(config) == told
 
 
-def test_faults_of_the_first_pass_come_alone() -> None:
+def test_errors_of_the_first_pass_come_alone() -> None:
     """What is wrong in itself is told first, without what may only be missing so far."""
     schema = {"$id": BASE + "experiment.json", "type": "object", "eventuallyRequired": ["labels"]}
-    assert experiment_faults(Schemas([schema]), []) == ["<config>: must be object, got []"]  # type: ignore[arg-type]
-    assert experiment_faults(Schemas([schema]), {"entrypoint": "a"}) == ["<config>: labels is required"]
+    assert experiment_errors(Schemas([schema]), []) == ["<config>: must be object, got []"]  # type: ignore[arg-type]
+    assert experiment_errors(Schemas([schema]), {"entrypoint": "a"}) == ["<config>: labels is required"]
 
 
 @pytest.mark.parametrize(

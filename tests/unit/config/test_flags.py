@@ -221,7 +221,7 @@ def test_the_configuration_beside_the_run_is_whole(by_file: Path, by_flags: Path
     assert config["searcher"] == wanted
     assert config["resources"] == {"slots_per_trial": 1}
     if folder := os.environ.get("RQA_EXPCONF"):
-        assert expconf.experiment_faults(expconf.Schemas.of_folder(folder), config) == []
+        assert expconf.experiment_errors(expconf.Schemas.of_folder(folder), config) == []
     assert train.main([str(by_flags / "config.yaml"), "--output-dir", str(by_file / "again")]) == 0
     assert same_run(by_flags, by_file / "again")
 

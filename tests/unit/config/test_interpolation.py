@@ -73,7 +73,7 @@ def test_a_reference_gives_a_value_with_its_type(value: Any, expected: Any) -> N
     assert data["value"] == value  # what was given is not changed
 
 
-def test_every_fault_is_listed_with_its_path() -> None:
+def test_every_error_is_listed_with_its_path() -> None:
     """References to nowhere, ``???``, what cannot be read and circles, in one error."""
     config = {
         "name": "???",
@@ -90,7 +90,7 @@ def test_every_fault_is_listed_with_its_path() -> None:
     }
     with pytest.raises(ConfigError, match=r"must be given: it is left open \(\?\?\?\)") as error:
         interpolate(config)
-    assert set(error.value.problems) == {
+    assert set(error.value.errors) == {
         "name: must be given: it is left open (???)",
         "hyperparameters.seed: got '${data.sed}', but there is no data.sed: did you mean data.seed?",
         "hyperparameters.list.1.x: must be given: it is left open (???)",

@@ -27,7 +27,7 @@ V = [{"name": "v", "validation_file": "v.json"}]
 
 
 @pytest.mark.parametrize(
-    ("data", "faults"),
+    ("data", "errors"),
     [
         ({"train": [A, {**B, "name": "a"}], "validation": V}, ["data.train[1].name: must be of one set only, got 'a'"]),
         (
@@ -65,13 +65,13 @@ V = [{"name": "v", "validation_file": "v.json"}]
         ({"train": [A], "validation": V, "mixing": "temperature", "mixing_temperature": 0}, ["must be > 0"]),
     ],
 )
-def test_what_is_refused(data: dict[str, Any], faults: list[str]) -> None:
-    """Every fault of every entry is named, with its place, the rule and the nearest right name."""
-    with pytest.raises(ConfigError, match=re.escape(faults[0])) as caught:
+def test_what_is_refused(data: dict[str, Any], errors: list[str]) -> None:
+    """Every error of every entry is named, with its place, the rule and the nearest right name."""
+    with pytest.raises(ConfigError, match=re.escape(errors[0])) as caught:
         parse(data)
-    assert len(caught.value.problems) == len(faults), caught.value.problems
-    for line, fault in zip(caught.value.problems, faults, strict=True):
-        assert fault in line
+    assert len(caught.value.errors) == len(errors), caught.value.errors
+    for line, error in zip(caught.value.errors, errors, strict=True):
+        assert error in line
 
 
 def test_entries_take_what_they_leave_open_from_the_section() -> None:
@@ -127,12 +127,12 @@ def test_sets_are_loaded_cut_down_and_joined(tmp_path: Path) -> None:
     assert len(join_sets({"x": [1, 2], "y": [3]})[0]) == 3  # sets of other kinds
 
 
-def test_the_faults_of_all_sets_come_together(tmp_path: Path) -> None:
+def test_the_errors_of_all_sets_come_together(tmp_path: Path) -> None:
     """A missing file of one set does not hide a broken slice of another."""
     sets = parse({"train": [A, {"name": "b", "train_file": "b.json[x]"}], "validation": V})
     with pytest.raises(ConfigError, match=r"a\.json: no such file") as caught:
         load_named_sets(sets, seed=0)
-    assert len(caught.value.problems) == 3
+    assert len(caught.value.errors) == 3
     assert "a.json: no such file" in str(caught.value)
 
 

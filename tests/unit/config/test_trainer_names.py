@@ -116,7 +116,7 @@ def test_a_cluster_reads_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hparams", "problem"),
+    ("hparams", "error"),
     [
         ({"eval_strategy": "steps"}, "eval_strategy: needs eval_steps beside it"),
         ({"save_strategy": "steps"}, "save_strategy: needs save_steps beside it"),
@@ -126,9 +126,9 @@ def test_a_cluster_reads_the_same(tmp_path: Path) -> None:
         ({"evaluation_strategy": True}, "evaluation_strategy: must be text that is not empty, got true"),
     ],
 )
-def test_strategies_that_cannot_be(hparams: Any, problem: str) -> None:
+def test_strategies_that_cannot_be(hparams: Any, error: str) -> None:
     """With the name that was written."""
-    with pytest.raises(ConfigError, match=f"^hyperparameters.{re.escape(problem)}$"):
+    with pytest.raises(ConfigError, match=f"^hyperparameters.{re.escape(error)}$"):
         parse_dict_to_dataclasses((TrainerKwargs,), {"global_batch_size": 8, **hparams})
 
 

@@ -112,12 +112,12 @@ def test_records_left_out_are_reported_at_every_load(
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             load(name, reader)
-        assert f"{name}: 3 faulty records left out:\n{name}: record 2: bad\n{name}: record 3: bad" in caplog.text
+        assert f"{name}: 3 bad records left out:\n{name}: record 2: bad\n{name}: record 3: bad" in caplog.text
     assert reader.calls == 1
 
 
-def test_faults_are_the_readers_own_and_leave_no_cache(path: str, tmp_path: Path) -> None:
-    """A faulty, a missing and an empty file raise DataError and write nothing."""
+def test_errors_are_the_readers_own_and_leave_no_cache(path: str, tmp_path: Path) -> None:
+    """A bad, a missing and an empty file raise DataError and write nothing."""
     reader = squad_reader(False)
     for name, said in (("a.txt", "unknown file ending"), ("none.json", "no such file")):
         with pytest.raises(DataError, match=said):

@@ -1,4 +1,4 @@
-"""Corpora, queries and judgements: every form gives the same records, and every fault is named with its place."""
+"""Corpora, queries and judgements: every form gives the same records, and every error is named with its place."""
 
 import csv
 import gzip
@@ -89,13 +89,13 @@ def lines(path: Path, *records: Any) -> Path:
     return path
 
 
-def faults(path: Path, step: Any = CorpusReader) -> list[str]:
+def errors(path: Path, step: Any = CorpusReader) -> list[str]:
     with pytest.raises(DataError, match=f"^{re.escape(str(path))}: ") as raised:
         list(step(path))
-    for problem in raised.value.problems:
-        assert problem.startswith(f"{path}: ")
-        assert "\n" not in problem
-    return [problem.removeprefix(f"{path}: ") for problem in raised.value.problems]
+    for error in raised.value.errors:
+        assert error.startswith(f"{path}: ")
+        assert "\n" not in error
+    return [error.removeprefix(f"{path}: ") for error in raised.value.errors]
 
 
 def test_content_changes_the_hash(tmp_path: Path) -> None:
@@ -147,22 +147,22 @@ RECORDS = [
 ]
 
 
-@pytest.mark.parametrize(("record", "fault"), RECORDS)
-def test_faults_of_a_document(tmp_path: Path, record: Any, fault: str) -> None:
-    """A faulty document is named with its place and the value found; it can be left out instead."""
+@pytest.mark.parametrize(("record", "error"), RECORDS)
+def test_errors_of_a_document(tmp_path: Path, record: Any, error: str) -> None:
+    """A bad document is named with its place and the value found; it can be left out instead."""
     path = lines(tmp_path / "c.jsonl", GOOD, record, {"_id": "h", "text": "x"})
-    assert faults(path) == [fault]
+    assert errors(path) == [error]
     reader = CorpusReader(path, on_bad_record="skip")
     assert [document.id for document in reader] == ["g", "h"]
-    assert reader.skipped == (f"{path}: {fault}",)
+    assert reader.skipped == (f"{path}: {error}",)
 
 
-def test_all_faults_are_raised_together(tmp_path: Path) -> None:
-    """One reading shows every fault, with a last line cut short among them."""
+def test_all_errors_are_raised_together(tmp_path: Path) -> None:
+    """One reading shows every error, with a last line cut short among them."""
     path = tmp_path / "c.jsonl"
     content = b'{"id": "a", "text": ""}\n{"id": "a", "text": "\xff"}\n{"id": "c", "text": "x"}\n{"id": "d", "text": "y'
     path.write_bytes(content)
-    assert faults(path) == [
+    assert errors(path) == [
         "record a (line 1): text must not be blank, got ''",
         "line 2: must be UTF-8, got byte 0xff at byte 22",
         "line 4: not JSON at column 21: Unterminated string starting at (the last line: the file may be cut short)",
@@ -172,7 +172,7 @@ def test_all_faults_are_raised_together(tmp_path: Path) -> None:
 def test_id_of_one_document_among_numbered_ones(tmp_path: Path) -> None:
     """Some documents with an id and some without are not guessed about."""
     path = lines(tmp_path / "c.jsonl", {"text": "x"}, {"text": "y", "id": "2"})
-    assert faults(path) == ["line 2: id is given, while the first record has none, got '2'"]
+    assert errors(path) == ["line 2: id is given, while the first record has none, got '2'"]
 
 
 FILES = [
@@ -193,21 +193,21 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "fault"), FILES)
-def test_faults_of_a_corpus_file(tmp_path: Path, name: str, content: bytes, fault: str) -> None:
+@pytest.mark.parametrize(("name", "content", "error"), FILES)
+def test_errors_of_a_corpus_file(tmp_path: Path, name: str, content: bytes, error: str) -> None:
     """A file that cannot be read, or is of another structure, is refused with the reason."""
     (tmp_path / name).write_bytes(content)
-    found = faults(tmp_path / name)
+    found = errors(tmp_path / name)
     assert len(found) == 1
-    assert found[0].startswith(fault)
-    assert fault.endswith(": ") or found[0] == fault
+    assert found[0].startswith(error)
+    assert error.endswith(": ") or found[0] == error
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     """What is not there, or is a folder, is said so."""
-    assert faults(tmp_path / "none.jsonl") == ["no such file"]
-    assert faults(tmp_path) == ["is a folder, must be a file"]
-    assert faults(tmp_path / "none.json", read_queries) == ["no such file"]
+    assert errors(tmp_path / "none.jsonl") == ["no such file"]
+    assert errors(tmp_path) == ["is a folder, must be a file"]
+    assert errors(tmp_path / "none.json", read_queries) == ["no such file"]
 
 
 def test_long_texts_and_quoted_line_ends(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_long_texts_and_quoted_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "c.csv"
     path.write_text('id,text\n1,"a\nb"\n2,' + "x" * 200_000 + '\n3,""\n')
     csv.field_size_limit(131_072)
-    assert faults(path) == ["record 3 (line 5): text must not be blank, got ''"]
+    assert errors(path) == ["record 3 (line 5): text must not be blank, got ''"]
     assert csv.field_size_limit() == 131_072
 
 
@@ -326,21 +326,21 @@ QUERY_FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("record", "fault"), QUERY_FAULTS)
-def test_faults_of_a_query(tmp_path: Path, record: Any, fault: str) -> None:
-    """A faulty question is named with its place and the value found; it can be left out instead."""
+@pytest.mark.parametrize(("record", "error"), QUERY_FAULTS)
+def test_errors_of_a_query(tmp_path: Path, record: Any, error: str) -> None:
+    """A bad question is named with its place and the value found; it can be left out instead."""
     path = lines(tmp_path / "q.jsonl", {"id": "a", "question": "who?"}, record)
-    found = faults(path, read_queries)
+    found = errors(path, read_queries)
     assert len(found) == 1
-    assert found[0].startswith(fault)
+    assert found[0].startswith(error)
     assert read_queries(path, on_bad_record="skip") == [Query("a", "who?")]
 
 
 def test_query_files_of_another_structure(tmp_path: Path) -> None:
     """A .json file without questions, and an unknown ending, are refused."""
-    assert faults(lines(tmp_path / "q.json", {"a": 1}), read_queries)[0].startswith("must be a list of records, or an")
-    assert faults(lines(tmp_path / "q.json", []), read_queries) == ["holds no record"]
-    assert faults(lines(tmp_path / "q.tsv", "1\twho?"), read_queries)[0].startswith("unknown file ending '.tsv'")
+    assert errors(lines(tmp_path / "q.json", {"a": 1}), read_queries)[0].startswith("must be a list of records, or an")
+    assert errors(lines(tmp_path / "q.json", []), read_queries) == ["holds no record"]
+    assert errors(lines(tmp_path / "q.tsv", "1\twho?"), read_queries)[0].startswith("unknown file ending '.tsv'")
 
 
 @pytest.mark.parametrize(
@@ -363,11 +363,11 @@ def test_trec_qrels_with_spaces(tmp_path: Path) -> None:
     assert read_qrels(tmp_path / "q.txt").judgements == {"301": {"FBIS3-1": 1, "FBIS3-2": -2}}
 
 
-def test_faults_of_qrels(tmp_path: Path) -> None:
-    """Every faulty line is named; the same judgement twice is none, another one is."""
+def test_errors_of_qrels(tmp_path: Path) -> None:
+    """Every bad line is named; the same judgement twice is none, another one is."""
     path = tmp_path / "q.tsv"
     path.write_text("query-id\tcorpus-id\tscore\nq\td\t1\nq\td\t1\nq\td\t2\nq\te\thigh\nq\te\nq\t\t1\nq\tf\t0.5\n")
-    assert faults(path, read_qrels) == [
+    assert errors(path, read_qrels) == [
         "line 4: score 2 contradicts line 2, which has 1",
         "line 5: score must be a whole number, got 'high'",
         r"line 6: must have query, document and score, got 'q\te'",
@@ -375,11 +375,11 @@ def test_faults_of_qrels(tmp_path: Path) -> None:
         "line 8: score must be a whole number, got '0.5'",
     ]
     path.write_text("query-id\tcorpus-id\tscore\n")
-    assert faults(path, read_qrels) == ["holds no judgement"]
+    assert errors(path, read_qrels) == ["holds no judgement"]
 
 
 def test_real_files(rqa_data: Path) -> None:
-    """The published files are read whole, with the faults that they really have."""
+    """The published files are read whole, with the errors that they really have."""
     reader = CorpusReader(rqa_data / "beir/scifact/corpus.jsonl")
     assert sum(1 for _ in reader) == 5183
     assert len(read_queries(rqa_data / "beir/scifact/queries.jsonl")) == 1109

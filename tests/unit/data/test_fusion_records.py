@@ -1,4 +1,4 @@
-"""The reader of questions with passages: both forms, every fault of a file at once, and real files."""
+"""The reader of questions with passages: both forms, every error of a file at once, and real files."""
 
 import gzip
 import json
@@ -106,7 +106,7 @@ def test_rows_fit_their_arrow_types(tmp_path: Path) -> None:
         assert set(found.features) == set(FUSION_FEATURES)
 
 
-# ---- faults ----
+# ---- errors ----
 
 
 def ctxs(*changed: Any) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def ctxs(*changed: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("record", "faults"),
+    ("record", "errors"),
     [
         (without(FID, "question"), ["question is missing"]),
         (FID | {"question": " "}, ["question must not be blank, got ' '"]),
@@ -155,33 +155,33 @@ def ctxs(*changed: Any) -> dict[str, Any]:
         (DIALOGUE | {"chat_history": "Hi"}, ["chat_history must be a list, got 'Hi': write ['Hi']"]),
     ],
 )
-def test_faults_of_a_record(record: Any, faults: list[str], tmp_path: Path) -> None:
+def test_errors_of_a_record(record: Any, errors: list[str], tmp_path: Path) -> None:
     """The file, the record and its line, the rule and the value found; nothing else is wrong."""
     form = DIALOGUE if "gold_docs" in record or "gold_answer" in record else FID
     path = write(tmp_path / "f.jsonl", [form | {"id": "good"}, record])
     with pytest.raises(DataError, match="line 2") as error:
         read_fusion(path)
-    (line,) = error.value.problems
+    (line,) = error.value.errors
     assert line.startswith(f"{path}: ")
     assert "line 2" in line
-    for fault in faults:
-        assert fault in line
+    for error in errors:
+        assert error in line
     kept = read_fusion(path, on_bad_record="skip")
     assert ([row["id"] for row in kept.rows], kept.n_skipped, kept.skipped) == (["good"], 1, (line,))
 
 
-def test_all_faults_come_at_once(tmp_path: Path) -> None:
-    """Broken lines, duplicate ids and faulty records of one file are in one error, each on its line."""
+def test_all_errors_come_at_once(tmp_path: Path) -> None:
+    """Broken lines, duplicate ids and bad records of one file are in one error, each on its line."""
     lines = [json.dumps(FID), json.dumps(FID), '{"id": "q3", "score": NaN}', json.dumps(FID | {"id": "q4", "ctxs": []})]
     path = write(tmp_path / "f.jsonl", [], "\n".join([*lines, json.dumps(FID)[:30]]))
     with pytest.raises(DataError, match="line 5") as error:
         read_fusion(path)
-    cut, nan = sorted(line for line in error.value.problems if "not JSON" in line)[::-1]
+    cut, nan = sorted(line for line in error.value.errors if "not JSON" in line)[::-1]
     assert "line 5" in cut
     assert "the last line: the file may be cut short" in cut
     assert "line 3" in nan
     assert "NaN is not allowed" in nan
-    assert [line for line in error.value.problems if "not JSON" not in line] == [
+    assert [line for line in error.value.errors if "not JSON" not in line] == [
         f"{path}: record q1 (line 2): duplicate id, first at line 1",
         f"{path}: record q4 (line 4): ctxs must hold at least one passage, got []",
     ]
@@ -197,7 +197,7 @@ def test_a_score_beyond_a_float(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "fault"),
+    ("name", "text", "error"),
     [
         ("f.json", '{"question": "Who?"}', "must be a list of records, or .*got the keys .'question'"),
         ("f.json", "[]", "holds no record"),
@@ -208,11 +208,11 @@ def test_a_score_beyond_a_float(tmp_path: Path) -> None:
         ("f.jsonl", '{"id": "1", "question": ""}', r"f.jsonl: record 1 \(line 1\): "),
     ],
 )
-def test_faults_of_a_file(name: str, text: str, fault: str, tmp_path: Path) -> None:
+def test_errors_of_a_file(name: str, text: str, error: str, tmp_path: Path) -> None:
     """A file of another structure, an empty one, a broken one."""
-    with pytest.raises(DataError, match=fault):
+    with pytest.raises(DataError, match=error):
         read_fusion(write(tmp_path / name, [], text))
-    with pytest.raises(DataError, match=fault):
+    with pytest.raises(DataError, match=error):
         read_fusion(write(tmp_path / name, [], text), on_bad_record="skip")
 
 
@@ -246,12 +246,12 @@ def test_real_files(name: str, rows: int, passages: int, gold: int, negatives: i
     assert sum(len(row["negatives"]) for row in found.rows) == negatives
 
 
-def test_a_faulty_real_file(rqa_data: Path) -> None:
+def test_a_bad_real_file(rqa_data: Path) -> None:
     """One of Faire's training questions is empty: it is named, and may be left out."""
     path = rqa_data / "rqa/faire_train.jsonl"
     with pytest.raises(DataError, match="line 495: question must not be blank") as error:
         read_fusion(path)
-    assert error.value.problems == (f"{path}: line 495: question must not be blank, got ''",)
+    assert error.value.errors == (f"{path}: line 495: question must not be blank, got ''",)
     assert len(read_fusion(path, on_bad_record="skip").rows) == 574
 
 

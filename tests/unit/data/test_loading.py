@@ -135,9 +135,9 @@ def test_a_malformed_slice_is_named(tmp_path: Path, train: str, dev: str, spelle
         ConfigError, match=rf"^data\.train_file: a slice must be as .*, got {re.escape(spelled)} in "
     ) as raised:
         load(tmp_path, train_file=train + spelled, validation_file="none.json" + spelled)
-    assert len(raised.value.problems) == 2
-    for field, problem in zip(("data.train_file", "data.validation_file"), raised.value.problems, strict=True):
-        assert problem.startswith(f"{field}: a slice must be as [:4000], [1000:2000] or [:10%], got {spelled} in ")
+    assert len(raised.value.errors) == 2
+    for field, error in zip(("data.train_file", "data.validation_file"), raised.value.errors, strict=True):
+        assert error.startswith(f"{field}: a slice must be as [:4000], [1000:2000] or [:10%], got {spelled} in ")
 
 
 @pytest.mark.parametrize(
@@ -152,10 +152,10 @@ def test_a_malformed_slice_is_named(tmp_path: Path, train: str, dev: str, spelle
     ],
 )
 def test_a_slice_that_does_not_fit_the_file_is_named(tmp_path: Path, train: str, spelled: str, said: str) -> None:
-    """The message holds the slice and the file's size, for every file at fault."""
+    """The message holds the slice and the file's size, for every file at error."""
     with pytest.raises(DataError, match=re.escape(said)) as raised:
         load(tmp_path, train_file=train + spelled, validation_file=train + spelled)
-    assert raised.value.problems == (f"{train}{spelled}: {said}",) * 2
+    assert raised.value.errors == (f"{train}{spelled}: {said}",) * 2
 
 
 def test_a_file_whose_name_ends_like_a_slice_is_that_file(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_slices_agree_with_pythons(total: int, start: int, stop: int) -> None:
 
 
 def test_the_whole_file_is_validated_before_it_is_sliced(tmp_path: Path) -> None:
-    """A fault behind the slice counts."""
+    """An error behind the slice counts."""
     path = write(tmp_path / "a.jsonl", [row(0), row(1), {**row(2), "question": ""}])
     with pytest.raises(DataError, match="record 2"):
         load_file(f"{path}[:1]", cache_dir=str(tmp_path))
@@ -192,12 +192,12 @@ def test_slices_come_before_split_and_subsample(tmp_path: Path, train: str) -> N
     assert max(ids(loaded["train"]) + ids(loaded["validation"])) < 50
 
 
-def test_the_faults_of_both_files_are_raised_together(tmp_path: Path) -> None:
+def test_the_errors_of_both_files_are_raised_together(tmp_path: Path) -> None:
     """One run is enough to see them all."""
     bad = write(tmp_path / "bad.jsonl", [row(0), {**row(1), "question": None}])
     with pytest.raises(DataError, match=r"record 1 \(line 2\)") as raised:
         load(tmp_path, train_file=bad, validation_file=str(tmp_path / "none.json"))
-    assert [problem.split(": ")[1] for problem in raised.value.problems] == ["record 1 (line 2)", "no such file"]
+    assert [error.split(": ")[1] for error in raised.value.errors] == ["record 1 (line 2)", "no such file"]
 
 
 def test_skipped_records_are_reported(tmp_path: Path, dev: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -206,11 +206,11 @@ def test_skipped_records_are_reported(tmp_path: Path, dev: str, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         loaded = load(tmp_path, train_file=bad, validation_file=dev, on_bad_record="skip")
     assert ids(loaded["train"]) == [0]
-    assert f"{bad}: 1 faulty records left out:\n{bad}: record 1 (line 2): question must be text" in caplog.text
+    assert f"{bad}: 1 bad records left out:\n{bad}: record 1 (line 2): question must be text" in caplog.text
 
 
 def test_version_2_needs_an_unanswerable_question_in_one_file_at_least(tmp_path: Path, train: str, dev: str) -> None:
-    """Training and validation data are judged together, whole; either setting that does not fit the data is a fault."""
+    """Training and validation data are judged together; either setting that does not fit the data is an error."""
     negative = write(tmp_path / "negative.jsonl", [row(0), row(1, negative=True)])
     files: dict[str, Any] = {"train_file": train, "validation_file": dev, "version_2_with_negative": True}
     with pytest.raises(DataError, match="none of 120 questions is unanswerable: set version_2_with_negative: false"):
@@ -256,8 +256,8 @@ def test_contradicting_fields_are_named_together(tmp_path: Path, config: dict[st
     """What the fields lack or contradict is told before any file is read."""
     with pytest.raises(ConfigError, match=re.escape(said[0])) as raised:
         load(tmp_path, **config)
-    assert len(raised.value.problems) == len(said)
-    assert all(problem.startswith(start) for problem, start in zip(raised.value.problems, said, strict=True))
+    assert len(raised.value.errors) == len(said)
+    assert all(error.startswith(start) for error, start in zip(raised.value.errors, said, strict=True))
 
 
 def test_files_stand_in_for_a_named_data_set(tmp_path: Path, train: str) -> None:
@@ -267,7 +267,7 @@ def test_files_stand_in_for_a_named_data_set(tmp_path: Path, train: str) -> None
     assert loaded["train"].to_list() == plain["train"].to_list()
 
 
-def test_no_validation_data_and_no_percentage_is_a_fault(tmp_path: Path, train: str) -> None:
+def test_no_validation_data_and_no_percentage_is_a_error(tmp_path: Path, train: str) -> None:
     """Something has to become the validation data."""
     with pytest.raises(ConfigError, match=r"data.validation_split_percentage: must be given"):
         load(tmp_path, train_file=train)

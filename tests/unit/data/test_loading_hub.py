@@ -78,7 +78,7 @@ def test_hub_data_that_cannot_be_had_name_the_field(monkeypatch: Any, tmp_path: 
     with pytest.raises(ConfigError, match=r"^data\.dataset_name: cannot load 'me/mine': ") as raised:
         load(tmp_path, dataset_name="me/mine")
     cause = f"cannot load 'me/mine': {type(error).__name__}: no way"
-    assert raised.value.problems == (f"data.dataset_name: {cause}",)
+    assert raised.value.errors == (f"data.dataset_name: {cause}",)
 
 
 def test_the_hub_is_really_asked(tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_hub_data_of_another_form_are_refused(monkeypatch: Any, tmp_path: Path) 
     hub(monkeypatch, splits(train=[{"id": "1", "text": "x"}], validation=[{"id": "1"}]))
     with pytest.raises(DataError, match="split train: misses the columns") as raised:
         load(tmp_path, dataset_name="me/mine")
-    for split, problem in zip(("train", "validation"), raised.value.problems, strict=True):
-        assert f"split {split}: misses the columns ['context', 'question', 'answers']" in problem
+    for split, error in zip(("train", "validation"), raised.value.errors, strict=True):
+        assert f"split {split}: misses the columns ['context', 'question', 'answers']" in error
     hub(monkeypatch, splits(train=[row(0), row(1, negative=True)], validation=[row(2)]))
     with pytest.raises(
         DataError, match="me/mine: 1 of 3 questions are unanswerable: set version_2_with_negative: true"

@@ -97,7 +97,7 @@ def test_an_offset_in_doubt_is_an_error_with_a_way_on(tmp_path: Path) -> None:
         DataError, match=r"record q4 .* \(it stands at 6, 17, 21, 51\): .*on_bad_record: skip"
     ) as raised:
         default_load_dataset(settings)
-    assert len(raised.value.problems) == 1
+    assert len(raised.value.errors) == 1
     loaded = default_load_dataset({**settings, "on_bad_record": "skip"})
     assert (loaded["train"]["id"][:], loaded["validation"]["id"][:]) == (["q1", "q2", "q3"], ["q1", "q2", "q3", "q4"])
 

@@ -153,7 +153,7 @@ def test_a_share_below_half_is_the_last_line(
         ("p.json", '"text"', "must be one JSON object by question id, or a list, got 'text'"),
     ],
 )
-def test_faults_are_named(name: str, content: str, said: str, tmp_path: Path) -> None:
+def test_errors_are_named(name: str, content: str, said: str, tmp_path: Path) -> None:
     """The file and the place of each; a key or an id that comes twice is never decided by its order."""
     path = tmp_path / name
     path.write_text(content)

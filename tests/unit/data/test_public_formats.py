@@ -367,7 +367,7 @@ def test_an_extractive_trial_says_who_reads_them(kind: str, tmp_path: Path) -> N
     config["data"] |= {"train_file": str(path), "validation_file": str(path)}
     with pytest.raises(DataError, match=r"entrypoint: model_hub_rqa\.trials\.fid:FiDTrial") as raised:
         validated(tmp_path, config)
-    assert len(raised.value.problems) == 1
+    assert len(raised.value.errors) == 1
     config = json.loads(tiny_fusion.experiment(tmp_path / "fid").read_text())  # an encoder-decoder
     config["data"] |= {"train_file": str(path), "validation_file": str(path)}
     assert len(validated(tmp_path, config).examples["train"]) >= 1
@@ -453,7 +453,7 @@ def test_a_bad_record_is_skipped_and_counted_everywhere(kind: str, bad: str, tmp
     path.write_bytes(b"\n".join([good, lines[bad], last]))
     with pytest.raises(DataError, match="line 2") as raised:
         read_any(kind, path, "error")
-    assert len(raised.value.problems) == 1
+    assert len(raised.value.errors) == 1
     ids, n_skipped = read_any(kind, path, "skip")
     assert (ids, n_skipped) == (["a", "c"], -1 if kind == "queries" else 1)
 
@@ -487,7 +487,7 @@ def test_whatever_a_field_holds_is_read_or_refused(record: dict[str, Any], tmp_p
                 n_read += 1
             except DataError as error:
                 n_refused += 1
-                wrong = [line for line in error.problems if not line.startswith(f"{path}: ")]
+                wrong = [line for line in error.errors if not line.startswith(f"{path}: ")]
                 if wrong:
                     pytest.fail(f"{changed}: {wrong}")
     assert n_read > 0

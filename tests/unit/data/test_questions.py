@@ -64,7 +64,7 @@ def test_questions_alone_where_passages_are_retrieved(tmp_path: Path) -> None:
         read_questions(bare)
 
 
-def test_faults_are_the_readers_own(tmp_path: Path) -> None:
+def test_errors_are_the_readers_own(tmp_path: Path) -> None:
     """Of each form; an unknown policy is refused. Of SQuAD v2.0, what is right may be to say nothing."""
     with pytest.raises(DataError, match="no such file"):
         read_questions(tmp_path / "none.jsonl")

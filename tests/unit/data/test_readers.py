@@ -185,8 +185,8 @@ def test_files_to_predict_on_need_no_answers(tmp_path: Path, version_2: bool) ->
             read(tmp_path / name, version_2_with_negative=version_2)
 
 
-def test_skip_returns_the_good_records_and_the_faults_of_the_others(tmp_path: Path) -> None:
-    """With on_bad_record "skip" a faulty record is left out with its line."""
+def test_skip_returns_the_good_records_and_the_errors_of_the_others(tmp_path: Path) -> None:
+    """With on_bad_record "skip" a bad record is left out with its line."""
     rows = [V1[0], {**V1[1], "question": " "}, {**V1[2], "answers": {"text": [], "answer_start": []}}]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     records = read(tmp_path / "a.jsonl", on_bad_record="skip")
@@ -196,7 +196,7 @@ def test_skip_returns_the_good_records_and_the_faults_of_the_others(tmp_path: Pa
     assert "record NA (line 3): unanswerable, needs version_2_with_negative: true" in records.skipped[1]
 
 
-def test_skip_counts_all_questions_of_a_faulty_paragraph(tmp_path: Path) -> None:
+def test_skip_counts_all_questions_of_a_bad_paragraph(tmp_path: Path) -> None:
     """One line names the paragraph, and each of its questions counts as left out."""
     form = nested(V1, False)
     form["data"][0]["paragraphs"][0]["context"] = None
@@ -206,14 +206,14 @@ def test_skip_counts_all_questions_of_a_faulty_paragraph(tmp_path: Path) -> None
     assert (len(records.skipped), records.n_skipped) == (1, 2)
 
 
-def test_skip_still_raises_faults_of_the_whole_file(tmp_path: Path) -> None:
-    """Broken JSON, a whole file of faults and undeclared v2.0 data are no faults of a record."""
+def test_skip_still_raises_errors_of_the_whole_file(tmp_path: Path) -> None:
+    """Broken JSON, a whole file of errors and undeclared v2.0 data are no errors of a record."""
     (tmp_path / "broken.json").write_text('{"data": [')
     (tmp_path / "nothing.jsonl").write_text(json.dumps({**V1[0], "context": ""}))
     (tmp_path / "v2.json").write_text(json.dumps(nested(V2, True)))
     for name, said in (
         ("broken.json", "not JSON at line 1"),
-        ("nothing.jsonl", "no record remains, all 1 are faulty"),
+        ("nothing.jsonl", "no record remains, all 1 are bad"),
         ("v2.json", "1 of 3 questions are unanswerable: set version_2_with_negative: true"),
     ):
         with pytest.raises(DataError, match=said):
@@ -221,7 +221,7 @@ def test_skip_still_raises_faults_of_the_whole_file(tmp_path: Path) -> None:
 
 
 def test_on_bad_record_must_be_known(tmp_path: Path) -> None:
-    """A misspelled choice is a fault of the configuration."""
+    """A misspelled choice is an error of the configuration."""
     with pytest.raises(ConfigError, match=r"on_bad_record.*got 'ignore'"):
         read(tmp_path / "a.json", on_bad_record="ignore")
 

@@ -41,13 +41,13 @@ def test_every_form_gives_the_same_rows(kind: str, tmp_path: Path) -> None:
         read_rows(path, columns=("a", "c"))
 
 
-def test_faults_are_named_together(tmp_path: Path) -> None:
+def test_errors_are_named_together(tmp_path: Path) -> None:
     """Or left out, where that is wished and something remains."""
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n{"a": null, "b": 2}\n[3]\n')
     with pytest.raises(DataError, match=r"rows\.jsonl: line 2: must have a, got a, b") as caught:
         read_rows(path, columns=("a",))
-    assert caught.value.problems == (
+    assert caught.value.errors == (
         f"{path}: line 2: must have a, got a, b",
         f"{path}: line 3: must be an object, got [3]",
     )

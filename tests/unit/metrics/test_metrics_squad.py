@@ -247,11 +247,11 @@ def row(key: Any, truths: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_faults_are_listed_all_at_once(score: Callable[[], object], lines: list[str]) -> None:
-    """Every fault is a line that names the place, the rule and the value found."""
+def test_errors_are_listed_all_at_once(score: Callable[[], object], lines: list[str]) -> None:
+    """Every error is a line that names the place, the rule and the value found."""
     with pytest.raises(DataError, match=re.escape(lines[0])) as caught:
         score()
-    assert list(caught.value.problems) == lines
+    assert list(caught.value.errors) == lines
 
 
 def test_references_from_rows() -> None:

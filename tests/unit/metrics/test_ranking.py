@@ -67,11 +67,11 @@ def test_other_cutoffs_and_precision() -> None:
     assert scores == {"P@5": 0.2, "MRR@1": 0.0, "Recall@2": 1.0}
 
 
-def test_faults() -> None:
+def test_errors() -> None:
     """Unknown measures are named together; a document ranked twice, or no judgements, are refused."""
     with pytest.raises(ConfigError, match=r"^measure 'nDCG': ") as raised:
         ranking_metrics({}, {"q": {"a": 1}}, ["nDCG@10", "nDCG", "Recall@0"])
-    assert [problem.split(":")[0] for problem in raised.value.problems] == ["measure 'nDCG'", "measure 'Recall@0'"]
+    assert [error.split(":")[0] for error in raised.value.errors] == ["measure 'nDCG'", "measure 'Recall@0'"]
     with pytest.raises(DataError, match="query 'q' has a document more than once"):
         ranking_metrics({"q": ["a", "a"]}, {"q": {"a": 1}})
     with pytest.raises(DataError, match="no query is judged"):
@@ -251,11 +251,11 @@ def test_stop_words_of_other_languages() -> None:
     assert found == {"german": "1", "english": "2", "": "2"}
 
 
-def test_faults_of_bm25_settings() -> None:
-    """Every field at fault is named at once; a corpus without a word is refused."""
+def test_errors_of_bm25_settings() -> None:
+    """Every field at error is named at once; a corpus without a word is refused."""
     with pytest.raises(ConfigError, match=r"^k1: ") as raised:
         BM25Retriever.build(PASSAGES, BM25Settings(k1=math.nan, b=2, stopwords="latin", stemmer="latin"))
-    assert [problem.split(":")[0] for problem in raised.value.problems] == ["k1", "b", "stopwords", "stemmer"]
+    assert [error.split(":")[0] for error in raised.value.errors] == ["k1", "b", "stopwords", "stemmer"]
     with pytest.raises(DataError, match="none of its 1 passages has a word"):
         BM25Retriever.build([Passage("1", "the …")])
     with pytest.raises(ConfigError, match="k: must be at least 1, got 0"):
@@ -348,11 +348,11 @@ def test_minilm_ranks_by_meaning(minilm: str) -> None:
     assert retriever.encoder.settings.max_seq_length == 256
 
 
-def test_faults_of_dense_settings(tmp_path: Path, minilm: str) -> None:
+def test_errors_of_dense_settings(tmp_path: Path, minilm: str) -> None:
     """A missing model is named, whether a folder, an empty one or none at all."""
-    assert DenseSettings().problems() == ["embedding_model: must be given for a dense index"]
-    problems = DenseSettings(f"{tmp_path}/none", max_seq_length=0).problems()
-    assert [problem.split(":")[0] for problem in problems] == ["embedding_model", "max_seq_length"]
+    assert DenseSettings().errors() == ["embedding_model: must be given for a dense index"]
+    errors = DenseSettings(f"{tmp_path}/none", max_seq_length=0).errors()
+    assert [error.split(":")[0] for error in errors] == ["embedding_model", "max_seq_length"]
     with pytest.raises(ConfigError, match="embedding_model: cannot load"):
         dense.Encoder(DenseSettings(str(tmp_path)))
 

@@ -50,15 +50,15 @@ def save(folder: Path, model_type: str = "bert", mode: str = "question-answering
     return str(folder)
 
 
-def faults_of(call: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+def errors_of(call: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
     with pytest.raises(ConfigError, match=r"^[\w.]+: ") as caught:
         call(*args, **kwargs)
-    return caught.value.problems
+    return caught.value.errors
 
 
 @pytest.fixture
 def build_config(minilm: str) -> Callable[..., Any]:
-    """Builds a config alone, as the tokenizer beside it has no fault."""
+    """Builds a config alone, as the tokenizer beside it has no error."""
     return lambda **kwargs: build_config_and_tokenizer(ConfigKwargs(**kwargs), {"tokenizer_name": minilm})[0]
 
 
@@ -85,10 +85,10 @@ def test_every_mode_is_built_from_a_config_and_from_weights(mode: str, minilm: s
     assert all(torch.equal(value, weights[name]) for name, value in loaded.state_dict().items())
 
 
-def test_a_tokenizer_larger_than_the_embeddings_is_a_fault(minilm: str) -> None:
+def test_a_tokenizer_larger_than_the_embeddings_is_a_error(minilm: str) -> None:
     """Ids beyond the embeddings would fail in the middle of training; both numbers are named."""
     settings: Any = scratch(vocab_size=50), {"pretrained_model_name_or_path": minilm}, "question-answering", {}
-    assert faults_of(build_using_auto, *settings, use_pretrained_weights=False) == (
+    assert errors_of(build_using_auto, *settings, use_pretrained_weights=False) == (
         f"tokenizer_name: the tokenizer has {VOCABULARY} tokens, but the model has embeddings for 50 only",
     )
 
@@ -143,25 +143,25 @@ def test_a_config_is_made_from_scratch(build_config: Callable[..., Any]) -> None
 
 
 @pytest.mark.parametrize("from_scratch", [True, False])
-def test_a_misspelt_override_is_a_fault(from_scratch: bool, build_config: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_misspelt_override_is_a_error(from_scratch: bool, build_config: Callable[..., Any], tmp_path: Path) -> None:
     """transformers would keep it and read it nowhere; all of them are named, with the nearest right name."""
     wrong: dict[str, Any] = {"hiden_size": 3, "frobnicate": 1}
     kwargs: dict[str, Any] = scratch(**wrong)
     if not from_scratch:
         kwargs = {"pretrained_model_name_or_path": save(tmp_path), "config_overrides": wrong}
-    assert faults_of(build_config, **kwargs) == (
+    assert errors_of(build_config, **kwargs) == (
         "config_overrides.hiden_size: BertConfig has no such attribute: did you mean hidden_size?",
         "config_overrides.frobnicate: BertConfig has no such attribute",
     )
 
 
-def test_an_override_of_a_wrong_type_is_a_fault(build_config: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_override_of_a_wrong_type_is_a_error(build_config: Callable[..., Any], tmp_path: Path) -> None:
     """The config's own checks are told with the override's name."""
     named = {"pretrained_model_name_or_path": save(tmp_path)}
-    [fault] = faults_of(build_config, **named, config_overrides={"hidden_size": "large"})
-    assert fault.startswith("config_overrides.hidden_size: Validation error for field 'hidden_size'")
-    [fault] = faults_of(build_config, **scratch(hidden_size="large"))
-    assert fault.startswith("config_overrides: Validation error for field 'hidden_size'")
+    [error] = errors_of(build_config, **named, config_overrides={"hidden_size": "large"})
+    assert error.startswith("config_overrides.hidden_size: Validation error for field 'hidden_size'")
+    [error] = errors_of(build_config, **scratch(hidden_size="large"))
+    assert error.startswith("config_overrides: Validation error for field 'hidden_size'")
 
 
 def test_an_override_reaches_an_inner_config(build_config: Callable[..., Any], tmp_path: Path) -> None:
@@ -174,19 +174,19 @@ def test_an_override_reaches_an_inner_config(build_config: Callable[..., Any], t
     named = {"pretrained_model_name_or_path": str(tmp_path)}
     config = build_config(**named, config_overrides={"text_config": {"hidden_dropout_prob": 0.0}})
     assert (config.text_config.hidden_dropout_prob, config.text_config.hidden_size) == (0.0, 8)
-    assert faults_of(build_config, **named, config_overrides={"text_config": {"hiden_size": 1}}) == (
+    assert errors_of(build_config, **named, config_overrides={"text_config": {"hiden_size": 1}}) == (
         "config_overrides.text_config.hiden_size: BertConfig has no such attribute: did you mean hidden_size?",
     )
 
 
-def test_an_unknown_model_type_is_a_fault(build_config: Callable[..., Any]) -> None:
-    """The fault has the nearest type, and not all four hundred."""
-    assert faults_of(build_config, config_overrides={"model_type": "bertt"}) == (
+def test_an_unknown_model_type_is_a_error(build_config: Callable[..., Any]) -> None:
+    """The error has the nearest type, and not all four hundred."""
+    assert errors_of(build_config, config_overrides={"model_type": "bertt"}) == (
         "config_overrides.model_type: must be a model type of transformers, got 'bertt': did you mean bert?",
     )
 
 
-def test_a_config_that_is_not_json_is_a_fault(build_config: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_config_that_is_not_json_is_a_error(build_config: Callable[..., Any], tmp_path: Path) -> None:
     """A damaged file is named, and the library's error is kept as the cause."""
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"^pretrained_model_name_or_path: .* is not a valid JSON file") as caught:
@@ -209,19 +209,19 @@ def test_the_tokenizers_settings_are_passed_on(minilm: str) -> None:
     assert tokenizer.tokenize("Paris paris") == ["paris", "paris"]
 
 
-def test_a_folder_without_a_tokenizer_is_a_fault(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_a_error(tmp_path: Path) -> None:
     """A model saved without its tokenizer is named, with the files that were sought."""
     named = {"pretrained_model_name_or_path": save(tmp_path)}
-    [fault] = faults_of(build_config_and_tokenizer, named, named)
-    assert fault.startswith(f"pretrained_model_name_or_path: {str(tmp_path)!r} has none of tokenizer_config.json, ")
+    [error] = errors_of(build_config_and_tokenizer, named, named)
+    assert error.startswith(f"pretrained_model_name_or_path: {str(tmp_path)!r} has none of tokenizer_config.json, ")
 
 
 @pytest.mark.parametrize("kind", ["BertTokenizer", "T5Tokenizer", "GPT2Tokenizer", "MPNetTokenizer"])
-def test_a_tokenizer_of_special_tokens_only_is_a_fault(kind: str, tmp_path: Path) -> None:
+def test_a_tokenizer_of_special_tokens_only_is_a_error(kind: str, tmp_path: Path) -> None:
     """transformers 5 silently makes one where the vocabulary's file is missing."""
     named = {"pretrained_model_name_or_path": save(tmp_path)}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
-    assert faults_of(build_config_and_tokenizer, named, named) == (
+    assert errors_of(build_config_and_tokenizer, named, named) == (
         f"pretrained_model_name_or_path: {str(tmp_path)!r} has no vocabulary: the tokenizer has special tokens only",
     )
 
@@ -233,16 +233,16 @@ def test_a_tokenizer_of_bytes_needs_no_file(tmp_path: Path) -> None:
     assert build_config_and_tokenizer(named, named)[1].vocab_size == 256
 
 
-def test_the_faults_of_config_and_tokenizer_come_at_once() -> None:
-    """Both parts are tried, and a fault that they share is named once."""
+def test_the_errors_of_config_and_tokenizer_come_at_once() -> None:
+    """Both parts are tried, and an error that they share is named once."""
     offline = "is neither a folder nor in the hub's cache, and HF_HUB_OFFLINE is set"
-    assert faults_of(build_config_and_tokenizer, ConfigKwargs(config_name="org/a"), {"tokenizer_name": "org/b"}) == (
+    assert errors_of(build_config_and_tokenizer, ConfigKwargs(config_name="org/a"), {"tokenizer_name": "org/b"}) == (
         f"config_name: 'org/a' {offline}",
         f"tokenizer_name: 'org/b' {offline}",
     )
     named = {"pretrained_model_name_or_path": "org/a"}
-    assert faults_of(build_config_and_tokenizer, named, named) == (f"pretrained_model_name_or_path: 'org/a' {offline}",)
-    assert len(faults_of(build_config_and_tokenizer, {}, {})) == 1
+    assert errors_of(build_config_and_tokenizer, named, named) == (f"pretrained_model_name_or_path: 'org/a' {offline}",)
+    assert len(errors_of(build_config_and_tokenizer, {}, {})) == 1
 
 
 # ---- the model ----
@@ -272,51 +272,51 @@ def test_weights_have_the_dtype_asked_for(
 
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_attention_is_the_one_asked_for(pretrained: bool, tmp_path: Path) -> None:
-    """attn_implementation counts for loaded and for random weights; one that is not there is a fault."""
+    """attn_implementation counts for loaded and for random weights; one that is not there is an error."""
     folder = save(tmp_path)
     config = transformers.AutoConfig.from_pretrained(folder)
     settings = ModelKwargs(model_name=folder, attn_implementation="eager")
     assert build_model(config, "base", settings, pretrained).config._attn_implementation == "eager"
     settings = ModelKwargs(model_name=folder, attn_implementation="none_such")
-    [fault] = faults_of(build_model, config, "base", settings, pretrained)
-    assert 'attn_implementation="none_such"' in fault
+    [error] = errors_of(build_model, config, "base", settings, pretrained)
+    assert 'attn_implementation="none_such"' in error
 
 
-def test_a_mode_that_the_config_has_not_is_a_fault(tmp_path: Path) -> None:
+def test_a_mode_that_the_config_has_not_is_a_error(tmp_path: Path) -> None:
     """An unknown mode and one that this architecture lacks are told apart."""
     config = transformers.AutoConfig.for_model(**scratch()["config_overrides"])
-    assert faults_of(build_model, config, "question-answer", {})[0].endswith(
+    assert errors_of(build_model, config, "question-answer", {})[0].endswith(
         ", got 'question-answer': did you mean question-answering?"
     )
-    [fault] = faults_of(build_model, config, "seq2seq-lm", {}, use_pretrained_weights=False)
-    assert fault.startswith("model_mode: BertConfig as seq2seq-lm: Unrecognized configuration class")
+    [error] = errors_of(build_model, config, "seq2seq-lm", {}, use_pretrained_weights=False)
+    assert error.startswith("model_mode: BertConfig as seq2seq-lm: Unrecognized configuration class")
 
 
-def test_weights_that_do_not_fit_the_config_are_a_fault(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_the_config_are_a_error(tmp_path: Path) -> None:
     """A head with another number of labels would otherwise be drawn anew, or fail as a bare RuntimeError."""
     folder = save(tmp_path, mode="sequence-classification")
     config = transformers.AutoConfig.from_pretrained(folder, num_labels=5)
-    assert faults_of(build_model, config, "sequence-classification", {"model_name": folder}) == (
+    assert errors_of(build_model, config, "sequence-classification", {"model_name": folder}) == (
         f"model_name: {folder!r} as sequence-classification: the weights have other sizes than the config says",
     )
 
 
-def test_damaged_or_missing_weights_are_a_fault(tmp_path: Path) -> None:
+def test_damaged_or_missing_weights_are_a_error(tmp_path: Path) -> None:
     """A file cut short is named; so is a folder without weights, and no name at all."""
     folder = save(tmp_path)
     config = transformers.AutoConfig.from_pretrained(folder)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    [fault] = faults_of(build_model, config, "base", {"model_name": folder})
-    assert fault.startswith(f"model_name: {folder!r} as base: ")
+    [error] = errors_of(build_model, config, "base", {"model_name": folder})
+    assert error.startswith(f"model_name: {folder!r} as base: ")
     weights.unlink()
-    [fault] = faults_of(build_model, config, "base", {"model_name": folder})
-    assert fault.startswith(f"model_name: {folder!r} has none of model.safetensors, ")
-    [fault] = faults_of(build_model, config, "base", ModelKwargs())
-    assert fault.startswith("pretrained_model_name_or_path: is required")
+    [error] = errors_of(build_model, config, "base", {"model_name": folder})
+    assert error.startswith(f"model_name: {folder!r} has none of model.safetensors, ")
+    [error] = errors_of(build_model, config, "base", ModelKwargs())
+    assert error.startswith("pretrained_model_name_or_path: is required")
 
 
-def test_a_full_disk_is_not_the_configurations_fault(
+def test_a_full_disk_is_not_the_configurations_error(
     build_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An OSError for want of space is left as it is."""

@@ -92,7 +92,7 @@ def test_every_type_is_built_or_says_why_not(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "total", "fault"),
+    ("settings", "total", "error"),
     [
         ({}, None, r"^num_training_steps: linear: .*requires `num_training_steps`"),
         ({"warmup_ratio": 0.1, "lr_scheduler_type": "constant_with_warmup"}, None, r"^num_training_steps: is required"),
@@ -108,9 +108,9 @@ def test_every_type_is_built_or_says_why_not(kind: str) -> None:
         ),
     ],
 )
-def test_a_schedule_that_cannot_be_built_is_a_fault(settings: dict[str, Any], total: int | None, fault: str) -> None:
+def test_a_schedule_that_cannot_be_built_is_a_error(settings: dict[str, Any], total: int | None, error: str) -> None:
     """What is missing or unknown is named, with the type."""
-    with pytest.raises(ConfigError, match=fault):
+    with pytest.raises(ConfigError, match=error):
         build_default_lr_scheduler(optimizer_of(), settings, total)
 
 
@@ -170,11 +170,11 @@ def test_whole_epochs_take_enough_steps_and_no_more(batches: int, epochs: int, a
     assert (per_epoch - 1) * accumulation < batches <= per_epoch * accumulation
 
 
-def test_no_batches_are_a_fault() -> None:
-    """Without max_steps an empty epoch gives no number; every argument at fault is named."""
+def test_no_batches_are_a_error() -> None:
+    """Without max_steps an empty epoch gives no number; every argument at error is named."""
     with pytest.raises(ConfigError, match=r"^batches_per_epoch: must be > 0") as caught:
         compute_num_training_steps(batches_per_epoch=0, num_train_epochs=-1)
-    assert caught.value.problems == (
+    assert caught.value.errors == (
         "batches_per_epoch: must be > 0, got 0",
         "num_train_epochs: must be >= 0, got -1",
     )

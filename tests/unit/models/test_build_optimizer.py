@@ -194,7 +194,7 @@ def test_an_empty_group_is_left_out() -> None:
     assert len(build_default_optimizer(nn.Linear(2, 2, bias=False), {}).param_groups) == 1
 
 
-def test_a_frozen_model_is_a_fault() -> None:
+def test_a_frozen_model_is_a_error() -> None:
     """There is nothing to train."""
     with pytest.raises(ConfigError, match="no parameter of the model needs a gradient"):
         build_default_optimizer(tiny().requires_grad_(False), {})

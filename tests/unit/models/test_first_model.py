@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_passed_over_or_refused(
         told = capsys.readouterr().err
         assert "hyperparameters.init_checkpoint: " in told
         assert "damaged, its SHA-256 is not the one in manifest.json" in told
-        assert "hyperparameters.seed: must be >= 0" in told  # with all other faults
+        assert "hyperparameters.seed: must be >= 0" in told  # with all other errors
     assert run(change(earlier / "experiment.yaml", init_checkpoint="nowhere"), tmp_path / "other") == 2
     assert "hyperparameters.init_checkpoint: nowhere: is neither a run's folder" in capsys.readouterr().err
 
@@ -202,7 +202,7 @@ def test_a_cluster_starts_from_earlier_weights(legacy: bool, earlier: Path, tmp_
 def test_a_builder_that_cannot_be_called_is_refused(
     model: Any, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is built; every fault is told."""
+    """Nothing is built; every error is told."""
     (tmp_path / "broken_models.py").write_text("raise ValueError('not\\n today')")
     (tmp_path / "asking_models.py").write_text("import not_installed")
     monkeypatch.chdir(tmp_path)
@@ -370,7 +370,7 @@ def test_plain_modules_name_what_does_not_fit(tmp_path: Path) -> None:
     other = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
     with pytest.raises(ConfigError, match="does not fit the model: 2 weights of the model are not in it") as error:
         load_weights(other, tmp_path)
-    assert [line.partition("the model: ")[2] for line in error.value.problems] == [
+    assert [line.partition("the model: ")[2] for line in error.value.errors] == [
         "2 weights of the model are not in it: 2.weight, 2.bias",
         "2 weights in it are not the model's: 1.bias, 1.weight",
         "2 weights have another shape: 0.bias 3 there, 4 here, 0.weight 3x2 there, 4x2 here",

@@ -36,7 +36,7 @@ def test_a_folder_with_a_config_is_right(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "files", "fault"),
+    ("name", "files", "error"),
     [
         ("empty", ("config.json",), "has no config.json"),
         ("empty", ("a", "b"), "has none of a, b"),
@@ -44,12 +44,12 @@ def test_a_folder_with_a_config_is_right(tmp_path: Path) -> None:
         ("missing", ("config.json",), "is not a folder that exists"),
     ],
 )
-def test_a_path_that_cannot_be_loaded_is_named(tmp_path: Path, name: str, files: tuple[str, ...], fault: str) -> None:
-    """The fault names the field, the path and what is wrong with it."""
+def test_a_path_that_cannot_be_loaded_is_named(tmp_path: Path, name: str, files: tuple[str, ...], error: str) -> None:
+    """The error names the field, the path and what is wrong with it."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     path = str(tmp_path / name)
-    assert check_model_name("field", path, files=files) == f"field: {path!r} {fault}"
+    assert check_model_name("field", path, files=files) == f"field: {path!r} {error}"
 
 
 @pytest.mark.parametrize("name", ["./here", "~/here", "a/b/c"])
@@ -59,7 +59,7 @@ def test_what_looks_like_a_path_is_not_sought_on_the_hub(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "revision", "files", "fault"),
+    ("name", "revision", "files", "error"),
     [
         ("org/cached", None, ("config.json",), None),
         ("org/cached", "main", ("config.json",), None),
@@ -71,18 +71,18 @@ def test_what_looks_like_a_path_is_not_sought_on_the_hub(name: str) -> None:
     ],
 )
 def test_offline_only_the_cache_counts(
-    cache: Path, name: str, revision: str | None, files: tuple[str, ...], fault: str | None
+    cache: Path, name: str, revision: str | None, files: tuple[str, ...], error: str | None
 ) -> None:
     """With HF_HUB_OFFLINE a name is right where the cache has the file at that revision."""
     found = check_model_name("field", name, revision, files=files, cache_dir=str(cache))
-    assert found == (None if fault is None else f"field: {name!r} {fault}")
+    assert found == (None if error is None else f"field: {name!r} {error}")
 
 
-def test_a_name_that_no_hub_takes_is_a_fault() -> None:
+def test_a_name_that_no_hub_takes_is_a_error() -> None:
     """A name is checked by the hub's own rules."""
-    fault = check_model_name("field", "two words")
-    assert fault is not None
-    assert fault.startswith("field: 'two words' is neither a folder nor a model's name: Repo id must use ")
+    error = check_model_name("field", "two words")
+    assert error is not None
+    assert error.startswith("field: 'two words' is neither a folder nor a model's name: Repo id must use ")
 
 
 def test_a_bad_name_is_found_without_transformers() -> None:
@@ -149,7 +149,7 @@ def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("online")
 @pytest.mark.parametrize(
-    ("name", "revision", "files", "fault"),
+    ("name", "revision", "files", "error"),
     [
         ("org/model", None, ("config.json",), None),
         ("org/model", None, ("x.json", "config.json"), None),
@@ -164,24 +164,24 @@ def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         ),
     ],
 )
-def test_online_the_hub_is_asked(name: str, revision: str | None, files: tuple[str, ...], fault: str | None) -> None:
+def test_online_the_hub_is_asked(name: str, revision: str | None, files: tuple[str, ...], error: str | None) -> None:
     """What is not in the cache is sought on the hub, and its answer is told in plain words."""
     found = check_model_name("field", name, revision, files=files)
-    assert found == (None if fault is None else f"field: {name!r} {fault}")
+    assert found == (None if error is None else f"field: {name!r} {error}")
 
 
 @pytest.mark.usefixtures("online")
-def test_a_hub_that_fails_is_a_fault() -> None:
+def test_a_hub_that_fails_is_a_error() -> None:
     """An error of the hub or the network is reported with the client's own words."""
-    fault = check_model_name("field", "org/broken")
-    assert fault is not None
-    assert fault.startswith("field: 'org/broken' is not a folder, and the hub cannot be asked: HfHubHTTPError: ")
+    error = check_model_name("field", "org/broken")
+    assert error is not None
+    assert error.startswith("field: 'org/broken' is not a folder, and the hub cannot be asked: HfHubHTTPError: ")
 
 
 # ---- the names of a run ----
 
 
-def test_one_wrong_name_is_one_fault() -> None:
+def test_one_wrong_name_is_one_error() -> None:
     """A name that config, tokenizer and model share is reported once."""
     kwargs = {"pretrained_model_name_or_path": "org/other"}
     assert check_model_names(kwargs, kwargs, kwargs) == [
@@ -201,7 +201,7 @@ def test_each_part_needs_its_own_files(tmp_path: Path) -> None:
 
 
 def test_a_parts_own_name_is_told_apart() -> None:
-    """Where one part has another name than the rest, the fault says which; a part without a name is not looked at."""
+    """Where one part has another name than the rest, the error says which; a part without a name is not looked at."""
     shared, own = {"pretrained_model_name_or_path": "org/a"}, {"pretrained_model_name_or_path": "org/b"}
     assert check_model_names(shared, own, shared, section="") == [
         f"pretrained_model_name_or_path: 'org/a' {OFFLINE}",

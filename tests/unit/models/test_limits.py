@@ -244,7 +244,7 @@ def test_readers_that_generate_keep_to_the_longest_input(
     bert().save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="the longest that") as raised:
         reader.from_pretrained(tmp_path, **given)
-    for line, expected in zip(raised.value.problems, said, strict=True):
+    for line, expected in zip(raised.value.errors, said, strict=True):
         assert line.startswith(f"{expected}, the longest that {tmp_path} takes, got ")
     reader.from_pretrained(tmp_path, **{name: value - 1 for name, value in given.items()})
 

@@ -1,4 +1,4 @@
-"""Index folders and the commands around them: the same search, refusals, restarts, outputs and faults."""
+"""Index folders and the commands around them: the same search, refusals, restarts, outputs and errors."""
 
 import argparse
 import json
@@ -110,7 +110,7 @@ def flip(path: Path) -> None:
 def refusals(step: Callable[[], Any]) -> list[str]:
     with pytest.raises(CheckpointError, match=r"^/.*: ") as raised:
         step()
-    return list(raised.value.problems)
+    return list(raised.value.errors)
 
 
 def test_everything_that_differs_is_listed(tmp_path: Path, corpus: Path, letters: type[LetterEncoder]) -> None:
@@ -121,15 +121,15 @@ def test_everything_that_differs_is_listed(tmp_path: Path, corpus: Path, letters
     (folder / "offsets.npy").unlink()
     other.write_text('{"text": "x"}\n')
     letters.weights = "weights of another"
-    problems = refusals(lambda: open_index(folder, embedding_model="stranger", corpus=other))
-    assert problems[:2] == [
+    errors = refusals(lambda: open_index(folder, embedding_model="stranger", corpus=other))
+    assert errors[:2] == [
         f"{folder}/embeddings.npy: damaged, its SHA-256 is not the one in manifest.json",
         f"{folder}/offsets.npy: is missing",
     ]
-    assert problems[2].startswith(f"{folder}: is the index of another corpus: {corpus} (5 documents, ")
-    assert f"{other} has 1 documents" in problems[2]
-    assert problems[3].startswith(f"{folder}: was built with another embedding model: letters (weights' SHA-256 ")
-    assert len(problems) == 4
+    assert errors[2].startswith(f"{folder}: is the index of another corpus: {corpus} (5 documents, ")
+    assert f"{other} has 1 documents" in errors[2]
+    assert errors[3].startswith(f"{folder}: was built with another embedding model: letters (weights' SHA-256 ")
+    assert len(errors) == 4
 
 
 def test_the_kind_must_fit_and_the_length_is_the_indexs(
@@ -151,8 +151,8 @@ def test_one_flipped_bit_is_noticed(tmp_path: Path, corpus: Path, name: str) -> 
     """Damage of any file is named before anything is loaded."""
     build_index(corpus, tmp_path / "index", BM25Settings())
     flip(tmp_path / "index" / name)
-    problems = refusals(lambda: open_index(tmp_path / "index"))
-    assert problems == [f"{tmp_path}/index/{name}: damaged, its SHA-256 is not the one in manifest.json"]
+    errors = refusals(lambda: open_index(tmp_path / "index"))
+    assert errors == [f"{tmp_path}/index/{name}: damaged, its SHA-256 is not the one in manifest.json"]
 
 
 def test_manifests_that_cannot_be_used(tmp_path: Path, corpus: Path) -> None:
@@ -173,11 +173,11 @@ def test_manifests_that_cannot_be_used(tmp_path: Path, corpus: Path) -> None:
     assert refusals(lambda: open_index(tmp_path / "none")) == [f"{tmp_path}/none: is not an index folder"]
 
 
-def test_faults_leave_nothing(tmp_path: Path, corpus: Path) -> None:
-    """Options are checked together before the corpus is read; where the corpus has faults, no folder is left."""
+def test_errors_leave_nothing(tmp_path: Path, corpus: Path) -> None:
+    """Options are checked together before the corpus is read; where the corpus has errors, no folder is left."""
     with pytest.raises(ConfigError, match=r"^k1: ") as raised:
         build_index("none.jsonl", tmp_path, BM25Settings(k1=-1), passage_words=0, batch_size=0)
-    named = [line.split(":")[0] for line in raised.value.problems]
+    named = [line.split(":")[0] for line in raised.value.errors]
     assert named == ["k1", "passage_words", "output", "batch_size", "none.jsonl"]
     corpus.write_text('{"text": "cat"}\n{"text": ""}\n')
     output = tmp_path / "deep/index"
@@ -329,8 +329,8 @@ def test_judgements_of_a_split_index(world: Path, corpus: Path, capsys: pytest.C
     assert len(ctxs) > 5
 
 
-def test_every_fault_of_retrieve_at_once(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Faults of the options, the queries, the judgements and the index come together, and nothing is written."""
+def test_every_error_of_retrieve_at_once(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Errors of the options, the queries, the judgements and the index come together, and nothing is written."""
     (world / "queries.jsonl").write_text('{"id": "q1", "question": "cat"}\n{"id": "q1", "question": "dog"}\n')
     (world / "qrels.tsv").write_text("q1\t1\tx\n")
     flip(world / "index/passages.jsonl")

@@ -50,7 +50,7 @@ def test_the_row_number_is_known_where_rows_are_the_examples() -> None:
             complete_features(other, examples, "T")
 
 
-FAULTS: dict[str, tuple[Any, str]] = {
+ERRORS: dict[str, tuple[Any, str]] = {
     "no list": (Dataset.from_dict({"text": ["a"] * 3, "example_index": [0, 1, 2]}), "T: must have the column length"),
     "text": (
         Dataset.from_dict({"length": ["3"] * 3, "example_index": [0, 1, 2]}),
@@ -64,9 +64,9 @@ FAULTS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", ERRORS)
 def test_what_cannot_be_known_is_named(kind: str) -> None:
-    features, message = FAULTS[kind]
+    features, message = ERRORS[kind]
     with pytest.raises(DataError, match=f"^{re.escape(message)}"):
         complete_features(features, Dataset.from_list(EXAMPLES), "T")
 

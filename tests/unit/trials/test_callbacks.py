@@ -29,7 +29,7 @@ from model_hub_rqa.trials.task_trial import TaskTrial
 
 
 @pytest.mark.parametrize(
-    ("entries", "faults"),
+    ("entries", "errors"),
     [
         (
             ["early_stoping"],
@@ -65,13 +65,13 @@ from model_hub_rqa.trials.task_trial import TaskTrial
         ),
     ],
 )
-def test_what_is_refused(entries: list[Any], faults: list[str]) -> None:
+def test_what_is_refused(entries: list[Any], errors: list[str]) -> None:
     """Unknown names and arguments, with the nearest right one, and values that break a rule; all of them."""
-    with pytest.raises(ConfigError, match=re.escape(faults[0])) as caught:
+    with pytest.raises(ConfigError, match=re.escape(errors[0])) as caught:
         build_named_callbacks(entries)
-    assert len(caught.value.problems) == len(faults), caught.value.problems
-    for line, fault in zip(caught.value.problems, faults, strict=True):
-        assert fault in line
+    assert len(caught.value.errors) == len(errors), caught.value.errors
+    for line, error in zip(caught.value.errors, errors, strict=True):
+        assert error in line
 
 
 def test_a_callback_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +254,7 @@ def test_losses_go_to_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_wrong_callback_ends_before_a_model_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit code 2, together with the other faults."""
+    """Exit code 2, together with the other errors."""
     monkeypatch.setattr(QATrial, "build_model", None)
     config = experiment(tmp_path, ["early_stop"], learning_rate=-1)
     assert train.main([str(config), "--output-dir", str(tmp_path / "run")]) == 2

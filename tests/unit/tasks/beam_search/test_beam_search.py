@@ -359,10 +359,10 @@ def test_evaluation_holds_no_memories() -> None:
         assert not model(**inputs).mems
 
 
-# ---- faults ----
+# ---- errors ----
 
 
-def faults(config: Path, capsys: pytest.CaptureFixture[str]) -> str:
+def errors(config: Path, capsys: pytest.CaptureFixture[str]) -> str:
     assert train.main([str(config), "--output-dir", str(config.parent / "run")]) == 2
     return capsys.readouterr().err
 
@@ -380,7 +380,7 @@ def test_another_kind_of_head_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     """A BERT has no beam, and a mode for another head says what it must be; both before a model is loaded."""
     tiny.model_folder(tmp_path / "model")
     config = tiny_beams.experiment(tmp_path, model_mode="token-classification")
-    said = faults(config, capsys)
+    said = errors(config, capsys)
     assert "pretrained_model_name_or_path: must name a model with a beam-search head (xlnet, xlm), got a bert" in said
     assert "model_mode: must be question-answering or unset, got token-classification" in said
 
@@ -389,14 +389,14 @@ def test_another_kind_of_head_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_model_of_ones_own_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rather than passed over for the head that this trial is there for."""
     config = tiny_beams.experiment(tmp_path, model={"_target_": "own_models.build_reader", "hidden_size": 8})
-    assert "hyperparameters.model: must be unset" in faults(config, capsys)
+    assert "hyperparameters.model: must be unset" in errors(config, capsys)
 
 
 @pytest.mark.usefixtures("no_model")
 def test_sizes_out_of_range_are_named_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of the data section, and of a search's hyperparameter."""
     config = tiny_beams.experiment(tmp_path, data={"start_n_top": 65, "end_n_top": 0})
-    said = faults(config, capsys)
+    said = errors(config, capsys)
     assert "data.start_n_top: must be <= max_seq_length (64), got 65" in said
     assert "data.end_n_top: must be >= 1, got 0" in said
 
@@ -407,6 +407,6 @@ def test_what_does_not_fit_the_model_is_named(tmp_path: Path, capsys: pytest.Cap
     overrides = {"start_n_top": 300}
     data = {"max_seq_length": 200}
     config = tiny_beams.experiment(tmp_path, "xlm", data=data, config_overrides=overrides)
-    said = faults(config, capsys)
+    said = errors(config, capsys)
     assert "config_overrides: start_n_top must be <= max_seq_length (200), got 300" in said
     assert "data.max_seq_length: must be at most 128" in said

@@ -180,7 +180,7 @@ def test_many_questions_are_decoded_as_each_alone() -> None:
     assert found == [decode_beams([CONTEXT], [row], version_2_with_negative=True)[0] for row in rows]
 
 
-# ---- faults ----
+# ---- errors ----
 
 
 def beam() -> list[Any]:

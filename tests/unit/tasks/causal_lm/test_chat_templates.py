@@ -119,11 +119,11 @@ def test_a_reader_names_all_that_it_refuses(reader: Path) -> None:
     good = Question("Where?", passages, (Turn("user", "Hi."), Turn("assistant", "Yes?")))
     with pytest.raises(DataError, match=r"^record q7: the chat template refuses") as caught:
         loaded.read_passages([bad[0], good, *bad[1:]])
-    assert caught.value.problems[:2] == (
+    assert caught.value.errors[:2] == (
         f"record q7: {REFUSED.format('user')}",
         f"question 'Why?': {REFUSED.format('assistant')}",
     )
-    assert "must fit into max_length (128 tokens)" in caught.value.problems[2]
+    assert "must fit into max_length (128 tokens)" in caught.value.errors[2]
     assert len(loaded.read_passages([good])) == 1
 
 

@@ -119,13 +119,13 @@ def features_of(rows: list[dict[str, Any]], on_bad_record: str = "error", **fiel
 
 
 def test_question_and_answer_that_do_not_fit(caplog: pytest.LogCaptureFixture) -> None:
-    """All of them are faults of the data, or left out; none is cut."""
+    """All of them are errors of the data, or left out; none is cut."""
     rows = [row("Who?", id="short"), row("Who " * 40, id="long"), row("Who?", id="wordy", target="oil " * 40)]
     with pytest.raises(
         DataError, match=r"record long: question and answer must fit into max_length \(40 tokens\)"
     ) as caught:
         features_of(rows, max_length=40)
-    assert [line.partition(", got")[0] for line in caught.value.problems] == [
+    assert [line.partition(", got")[0] for line in caught.value.errors] == [
         f"data.train: record {name}: question and answer must fit into max_length (40 tokens)"
         for name in ("long", "wordy")
     ]
@@ -181,7 +181,7 @@ def test_prompts_for_generation_end_side_by_side() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "fault"),
+    ("fields", "error"),
     [
         ({"passage_template": "{title}"}, r"passage_template: must be a text with \{context\}"),
         ({"passage_template": "{context} {score}"}, "and no other field"),
@@ -192,9 +192,9 @@ def test_prompts_for_generation_end_side_by_side() -> None:
         ({"max_length": 2}, "max_length: must be >= 8, got 2"),
     ],
 )
-def test_faulty_settings(fields: dict[str, Any], fault: str) -> None:
+def test_bad_settings(fields: dict[str, Any], error: str) -> None:
     """Each in its own words."""
-    with pytest.raises(ConfigError, match=f"GenerationKwargs.{fault}" if ":" in fault else fault):
+    with pytest.raises(ConfigError, match=f"GenerationKwargs.{error}" if ":" in error else error):
         GenerationKwargs(**fields)
 
 

@@ -77,7 +77,7 @@ def test_a_folder_of_ones_own_and_its_splits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "fault"),
+    ("args", "error"),
     [
         ({"question_key": "qestion"}, "args.question_key: must be one of the columns question, answer, got 'qestion': "
          "did you mean question?"),
@@ -88,26 +88,26 @@ def test_a_folder_of_ones_own_and_its_splits(tmp_path: Path) -> None:
         ({"hf_args": {}}, "args.hf_args: must be a mapping with path, got {}"),
     ],
 )  # fmt: skip
-def test_faulty_arguments(args: dict[str, Any], fault: str, tmp_path: Path) -> None:
+def test_bad_arguments(args: dict[str, Any], error: str, tmp_path: Path) -> None:
     """Each is named under the data set's place."""
-    with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
+    with pytest.raises(ConfigError, match=re.escape(error)) as caught:
         load(tmp_path, **args)
-    assert caught.value.problems[0].startswith(f"data.datasets.TOFU.{fault}")
+    assert caught.value.errors[0].startswith(f"data.datasets.TOFU.{error}")
 
 
-def test_faulty_records(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_records(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """All of them, each by its number; or left out, with a warning."""
     rows = [*TOFU[:2], {"question": " ", "answer": "x"}, {"question": "Who?", "answer": ""}, {"question": "Who?"}]
     with pytest.raises(DataError, match="record 3: question must not be blank") as caught:
         load(tmp_path, rows)
-    assert [line.partition(";")[0] for line in caught.value.problems] == [
+    assert [line.partition(";")[0] for line in caught.value.errors] == [
         "data.datasets.TOFU: record 3: question must not be blank, got ' '",
         "data.datasets.TOFU: record 4: answer 1 must not be blank, got ''",
         "data.datasets.TOFU: record 5: target or answers must be given",
     ]
     with caplog.at_level(logging.WARNING):
         assert len(load(tmp_path, rows, "skip").examples) == 2
-    assert "3 faulty records left out" in caplog.text
+    assert "3 bad records left out" in caplog.text
     with pytest.raises(DataError, match="no record remains"):
         load(tmp_path, rows[2:], "skip")
 
@@ -165,7 +165,7 @@ def test_a_dataset_of_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("data", "fault"),
+    ("data", "error"),
     [
         ({"datasets": {"TOFU": {"args": {}}}, "train": "TOFU"}, "data.datasets.TOFU: must be a registered dataset"),
         ({"datasets": {"QADataset": {"args": {}}}, "train": "QADataset"}, "data.datasets.QADataset.args.hf_args: is"),
@@ -187,13 +187,13 @@ def test_a_dataset_of_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ),
     ],
 )
-def test_entries_that_choose_nothing(data: dict[str, Any], fault: str, tmp_path: Path) -> None:
+def test_entries_that_choose_nothing(data: dict[str, Any], error: str, tmp_path: Path) -> None:
     """Named as they stand in the configuration; settings that no dataset takes are not passed over."""
     config = experiment(tmp_path, max_steps=2)
     changed(config, data={**({"train_file": None} if "train" in data else {}), **data})
-    with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
+    with pytest.raises(ConfigError, match=re.escape(error)) as caught:
         experiments.validate(experiments.load_experiment(str(config)))
-    assert any(line.startswith(fault) for line in caught.value.problems)
+    assert any(line.startswith(error) for line in caught.value.errors)
 
 
 def test_one_set_by_its_name(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_one_set_by_its_name(tmp_path: Path) -> None:
     assert len(trial.datasets["train"]) == 5
 
 
-def test_every_fault_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_error_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Unregistered names, arguments that are not taken, an objective without its sets: all at once, without a model."""
     sets = {"A": {"handler": "QADatset"}, "B": named(tmp_path, question_kye="q")}
     config = experiment(tmp_path, max_steps=1, objective={"name": "NPO", "args": {"bta": 1}}, learning_rate=-1)
@@ -228,18 +228,18 @@ def test_every_fault_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("settings", "fault"),
+    ("settings", "error"),
     [
         ({"max_length": 3}, "data.datasets.TOFU.args.max_length: must be >= 8, got 3"),
         ({"max_length": 500}, "data.datasets.TOFU.args.max_length: must be at most 160"),
         ({"template_args": {"apply_chat_template": True}}, "which has no chat template"),
     ],
 )
-def test_settings_of_a_set_that_do_not_fit(settings: dict[str, Any], fault: str, tmp_path: Path) -> None:
+def test_settings_of_a_set_that_do_not_fit(settings: dict[str, Any], error: str, tmp_path: Path) -> None:
     """They are held to the model, the tokenizer and the rules, as those of the data section are."""
     config = experiment(tmp_path)
     sets = {"TOFU": named(tmp_path, **settings)}
     changed(config, data={**FILES, "datasets": sets, "train": "TOFU", "validation": ["TOFU"]})
-    with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
+    with pytest.raises(ConfigError, match=re.escape(error)) as caught:
         experiments.validate(experiments.load_experiment(str(config)))
-    assert fault in str(caught.value)
+    assert error in str(caught.value)

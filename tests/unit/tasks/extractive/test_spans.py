@@ -258,11 +258,11 @@ def test_windows_are_decoded_by_their_numbers() -> None:
         ),
     ],
 )
-def test_faults_are_listed_all_at_once(call: Callable[[], object], error: type[RqaError], lines: list[str]) -> None:
-    """Every fault is a line that names the place, the rule and the value found; NaN is a fault, not a low score."""
+def test_errors_are_listed_all_at_once(call: Callable[[], object], error: type[RqaError], lines: list[str]) -> None:
+    """Every error is a line that names the place, the rule and the value found; NaN is an error, not a low score."""
     with pytest.raises(error, match=re.escape(lines[0])) as caught:
         call()
-    assert list(caught.value.problems) == lines
+    assert list(caught.value.errors) == lines
 
 
 def test_candidates_pickle_small() -> None:

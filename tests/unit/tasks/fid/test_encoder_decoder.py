@@ -69,7 +69,7 @@ def test_random_weights_need_no_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "tokenizer", "fault"),
+    ("config", "tokenizer", "error"),
     [
         (T5Config(), bert(), "must be an encoder, got a t5"),
         (GPT2Config(), bert(), "must be of a kind that encodes and decodes .*, got a gpt2"),  # it looks backwards only
@@ -77,7 +77,7 @@ def test_random_weights_need_no_name() -> None:
         (bert_shape(16), t5(), "the tokenizer has no decoder_start_token"),
     ],
 )
-def test_what_makes_no_encoder_decoder(config: Any, tokenizer: Any, fault: str) -> None:
+def test_what_makes_no_encoder_decoder(config: Any, tokenizer: Any, error: str) -> None:
     """A model with a decoder, one that cannot decode, and a tokenizer without start are refused in words."""
-    with pytest.raises(ConfigError, match=f"hyperparameters.encoder_decoder_from: {fault}"):
+    with pytest.raises(ConfigError, match=f"hyperparameters.encoder_decoder_from: {error}"):
         encoder_decoder_config(config, tokenizer)

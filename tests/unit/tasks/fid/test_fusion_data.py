@@ -76,7 +76,7 @@ def test_the_halves_make_the_whole(template: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "fault"),
+    ("template", "error"),
     [
         ("{question}", r"must have \{context\}"),
         ("{context} {title}", r"and \{question\} or \{dialogue\}"),
@@ -89,14 +89,14 @@ def test_the_halves_make_the_whole(template: str) -> None:
         ("chatty", r"must have \{context\}"),
     ],
 )
-def test_faulty_templates(template: str, fault: str) -> None:
+def test_bad_templates(template: str, error: str) -> None:
     """What is wrong with a template is said in its field's name."""
-    with pytest.raises(ConfigError, match=f"FusionKwargs.prompt_template: .*{fault}"):
+    with pytest.raises(ConfigError, match=f"FusionKwargs.prompt_template: .*{error}"):
         FusionKwargs(prompt_template=template)
 
 
 @pytest.mark.parametrize(
-    ("fields", "fault"),
+    ("fields", "error"),
     [
         ({"embedding_model": 3}, "embedding_model: must be text .*, got 3"),
         ({"n_context": 0}, "n_context: must be >= 1, got 0"),
@@ -104,9 +104,9 @@ def test_faulty_templates(template: str, fault: str) -> None:
         ({"num_beams": "4"}, "num_beams: must be a whole number, got '4': write 4 without quotes"),
     ],
 )
-def test_faulty_settings(fields: dict[str, Any], fault: str) -> None:
+def test_bad_settings(fields: dict[str, Any], error: str) -> None:
     """A setting that breaks its rule is named."""
-    with pytest.raises(ConfigError, match=fault):
+    with pytest.raises(ConfigError, match=error):
         FusionKwargs(**fields)
 
 

@@ -108,11 +108,11 @@ def test_retrieved_passages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "fault"),
+    ("found", "error"),
     [([[]], "no passage was found for the question 'Who\\?'"), ([], "asked 1 questions, got 0 lists of passages")],
 )
-def test_retrieval_that_fails(found: list[list[Hit]], fault: str) -> None:
+def test_retrieval_that_fails(found: list[list[Hit]], error: str) -> None:
     """A retriever that gives nothing, or a list too few, is named."""
     examples = Dataset.from_list([row()])
-    with pytest.raises(DataError, match=fault):
+    with pytest.raises(DataError, match=error):
         retrieve_passages(examples, lambda _: found, max_num_to_retrieve=3, n_context=None, keep_gold=True)

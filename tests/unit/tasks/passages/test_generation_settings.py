@@ -27,7 +27,7 @@ BROUGHT = {"do_sample": True, "num_beams": 3, "no_repeat_ngram_size": 1, "min_ne
 
 @pytest.mark.parametrize("kind", [FusionKwargs, GenerationKwargs])
 @pytest.mark.parametrize(
-    ("fields", "fault"),
+    ("fields", "error"),
     [
         ({"temperature": 0.5}, "temperature: needs do_sample: true beside it, got temperature 0.5 without"),
         ({"top_p": 0.9}, "top_p: needs do_sample: true beside it, got top_p 0.9 without"),
@@ -42,9 +42,9 @@ BROUGHT = {"do_sample": True, "num_beams": 3, "no_repeat_ngram_size": 1, "min_ne
         ({"do_sample": True, "top_p": 1.5}, "top_p: must be > 0 and <= 1, got 1.5"),
     ],
 )
-def test_faulty_settings(kind: Any, fields: dict[str, Any], fault: str) -> None:
+def test_bad_settings(kind: Any, fields: dict[str, Any], error: str) -> None:
     """Nothing that was set is without an effect."""
-    with pytest.raises(ConfigError, match=fault):
+    with pytest.raises(ConfigError, match=error):
         kind(**fields)
 
 

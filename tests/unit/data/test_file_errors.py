@@ -1,4 +1,4 @@
-"""Every fault of a SQuAD-style file: its line names the file, the record and the reason."""
+"""Every error of a SQuAD-style file: its line names the file, the record and the reason."""
 
 import gzip
 import json
@@ -36,17 +36,17 @@ def article(**fields: Any) -> dict[str, Any]:
     return {"data": [{"title": "t", "paragraphs": [{"context": "the cat sat", "qas": [question]}]}]}
 
 
-def faults(path: Path, *, version_2: bool = False) -> list[str]:
+def errors(path: Path, *, version_2: bool = False) -> list[str]:
     with pytest.raises(DataError, match=f"^{re.escape(str(path))}: ") as raised:
         read_squad(path, version_2_with_negative=version_2)
-    for problem in raised.value.problems:
-        assert problem.startswith(f"{path}: ")
-        assert "\n" not in problem
-    return [problem.removeprefix(f"{path}: ") for problem in raised.value.problems]
+    for error in raised.value.errors:
+        assert error.startswith(f"{path}: ")
+        assert "\n" not in error
+    return [error.removeprefix(f"{path}: ") for error in raised.value.errors]
 
 
-def said(problem: str, *parts: str) -> bool:
-    return all(part in problem for part in parts)
+def said(error: str, *parts: str) -> bool:
+    return all(part in error for part in parts)
 
 
 AT = "record q1 (line 2): "
@@ -96,11 +96,11 @@ RECORDS = [
 
 
 @pytest.mark.parametrize(("record", "line"), RECORDS, ids=[line for _, line in RECORDS])
-def test_a_faulty_record_is_named_with_its_reason(tmp_path: Path, record: Any, line: str) -> None:
+def test_a_bad_record_is_named_with_its_reason(tmp_path: Path, record: Any, line: str) -> None:
     """The line holds the record's id and place, the rule and the value found."""
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(changed(id="good")) + "\n" + json.dumps(record))
-    (found,) = faults(path)
+    (found,) = errors(path)
     assert found.startswith(line)
 
 
@@ -142,11 +142,11 @@ NESTED = [
 
 
 @pytest.mark.parametrize(("root", "version_2", "line"), NESTED, ids=[line for _, _, line in NESTED])
-def test_a_fault_of_a_json_file_is_named_with_its_place(tmp_path: Path, root: Any, version_2: bool, line: str) -> None:
+def test_a_error_of_a_json_file_is_named_with_its_place(tmp_path: Path, root: Any, version_2: bool, line: str) -> None:
     """Structure, paragraphs and questions are named by article, paragraph and question."""
     path = tmp_path / "a.json"
     path.write_text(json.dumps(root))
-    found, *more = faults(path, version_2=version_2)
+    found, *more = errors(path, version_2=version_2)
     assert found.startswith(line)
     assert not more
 
@@ -190,10 +190,10 @@ FILES: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "line"), FILES, ids=[f"{name}: {line}" for name, _, line in FILES])
-def test_a_fault_of_the_whole_file_is_named(tmp_path: Path, name: str, content: bytes, line: str) -> None:
+def test_a_error_of_the_whole_file_is_named(tmp_path: Path, name: str, content: bytes, line: str) -> None:
     """What cannot be read at all says why, and where."""
     (tmp_path / name).write_bytes(content)
-    (found,) = faults(tmp_path / name)
+    (found,) = errors(tmp_path / name)
     assert found.startswith(line)
 
 
@@ -226,10 +226,10 @@ CSV = [
 
 
 @pytest.mark.parametrize(("text", "line"), CSV, ids=[line for _, line in CSV])
-def test_a_fault_of_a_csv_file_is_named_with_its_line(tmp_path: Path, text: str, line: str) -> None:
+def test_a_error_of_a_csv_file_is_named_with_its_line(tmp_path: Path, text: str, line: str) -> None:
     """The header, rows that do not fit it, and cells that hold something else."""
     (tmp_path / "a.csv").write_text(text)
-    assert faults(tmp_path / "a.csv")[0].startswith(line)
+    assert errors(tmp_path / "a.csv")[0].startswith(line)
 
 
 def test_a_missing_file_and_a_folder_of_another_kind_are_named(tmp_path: Path) -> None:
@@ -238,9 +238,9 @@ def test_a_missing_file_and_a_folder_of_another_kind_are_named(tmp_path: Path) -
 
     DatasetDict({"train": Dataset.from_list([GOOD])}).save_to_disk(str(tmp_path / "splits"))
     (tmp_path / "plain").mkdir()
-    assert faults(tmp_path / "none.json") == ["no such file"]
-    assert said(faults(tmp_path / "plain")[0], "is a folder, and not one that Dataset.save_to_disk wrote")
-    assert faults(tmp_path / "splits") == [
+    assert errors(tmp_path / "none.json") == ["no such file"]
+    assert said(errors(tmp_path / "plain")[0], "is a folder, and not one that Dataset.save_to_disk wrote")
+    assert errors(tmp_path / "splits") == [
         f"holds several splits: name one of its folders, {tmp_path / 'splits/train'}"
     ]
 
@@ -253,13 +253,13 @@ def test_tables_that_miss_a_column_or_are_damaged_are_named(tmp_path: Path) -> N
     table.to_parquet(str(tmp_path / "a.parquet"))
     table.save_to_disk(str(tmp_path / "saved"))
     for path in (tmp_path / "a.parquet", tmp_path / "saved"):
-        question, answers = faults(path)
+        question, answers = errors(path)
         assert question == "misses the column \"question\", got ['id', 'context']"
         assert answers.startswith('misses the column "answers" (or answer_text, answer, ')
     (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
-    assert faults(tmp_path / "a.parquet")[0].startswith("cannot be read as Parquet: ")
+    assert errors(tmp_path / "a.parquet")[0].startswith("cannot be read as Parquet: ")
     (tmp_path / "saved" / "data-00000-of-00001.arrow").write_bytes(b"")
-    assert faults(tmp_path / "saved")[0].startswith("cannot be read as a folder of Dataset.save_to_disk: ")
+    assert errors(tmp_path / "saved")[0].startswith("cannot be read as a folder of Dataset.save_to_disk: ")
 
 
 def test_null_cells_of_a_table_are_named_by_row(tmp_path: Path) -> None:
@@ -268,14 +268,14 @@ def test_null_cells_of_a_table_are_named_by_row(tmp_path: Path) -> None:
 
     rows = [GOOD, changed(id="q2", question=None), changed(id="q3", context=None)]
     Dataset.from_list(rows).to_parquet(str(tmp_path / "a.parquet"))
-    assert faults(tmp_path / "a.parquet") == [
+    assert errors(tmp_path / "a.parquet") == [
         "record q2 (row 2): question must be text, got None",
         "record q3 (row 3): context must be text, got None",
     ]
 
 
-def test_all_faults_of_a_file_are_raised_together(tmp_path: Path) -> None:
-    """Broken lines, several faults of one record and a duplicate id arrive in one error; str() shows 20 and a count."""
+def test_all_errors_of_a_file_are_raised_together(tmp_path: Path) -> None:
+    """Broken lines, several errors of one record and a duplicate id arrive in one error; str() shows 20 and a count."""
     lines = [
         FLAT_LINE,
         "{",
@@ -284,7 +284,7 @@ def test_all_faults_of_a_file_are_raised_together(tmp_path: Path) -> None:
         *(json.dumps(changed(id=f"x{number}", context="")) for number in range(30)),
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    found = faults(tmp_path / "a.jsonl")
+    found = errors(tmp_path / "a.jsonl")
     assert len(found) == 33
     assert found[0].startswith("line 2: not JSON at column 2")
     assert said(found[1], "record q2 (line 3): question must not be blank", "; answer_start 99 is past the end")
@@ -301,7 +301,7 @@ def test_unanswerable_questions_of_a_flat_file_make_one_line(tmp_path: Path) -> 
         changed(id=f"q{n}", answers={"text": [], "answer_start": []} if n else GOOD["answers"]) for n in range(1_200)
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert faults(tmp_path / "a.jsonl") == [
+    assert errors(tmp_path / "a.jsonl") == [
         "1,199 of 1,200 questions are unanswerable: set version_2_with_negative: true (the first: record q1 (line 2))"
     ]
     records = read_squad(tmp_path / "a.jsonl", version_2_with_negative=True)
@@ -311,5 +311,5 @@ def test_unanswerable_questions_of_a_flat_file_make_one_line(tmp_path: Path) -> 
 def test_long_values_are_shortened_in_messages(tmp_path: Path) -> None:
     """A value of any length leaves its message readable."""
     (tmp_path / "a.jsonl").write_text(json.dumps(changed(id="i" * 999, question=["w" * 999] * 99)))
-    (found,) = faults(tmp_path / "a.jsonl")
+    (found,) = errors(tmp_path / "a.jsonl")
     assert len(found) < 600

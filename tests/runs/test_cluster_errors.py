@@ -11,7 +11,7 @@ import pytest
 import tiny
 from cluster_runs import Trial, run_here, tiny_trial
 from determined.common.api import errors
-from stand_in_master import Fault, StandInMaster
+from stand_in_master import Error, StandInMaster
 
 from model_hub_rqa.errors import ConfigError, DataError, NonFiniteLoss
 
@@ -77,12 +77,12 @@ def test_impossible_hyperparameters_of_a_search(
     kind: str, legacy: bool, trial: Trial, master: StandInMaster, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The trial ends as InvalidHP with exit code 0, so that the search goes on; the log says what was impossible."""
-    values, fault = IMPOSSIBLE[kind]
+    values, error = IMPOSSIBLE[kind]
     trial.legacy = legacy
     search(trial, **values)
     assert run_here(trial, master) == 0
     assert master.early_exits == [INVALID]
-    assert fault in caplog.text
+    assert error in caplog.text
     assert master.reports == []
 
 
@@ -90,7 +90,7 @@ def test_impossible_hyperparameters_of_a_search(
 def test_impossible_hyperparameters_of_a_single_trial(
     legacy: bool, trial: Trial, master: StandInMaster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """There is nothing that could go on: the trial fails, with the fault."""
+    """There is nothing that could go on: the trial fails, with the error."""
     trial.legacy = legacy
     search(trial, doc_stride=64)
     trial.config["searcher"]["name"] = "single"
@@ -114,7 +114,7 @@ def test_a_search_of_the_batch_size(trial: Trial, master: StandInMaster) -> None
 
 
 def test_a_nested_range_is_searched(trial: Trial, master: StandInMaster, caplog: pytest.LogCaptureFixture) -> None:
-    """A fault in a mapping of hyperparameters is the search's where the search varies one of its values."""
+    """An error in a mapping of hyperparameters is the search's where the search varies one of its values."""
     trial.config["searcher"] = dict(SEARCH)
     plain = trial.config["hyperparameters"]
     trial.hparams = {**plain, "config_overrides": {"no_such": 3}}
@@ -129,11 +129,11 @@ def test_a_nested_range_is_searched(trial: Trial, master: StandInMaster, caplog:
 
 
 @BOTH
-@pytest.mark.parametrize("kind", ["of no search", "beside the search's", "a missing file", "faulty data"])
+@pytest.mark.parametrize("kind", ["of no search", "beside the search's", "a missing file", "bad data"])
 def test_what_no_search_can_mend_fails(
     kind: str, legacy: bool, trial: Trial, master: StandInMaster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A fault that every trial of the search has is a failure, or the search would replace its trials without end."""
+    """An error that every trial of the search has is a failure, or the search would replace its trials without end."""
     trial.legacy = legacy
     expected, wanted = ConfigError, "learning_rate: must be"
     if kind == "of no search":
@@ -205,15 +205,15 @@ def test_a_searcher_metric_that_is_not_reported(
 # ---- the master ----
 
 SURVIVED = {
-    "late": Fault("POST .*/metrics", late=1),
-    "late at the start": Fault("POST /api/v1/runs/start", late=1),
-    "late to say whether to stop": Fault("GET .*/preemption", late=1),
-    "no answer to the start": Fault("POST /api/v1/runs/start", drop=True),
-    "no answer to metrics": Fault("POST .*/metrics", drop=True, after=3),
-    "no answer to a state": Fault("POST .*/runner/metadata", drop=True, after=2),
-    "no answer to a checkpoint": Fault("POST /api/v1/checkpoints", drop=True),
-    "no answer to whether to stop": Fault("GET .*/preemption", drop=True),
-    "an error to whether to stop": Fault("GET .*/preemption", status=500),
+    "late": Error("POST .*/metrics", late=1),
+    "late at the start": Error("POST /api/v1/runs/start", late=1),
+    "late to say whether to stop": Error("GET .*/preemption", late=1),
+    "no answer to the start": Error("POST /api/v1/runs/start", drop=True),
+    "no answer to metrics": Error("POST .*/metrics", drop=True, after=3),
+    "no answer to a state": Error("POST .*/runner/metadata", drop=True, after=2),
+    "no answer to a checkpoint": Error("POST /api/v1/checkpoints", drop=True),
+    "no answer to whether to stop": Error("GET .*/preemption", drop=True),
+    "an error to whether to stop": Error("GET .*/preemption", status=500),
 }
 
 
@@ -224,26 +224,26 @@ def test_what_a_trial_survives(
 ) -> None:
     """A slow master and lost connections: Determined asks again, and neither metrics nor weights differ."""
     trial.legacy = legacy
-    fault = SURVIVED[kind]
-    master.faults = [Fault(**vars(fault))]
+    error = SURVIVED[kind]
+    master.errors = [Error(**vars(error))]
     start = time.monotonic()
     assert run_here(trial, master) == 0
-    assert master.faults[0].times == 0
-    assert time.monotonic() - start >= fault.late
+    assert master.errors[0].times == 0
+    assert time.monotonic() - start >= error.late
     assert [report.steps for report in master.of("training")] == list(range(1, 11))
     assert [report.steps for report in master.of("validation")] == [5, 10]
     assert tiny.equal(trial.weights(master), undisturbed)
 
 
 FATAL = {
-    "not this run": (Fault("POST /api/v1/runs/start", status=403), "POST /api/v1/runs/start: Forbidden"),
-    "no such run": (Fault("POST /api/v1/runs/start", status=404), "POST /api/v1/runs/start: .*was told to refuse"),
-    "not this token": (Fault("POST /api/v1/runs/start", status=401), "POST /api/v1/runs/start: Unauthenticated"),
-    "no such trial": (Fault("GET /api/v1/trials/5", status=404), "GET /api/v1/trials/5: .*was told to refuse"),
-    "metrics not taken": (Fault("POST .*/metrics", status=500), "POST /api/v1/trials/5/metrics: .*was told to refuse"),
-    "the last metrics not taken": (Fault("POST .*/metrics", status=500, after=11), "POST .*/metrics: .*told to refuse"),
-    "a checkpoint not taken": (Fault("POST /api/v1/checkpoints", status=403), "POST /api/v1/checkpoints: Forbidden"),
-    "a master that is gone": (Fault(".*", drop=True, times=10**6, after=4), "POST /api/v1/trials/5/.*: .*Max retries"),
+    "not this run": (Error("POST /api/v1/runs/start", status=403), "POST /api/v1/runs/start: Forbidden"),
+    "no such run": (Error("POST /api/v1/runs/start", status=404), "POST /api/v1/runs/start: .*was told to refuse"),
+    "not this token": (Error("POST /api/v1/runs/start", status=401), "POST /api/v1/runs/start: Unauthenticated"),
+    "no such trial": (Error("GET /api/v1/trials/5", status=404), "GET /api/v1/trials/5: .*was told to refuse"),
+    "metrics not taken": (Error("POST .*/metrics", status=500), "POST /api/v1/trials/5/metrics: .*was told to refuse"),
+    "the last metrics not taken": (Error("POST .*/metrics", status=500, after=11), "POST .*/metrics: .*told to refuse"),
+    "a checkpoint not taken": (Error("POST /api/v1/checkpoints", status=403), "POST /api/v1/checkpoints: Forbidden"),
+    "a master that is gone": (Error(".*", drop=True, times=10**6, after=4), "POST /api/v1/trials/5/.*: .*Max retries"),
 }
 
 
@@ -260,8 +260,8 @@ def test_what_fails_a_trial(
     """What the master refuses: the script exits with 1 and a line that says what was asked; the harness raises."""
     monkeypatch.setenv("DET_RETRY_CONFIG", json.dumps({"total": 2, "allowed_methods": False}))  # not 20, for minutes
     trial.legacy = legacy
-    fault, wanted = FATAL[kind]
-    master.faults = [Fault(**vars(fault))]
+    error, wanted = FATAL[kind]
+    master.errors = [Error(**vars(error))]
     if legacy:
         with pytest.raises(errors.BadRequestException, match=wanted.rpartition(" ")[2]):
             run_here(trial, master)
