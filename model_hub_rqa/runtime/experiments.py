@@ -66,7 +66,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     except Exception as error:  # the YAML parser raises many kinds, all about the user's text
         mark = getattr(error, "problem_mark", None)  # where: its own text tells of its API as well
         where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        text = str(error if mark is None else getattr(error, "error", error))
+        text = str(error if mark is None else getattr(error, "problem", error))
         raise ConfigError(f"{path}: cannot be parsed: {where}{' '.join(text.split())}") from error
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values, got {type(config).__name__}")
