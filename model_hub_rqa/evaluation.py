@@ -19,6 +19,7 @@ from model_hub_rqa.metrics.text import (
     precision_score,
 )
 from model_hub_rqa.pipeline import Answered, RQAPipeline
+from model_hub_rqa.records import Passage
 
 DEFAULT_BATCH = 64
 
@@ -63,14 +64,14 @@ def evaluate(
         raise ValueError("rows: needs at least one question, got none")
     exact, f1, precision = (partial(score, rules=rules) for score in (exact_match_score, f1_score, precision_score))
     before = (pipeline.retrieval_seconds, pipeline.reading_seconds)
-    predictions, retrieved = list[str](), list[list[str]]()
+    predictions, retrieved = list[str](), list[list[Passage]]()
     kept, grounded = list[float](), list[float]()  # F1 and precision of each answer against the passages read
     for begin in range(0, len(rows), batch_size):
         batch = rows[begin : begin + batch_size]
         for row, answered in zip(batch, pipeline.ask([question_of(dict(row)) for row in batch]), strict=True):
             texts = [passage.text for passage in answered.question.passages[: pipeline.reader.n_context]]
             predictions.append(answered.answer.text)
-            retrieved.append([hit.passage.text for hit in answered.hits])
+            retrieved.append([hit.passage for hit in answered.hits])
             kept.append(max_over_ground_truths(f1, answered.answer.text, texts))
             grounded.append(max_over_ground_truths(precision, answered.answer.text, texts))
             write(_line(row, answered, exact, f1))
@@ -98,11 +99,15 @@ def _count_unanswerable(references: Sequence[Sequence[str]]) -> dict[str, int]:
 
 
 def _retrieval_scores(
-    pipeline: RQAPipeline, rows: Sequence[Row], retrieved: Sequence[Sequence[str]], seconds: float, rules: AnswerRules
+    pipeline: RQAPipeline,
+    rows: Sequence[Row],
+    retrieved: Sequence[Sequence[Passage]],
+    seconds: float,
+    rules: AnswerRules,
 ) -> dict[str, float]:
     if pipeline.retriever is None:
         return {}
-    gold = [[passage["text"] for passage in row["passages"] if passage["gold"]] for row in rows]
+    gold = [[Passage(passage["id"], passage["text"]) for passage in row["passages"] if passage["gold"]] for row in rows]
     return {
         "n_judged": sum(map(bool, gold)),
         **document_metrics(retrieved, gold, rules=rules),

@@ -6,15 +6,19 @@ first k. MRR@k: 1 / rank of the first relevant document, 0 if none is among the 
 the first k, over k. A document is relevant from 1 on.
 """
 
+import functools
+import itertools
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.libraries import require
 from model_hub_rqa.metrics.text import SQUAD_RULES, AnswerRules
+from model_hub_rqa.records import Passage
 
 MEASURES = ("nDCG@10", "Recall@100", "MRR@10")
 _OURS_TO_THEIRS = {"nDCG": "nDCG", "Recall": "R", "MRR": "RR", "P": "P"}
@@ -104,91 +108,120 @@ def kendall_tau(ranks: Sequence[float] | np.ndarray, truth: Sequence[float] | np
     return float(np.mean(np.sign(one[first] - one[second]) * np.sign(other[first] - other[second])))
 
 
-LIKELY = 0.7  # of the gold document's words: LocalRQA's threshold for "likely the same"
+COVERED = 0.7  # a passage is the gold one where it has more than this share of its words: LocalRQA's "likely the same"
 
 
 def document_metrics(
-    retrieved: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], *, rules: AnswerRules = SQUAD_RULES
+    retrieved: Sequence[Sequence[Passage]], gold: Sequence[Sequence[Passage]], *, rules: AnswerRules = SQUAD_RULES
 ) -> dict[str, float]:
-    """How well retrieval found the gold documents.
+    """How well retrieval got the gold documents.
+
+    A passage is a gold document if both have the same id (a passage of a split document, ``ID#3``, has the document's).
+    Ids are compared only where they are of one list: most passages with the id of a gold document of their question
+    have its text too. Otherwise, and for gold documents without an id, a passage is a gold document if it has more
+    than 70 % of its words (:data:`COVERED`). A fragment of a gold document is not enough.
 
     Args:
-        retrieved: the texts of the passages found for each question, the best first.
-        gold: the texts of each question's gold documents. Questions without any are ignored.
+        retrieved: the passages of each question, the best first.
+        gold: each question's gold documents. Questions without any are ignored.
         rules: how texts are normalised and split into words (`metrics.languages`).
 
     Returns:
         Fractions from 0 to 1. document_accuracy: the share of all retrieved passages that are gold;
-        document_recall: the share of the questions whose gold documents are all among them; document_recall@1: the
-        same for the first passage alone; likely_document_accuracy and likely_document_recall: the same where a
-        passage counts that covers more than 70 % of a gold document's words; ndcg: the mean over the questions, over
-        all ranks, each gold document counting once. Nothing where no question has a gold document.
+        document_recall: the share of the questions whose gold documents are all among the retrieved passages;
+        document_recall@1: the same for the first passage alone; ndcg: the mean over the questions, over all ranks, each
+        gold document counting once; contained_document_accuracy and contained_document_recall: accuracy and recall by
+        LocalRQA's rule (Yu et al. 2024, arXiv:2403.00982), see :func:`contained`; compared_by_id: the share of the gold
+        documents that were compared by id. Nothing where no question has a gold document.
 
     Raises:
         ValueError: the two differ in length.
         ConfigError: ir_measures, which computes ndcg, is not installed.
     """
-    found = [Judged(*pair, rules) for pair in zip(retrieved, gold, strict=True) if pair[1]]
-    if not found:
+    judged = [pair for pair in zip(retrieved, gold, strict=True) if pair[1]]
+    if not judged:
         return {}
-    passages = sum(len(one.same) for one in found) or 1
+    rules = replace(rules, normalize=functools.lru_cache(4096)(rules.normalize))  # each text is compared several times
+    by_id = _ids_agree(judged, rules)
+    documents = [document for _, own in judged for document in own]
+
+    def is_gold(passage: Passage, document: Passage) -> bool:
+        if by_id and document.id:
+            return _same_id(passage, document)
+        return word_recall(passage.text, document.text, rules) > COVERED
+
+    matches = [_match(*pair, is_gold) for pair in judged]
+    strict = [_match(*pair, lambda one, other: contained(one.text, other.text, rules)) for pair in judged]
     return {
-        "document_accuracy": sum(sum(map(any, one.same)) for one in found) / passages,
-        "document_recall": sum(_all_found(one.same) for one in found) / len(found),
-        "document_recall@1": sum(_all_found(one.same[:1]) for one in found) / len(found),
-        "likely_document_accuracy": sum(sum(map(any, one.likely)) for one in found) / passages,
-        "likely_document_recall": sum(_all_found(one.likely) for one in found) / len(found),
-        "ndcg": _ndcg(found),
+        "document_accuracy": _accuracy(matches),
+        "document_recall": _recall(matches),
+        "document_recall@1": _recall([match[:1] for match in matches]),
+        "ndcg": _ndcg(matches, [len(own) for _, own in judged]),
+        "contained_document_accuracy": _accuracy(strict),
+        "contained_document_recall": _recall(strict),
+        "compared_by_id": sum(by_id and bool(document.id) for document in documents) / len(documents),
     }
 
 
-def same_document(passage: str, gold: str, rules: AnswerRules = SQUAD_RULES) -> bool:
-    """Whether one of the texts, normalised as answers are, holds the other, word by word; empty ones never do."""
+def contained(passage: str, gold: str, rules: AnswerRules = SQUAD_RULES) -> bool:
+    """Whether one of the texts, normalised as answers are, contains the other, word by word; empty ones never do."""
     first, second = (f" {rules.normalize(text)} " for text in (passage, gold))  # spaces: whole words only
     return bool(first.strip() and second.strip()) and (first in second or second in first)
 
 
-def cover(passage: str, gold: str, rules: AnswerRules = SQUAD_RULES) -> float:
+def word_recall(passage: str, gold: str, rules: AnswerRules = SQUAD_RULES) -> float:
     """The share of the gold document's words, each as often as it occurs, that the passage has: 0 to 1."""
     words, wanted = (Counter(rules.tokenize(text)) for text in (passage, gold))
     return (words & wanted).total() / wanted.total() if wanted else 0.0
 
 
-class Judged:
-    """The passages of one question against its gold documents.
-
-    Attributes:
-        same: [passages][gold documents], see :func:`same_document`.
-        likely: the same, also where the cover is above LIKELY.
-        n_gold: how many gold documents there are.
-    """
-
-    def __init__(self, retrieved: Sequence[str], gold: Sequence[str], rules: AnswerRules = SQUAD_RULES) -> None:
-        self.n_gold = len(gold)
-        self.same = [[same_document(passage, document, rules) for document in gold] for passage in retrieved]
-        self.likely = [
-            [is_same or cover(passage, document, rules) > LIKELY for is_same, document in zip(same, gold, strict=True)]
-            for same, passage in zip(self.same, retrieved, strict=True)
-        ]
-
-    def ranking(self) -> list[str]:
-        """A name for each passage: that of the first gold document which it is and no passage before it was."""
-        taken: set[int] = set()
-        names = []
-        for rank, same in enumerate(self.same):
-            new = next((number for number, is_same in enumerate(same) if is_same and number not in taken), None)
-            names.append(f"other {rank}" if new is None else f"gold {new}")
-            taken |= set() if new is None else {new}
-        return names
+Matches = list[list[bool]]  # of one question, [passages][gold documents]: whether the passage is the document
 
 
-def _ndcg(found: Sequence[Judged]) -> float:
-    measure = f"nDCG@{max(1, *(len(one.same) for one in found))}"
-    run = {str(number): one.ranking() for number, one in enumerate(found)}
-    qrels = {str(number): {f"gold {i}": 1 for i in range(one.n_gold)} for number, one in enumerate(found)}
-    values = ranking_metrics_by_query(run, qrels, [measure])
-    return sum(value[measure] for value in values.values()) / len(values)
+def _match(
+    passages: Sequence[Passage], gold: Sequence[Passage], is_gold: Callable[[Passage, Passage], bool]
+) -> Matches:
+    return [[is_gold(passage, document) for document in gold] for passage in passages]
 
 
-def _all_found(matches: Sequence[Sequence[bool]]) -> bool:
-    return bool(matches) and all(any(column) for column in zip(*matches, strict=True))
+def _same_id(passage: Passage, document: Passage) -> bool:
+    return document.id in (passage.id, passage.id.rpartition("#")[0])
+
+
+def _ids_agree(judged: Iterable[tuple[Sequence[Passage], Sequence[Passage]]], rules: AnswerRules) -> bool:
+    """Whether most passages that have the id of a gold document of their question have its text, or a part of it."""
+    same = [
+        max(word_recall(passage.text, document.text, rules), word_recall(document.text, passage.text, rules)) > COVERED
+        for passages, gold in judged
+        for passage, document in itertools.product(passages, gold)
+        if document.id and _same_id(passage, document)
+    ]
+    return 2 * sum(same) > len(same)
+
+
+def _accuracy(matches: Sequence[Matches]) -> float:
+    passages = [any(passage) for match in matches for passage in match]
+    return sum(passages) / len(passages) if passages else 0.0
+
+
+def _recall(matches: Sequence[Matches]) -> float:
+    found = [bool(match) and all(any(column) for column in zip(*match, strict=True)) for match in matches]
+    return sum(found) / len(found)
+
+
+def _ndcg(matches: Sequence[Matches], n_gold: Sequence[int]) -> float:
+    measure = f"nDCG@{max(1, *map(len, matches))}"
+    run = {str(number): _ranking(match) for number, match in enumerate(matches)}
+    qrels = {str(number): {f"gold {i}": 1 for i in range(count)} for number, count in enumerate(n_gold)}
+    return ranking_metrics(run, qrels, [measure])[measure]
+
+
+def _ranking(match: Matches) -> list[str]:
+    """A name for each passage: that of the first gold document which it is and no passage before it was."""
+    taken: set[int] = set()
+    names = []
+    for rank, documents in enumerate(match):
+        new = next((number for number, is_gold in enumerate(documents) if is_gold and number not in taken), None)
+        names.append(f"other {rank}" if new is None else f"gold {new}")
+        taken |= set() if new is None else {new}
+    return names

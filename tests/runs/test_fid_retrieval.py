@@ -53,12 +53,15 @@ def test_an_index_makes_validation_end_to_end(settings: dict[str, Any], tmp_path
     (report,) = run(settings, tmp_path)
     assert report["document_recall"] == report["document_recall@1"] == report["ndcg"] == 1.0
     assert report["document_accuracy"] == pytest.approx(1 / 3)
+    assert report["compared_by_id"] == 0  # the records' passages are all called "mine"
     assert report["exact_match"] >= 0
 
 
 def test_retrieval_metrics_follow_what_was_found(settings: dict[str, Any], tmp_path: Path) -> None:
-    """A question about another document than its gold one finds the wrong one first."""
+    """A question about another document than its gold one finds the wrong one first; ids tell, not texts."""
     rows = records()
+    for i, row in enumerate(rows):
+        row["ctxs"][0] |= {"id": f"d{i}"}
     rows[0]["question"] = f"which {WORDS[1]}?"
     settings["data"] |= {
         "validation_file": write_lines(tmp_path / "wrong.jsonl", rows),
@@ -67,6 +70,7 @@ def test_retrieval_metrics_follow_what_was_found(settings: dict[str, Any], tmp_p
     }
     (report,) = run(settings, tmp_path)
     assert report["document_recall"] == pytest.approx(7 / 8)
+    assert report["compared_by_id"] == 1
 
 
 @pytest.mark.parametrize("corpus", [True, False])

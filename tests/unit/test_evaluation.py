@@ -56,6 +56,7 @@ def test_a_pipeline_by_hand() -> None:
     assert scores["document_accuracy"] == pytest.approx(2 / 4)
     assert scores["document_recall"] == 1.0
     assert scores["document_recall@1"] == pytest.approx(1 / 2)
+    assert scores["compared_by_id"] == 1
     assert scores["ndcg"] == pytest.approx((1 + 1 / math.log2(3)) / 2)
     for name in ("exact_match", "f1", "precision", "rouge1", "rougeL"):
         assert scores[name] == pytest.approx(100 / 3), name

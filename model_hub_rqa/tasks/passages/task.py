@@ -12,7 +12,7 @@ from model_hub_rqa.data.formats.fid import fusion_reader
 from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.metrics.generation import generation_metrics
 from model_hub_rqa.metrics.ranking import document_metrics
-from model_hub_rqa.records import Answer, Question
+from model_hub_rqa.records import Answer, Passage, Question
 from model_hub_rqa.registry import RETRIEVERS
 from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.retrieval.index_folder import read_manifest
@@ -23,13 +23,14 @@ from model_hub_rqa.tasks.passages.generation import AnswerDecoder, answer_source
 _OVER_FETCH = 10  # passages retrieved beyond those wanted, since the same text may stand in a corpus several times
 
 _ANSWER_METRICS = {"exact_match": True, "f1": True, "rougeL": True}
-_DOCUMENT_METRICS = {
+_DOCUMENT_METRICS: dict[str, bool | None] = {
     "document_accuracy": True,
     "document_recall": True,
     "document_recall@1": True,
-    "likely_document_accuracy": True,
-    "likely_document_recall": True,
     "ndcg": True,
+    "contained_document_accuracy": True,
+    "contained_document_recall": True,
+    "compared_by_id": None,
 }
 
 
@@ -111,7 +112,7 @@ class PassageTask(Task):
         return self._retrieved(examples, retriever, settings.embedding_max_num_to_retrieve, keep_gold=True)
 
     def _validation_passages(self, examples: Any, retriever: tuple[Retriever, str] | None) -> Any:
-        """Retrieved passages alone where there is a retriever, with the gold texts in the column gold_texts."""
+        """Retrieved passages alone where there is a retriever, with the gold ones in the column gold_passages."""
         settings = self.settings
         if retriever is None:
             return choose_passages(
@@ -120,8 +121,11 @@ class PassageTask(Task):
         wanted = settings.embedding_max_num_to_retrieve
         if not settings.embedding_model and settings.n_context is not None:
             wanted = settings.n_context  # trained on so many of the records' own
-        gold = [[passage["text"] for passage in row if passage["gold"]] for row in examples["passages"]]
-        return self._retrieved(examples, retriever, wanted, keep_gold=False).add_column("gold_texts", gold)
+        gold = [
+            [{"id": passage["id"], "text": passage["text"]} for passage in row if passage["gold"]]
+            for row in examples["passages"]
+        ]
+        return self._retrieved(examples, retriever, wanted, keep_gold=False).add_column("gold_passages", gold)
 
     def _retrieved(self, examples: Any, retriever: tuple[Retriever, str], wanted: int, *, keep_gold: bool) -> Any:
         index, fingerprint = retriever
@@ -194,8 +198,11 @@ class PassageTask(Task):
         rules = self.answer_rules(references)
         scores = generation_metrics([results[row].answer for row in answered], references, rules=rules)
         if self.settings.retrieves:
-            retrieved = [[passage["text"] for passage in row] for row in rows["passages"]]
-            scores |= document_metrics(retrieved, rows["gold_texts"][:], rules=rules)
+            retrieved, gold = (
+                [[Passage(passage["id"], passage["text"]) for passage in row] for row in rows[column]]
+                for column in ("passages", "gold_passages")
+            )
+            scores |= document_metrics(retrieved, gold, rules=rules)
         return scores
 
     @staticmethod

@@ -24,6 +24,7 @@ from model_hub_rqa.metrics.languages import LANGUAGES, choose_rules, rules_for, 
 from model_hub_rqa.metrics.ranking import document_metrics
 from model_hub_rqa.metrics.squad import squad_v1, squad_v2
 from model_hub_rqa.metrics.text import SQUAD_RULES, exact_match_score, f1_score, normalize_answer
+from model_hub_rqa.records import Passage
 
 LETTERS = (
     "aeltd E. -,\u00bf\u201c\u3002\uff0c\u3001 \u3000\u4e2d\u56fd\u7684\ud55c\uac15\u300a'\"<(\u2019$+"
@@ -302,12 +303,15 @@ def test_bleu_takes_the_languages_tokenizer() -> None:
 
 
 def test_documents_are_compared_by_the_same_words() -> None:
-    """A passage with three of four characters of the gold document is likely it; by white space it is not."""
-    retrieved, gold = [["红星公"]], [["红星公司。红"]]
-    assert document_metrics(retrieved, [["红星公司"]], rules=rules_for("zh"))["likely_document_recall"] == 1
-    assert document_metrics([["星红公"]], [["红星公司"]], rules=rules_for("zh"))["likely_document_recall"] == 1
-    assert document_metrics([["星红公"]], [["红星公司"]])["likely_document_recall"] == 0
-    assert document_metrics(retrieved, gold, rules=rules_for("zh"))["document_recall"] == 1
+    """A passage with three of four characters of the gold document is it; by white space it is not."""
+
+    def recall(passage: str, gold: str, language: str, name: str = "document_recall") -> float:
+        return document_metrics([[Passage("", passage)]], [[Passage("", gold)]], rules=rules_for(language))[name]
+
+    assert recall("红星公", "红星公司", "zh") == recall("星红公", "红星公司", "zh") == 1
+    assert recall("星红公", "红星公司", "en") == 0
+    assert recall("红星公", "红星公司。红", "zh") == 0  # three of five
+    assert recall("红星公", "红星公司。红", "zh", "contained_document_recall") == 1
 
 
 def test_squad_scores_take_rules() -> None:

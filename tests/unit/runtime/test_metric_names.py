@@ -16,6 +16,7 @@ from model_hub_rqa.checkpoints import checkpoints_of
 from model_hub_rqa.cli import main
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.ranking import document_metrics
+from model_hub_rqa.records import Passage
 from model_hub_rqa.runtime import experiments
 from model_hub_rqa.runtime.metric_names import check_metric, declared_metrics
 from model_hub_rqa.tasks.passages import task as passages
@@ -123,7 +124,8 @@ def test_an_added_metric_gets_no_answer_as_a_text(tmp_path: Path) -> None:
 
 
 def test_the_metrics_of_retrieved_passages_are_declared() -> None:
-    assert document_metrics([["a b"]], [["a b"]]).keys() == passages._DOCUMENT_METRICS.keys()
+    one = [[Passage("1", "a b")]]
+    assert document_metrics(one, one).keys() == passages._DOCUMENT_METRICS.keys()
 
 
 @pytest.mark.parametrize(
