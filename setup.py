@@ -28,6 +28,7 @@ setup(
         "numpy>=2.0",
         "pyarrow>=21",
         "omegaconf>=2.3",
+        "regex>=2024.4",
         "huggingface_hub>=1.0",
         "rich>=13",
         "tensorboard>=2.14",  # Determined writes its events and does not declare it

@@ -9,7 +9,7 @@ from typing import Any
 
 from model_hub_rqa.data.predictions import question_of
 from model_hub_rqa.metrics.generation import answer_metrics, word_statistics
-from model_hub_rqa.metrics.ranking import document_metrics
+from model_hub_rqa.metrics.ranking import answer_rank, document_metrics, has_answer_metrics
 from model_hub_rqa.metrics.text import (
     SQUAD_RULES,
     AnswerRules,
@@ -51,10 +51,11 @@ def evaluate(
 
     Returns:
         n_questions; n_unanswerable, where there are such questions, whose one right answer is ""; with a
-        retriever, n_judged (questions with gold passages), those of `document_metrics` (0 to 1) and
-        retrieval_latency; those of `answer_metrics` (percent); f1_passages and precision_passages, the best over the
-        passages read, which tell how far answers keep to them (percent); answer_words_* and reference_words_mean of
-        `word_statistics`; generation_latency and latency, as seconds a question, within batches. All are finite.
+        retriever, n_judged (questions with gold passages), those of `document_metrics` and `has_answer_metrics` (0 to
+        1) and retrieval_latency; those of `answer_metrics` (percent); f1_passages and precision_passages, the best
+        over the passages read, which tell how far answers keep to them (percent); answer_words_* and
+        reference_words_mean of `word_statistics`; generation_latency and latency, as seconds a question, within
+        batches. All are finite.
 
     Raises:
         ValueError: there is no question.
@@ -108,9 +109,14 @@ def _retrieval_scores(
     if pipeline.retriever is None:
         return {}
     gold = [[Passage(passage["id"], passage["text"]) for passage in row["passages"] if passage["gold"]] for row in rows]
+    ranks = (
+        answer_rank((passage.text for passage in passages), row["answers"])
+        for passages, row in zip(retrieved, rows, strict=True)
+    )
     return {
         "n_judged": sum(map(bool, gold)),
         **document_metrics(retrieved, gold, rules=rules),
+        **has_answer_metrics(ranks, pipeline.top_k),
         "retrieval_latency": seconds / len(rows),
     }
 

@@ -111,9 +111,9 @@ def _settings(args: argparse.Namespace) -> "RetrieverSettings":
 
 
 def retrieve(args: argparse.Namespace) -> None:
-    """Writes ctxs.jsonl and run.trec; with judgements, prints the measures as a JSON object."""
+    """Writes ctxs.jsonl and run.trec; with judgements or answers, prints the measures as a JSON object."""
     from model_hub_rqa.data.corpus import read_qrels, read_queries
-    from model_hub_rqa.metrics.ranking import measures_within, ranking_metrics
+    from model_hub_rqa.metrics.ranking import has_answer_metrics, measures_within, ranking_metrics
     from model_hub_rqa.retrieval.index_folder import check_index, open_index
 
     errors = ErrorCollector()
@@ -136,10 +136,14 @@ def retrieve(args: argparse.Namespace) -> None:
         opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified above
     if qrels is not None:
         _announce(args.top_k, len(queries) - len(qrels.judgements), len(queries), opened.manifest.passage_words)
-    run = _write(output, opened, queries, args.top_k)
+    run, answer_ranks = _write(output, opened, queries, args.top_k)
+    scores: dict[str, float] = {}
     if qrels is not None:
-        measures = measures_within(args.top_k)
-        print(json.dumps({**ranking_metrics(run, qrels.judgements, measures), "n_queries": len(qrels.judgements)}))
+        scores = ranking_metrics(run, qrels.judgements, measures_within(args.top_k))
+        scores["n_queries"] = len(qrels.judgements)
+    scores |= has_answer_metrics(answer_ranks, args.top_k)
+    if scores:
+        print(json.dumps(scores))
 
 
 def _qrels_errors(qrels: "Qrels", queries: Sequence["Query"], manifest: "Manifest", folder: Path) -> list[str]:
@@ -166,10 +170,14 @@ def _announce(top_k: int, n_unjudged: int, n_queries: int, passage_words: int | 
         say(f"documents are ranked by their best passage: --top-k {top_k} passages are of fewer documents")
 
 
-def _write(output: Path, opened: "Index", queries: Sequence["Query"], top_k: int) -> dict[str, list[str]]:
-    """Retrieves and writes both files; returns the ranked document ids by query id."""
+def _write(
+    output: Path, opened: "Index", queries: Sequence["Query"], top_k: int
+) -> tuple[dict[str, list[str]], list[int | None]]:
+    """Retrieves and writes both files; returns the ranked document ids by query id, and the queries' answer ranks."""
+    from model_hub_rqa.metrics.ranking import answer_rank
+
     progress = Progress("questions")
-    run = {}
+    run, answer_ranks = {}, []
     with (
         new_folder(output) as folder,
         (folder / "ctxs.jsonl").open("w", encoding="utf-8") as ctxs,
@@ -184,9 +192,15 @@ def _write(output: Path, opened: "Index", queries: Sequence["Query"], top_k: int
                 ranking = _ranked_documents(opened, hits)
                 trec.writelines(_trec_lines(query.id, ranking, opened.manifest.kind))
                 run[query.id] = list(ranking)
+                answer_ranks.append(answer_rank((hit.passage.text for hit in hits), _answers(query)))
             progress("retrieving", begin + len(batch), len(queries))
     say(f"{len(queries):,} questions in {output}; {progress.summary()}")
-    return run
+    return run, answer_ranks
+
+
+def _answers(query: "Query") -> list[str]:
+    """The gold answers, or the answer to train on where there are none."""
+    return list(query.answers) if query.answers is not None else [] if query.target is None else [query.target]
 
 
 def _fid_record(query: "Query", hits: Sequence["Hit"]) -> dict[str, Any]:
@@ -199,8 +213,8 @@ def _fid_record(query: "Query", hits: Sequence["Hit"]) -> dict[str, Any]:
         query = replace(query, answers=None)
     if query.target is not None:
         record["target"] = query.target
-    if query.answers is not None or query.target is not None:
-        record["answers"] = list(query.answers if query.answers is not None else [query.target])
+    if answers := _answers(query):
+        record["answers"] = answers
     record["ctxs"] = [
         {"id": hit.passage.id, "title": hit.passage.title, "text": hit.passage.text, "score": hit.score} for hit in hits
     ]

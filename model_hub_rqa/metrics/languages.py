@@ -77,7 +77,7 @@ _UNSPACED_RANGES = (
     "\u3041-\u309f\u30a1-\u30ff\u31f0-\u31ff\uff66-\uff9f\u0e00-\u109f\u1780-\u17ff"
 )
 _UNSPACED = re.compile(f"[{_UNSPACED_RANGES}]")
-_ONE_BY_ONE = re.compile(f"[{_UNSPACED_RANGES}\uac00-\ud7a3]")  # and Hangul
+ONE_BY_ONE = re.compile(f"[{_UNSPACED_RANGES}\uac00-\ud7a3]")  # and Hangul
 _UNSPACED_LANGUAGES = ("ja", "th", "lo", "km", "my", "bo", "dz")
 _KORQUAD_SPACES = str.maketrans(dict.fromkeys("'\"《》<>〈〉()\u2018\u2019", " "))
 _NOT_ARABIC = re.compile("[پچژگکیٹڈڑںےھہ]")  # letters that Persian and Urdu have, and Arabic has not
@@ -196,7 +196,7 @@ def _without_punctuation(char: str) -> str:
 
 @cache
 def _spaced(char: str) -> str:
-    if _ONE_BY_ONE.match(char):
+    if ONE_BY_ONE.match(char):
         return f" {char} " if unicodedata.category(char)[0] in "LMN" else " "
     kind = unicodedata.category(char)
     return char if kind[0] in "LMN" else "" if kind == "Cf" else " "

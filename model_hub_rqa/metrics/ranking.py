@@ -1,4 +1,5 @@
-"""Ranking quality through ir_measures (MacAvaney, Macdonald and Ounis 2022); gold documents; Kendall's tau.
+"""Ranking quality through ir_measures (MacAvaney, Macdonald and Ounis 2022); answers in passages; gold documents;
+Kendall's tau.
 
 nDCG@k: the gain of a document is its relevance, discounted by log2(rank + 1), over that of the best possible ranking
 (Järvelin and Kekäläinen 2002, as trec_eval computes it). Recall@k: the share of the relevant documents among the
@@ -9,14 +10,17 @@ the first k, over k. A document is relevant from 1 on.
 import functools
 import itertools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.libraries import require
+from model_hub_rqa.metrics.languages import ONE_BY_ONE
 from model_hub_rqa.metrics.text import SQUAD_RULES, AnswerRules
 from model_hub_rqa.records import Passage
 
@@ -106,6 +110,63 @@ def kendall_tau(ranks: Sequence[float] | np.ndarray, truth: Sequence[float] | np
         return 1.0
     one, other = np.asarray(ranks, np.float64), np.asarray(truth, np.float64)
     return float(np.mean(np.sign(one[first] - one[second]) * np.sign(other[first] - other[second])))
+
+
+HAS_ANSWER_AT = (1, 5, 20, 100)
+
+
+def has_answer_metrics(ranks: Iterable[int | None], retrieved: int) -> dict[str, float]:
+    """DPR's retrieval accuracy (Karpukhin et al. 2020, arXiv:2004.04906).
+
+    Args:
+        ranks: of each question, what :func:`answer_rank` returned. Questions with None are ignored.
+        retrieved: how many passages were asked for; k is at most that.
+
+    Returns:
+        has_answer@k for k of HAS_ANSWER_AT: the share of the questions with an answer in one of their first k passages,
+        0 to 1; and n_with_answers, how many questions that is of. Nothing where no question has an answer.
+
+    >>> has_answer_metrics([1, 4, 0, None], 5)
+    {'has_answer@1': 0.3333333333333333, 'has_answer@5': 0.6666666666666666, 'n_with_answers': 3}
+    """
+    known = [rank for rank in ranks if rank is not None]
+    if not known:
+        return {}
+    cutoffs = dict.fromkeys(min(k, retrieved) for k in HAS_ANSWER_AT)
+    found = {f"has_answer@{k}": sum(0 < rank <= k for rank in known) / len(known) for k in cutoffs}
+    return {**found, "n_with_answers": len(known)}
+
+
+def answer_rank(passages: Iterable[str], answers: Iterable[str]) -> int | None:
+    """The rank of the first passage that has one of the answers, counted from 1; 0 where none has.
+
+    A passage has an answer if the answer's words stand in it, one after the other, as in DPR's evaluation: words are
+    runs of letters, digits and marks, each other visible character is a word too, case does not count, and both texts
+    are decomposed (NFD). Here, characters of scripts without spaces, and those of Hangul, are words by themselves.
+
+    Returns:
+        None where no answer has a word, as that of a question which cannot be answered.
+    """
+    wanted = [words for answer in answers if (words := _words(answer)).strip()]
+    if not wanted:
+        return None
+    texts = map(_words, passages)
+    return next((rank for rank, text in enumerate(texts, 1) if any(words in text for words in wanted)), 0)
+
+
+def _words(text: str) -> str:
+    """The words of a text, a space before and behind each."""
+    if not text.isascii():
+        text = ONE_BY_ONE.sub(r" \g<0> ", unicodedata.normalize("NFC", text))
+        text = unicodedata.normalize("NFD", text)
+    return f" {' '.join(_word_pattern().findall(text))} ".lower()
+
+
+@functools.cache
+def _word_pattern() -> Any:
+    import regex  # transformers has it; re knows neither marks nor what can be seen
+
+    return regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
 
 
 COVERED = 0.7  # a passage is the gold one where it has more than this share of its words: LocalRQA's "likely the same"

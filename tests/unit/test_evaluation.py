@@ -57,6 +57,8 @@ def test_a_pipeline_by_hand() -> None:
     assert scores["document_recall"] == 1.0
     assert scores["document_recall@1"] == pytest.approx(1 / 2)
     assert scores["compared_by_id"] == 1
+    # "October" and "members" are in passages 1 and 3, of which two are retrieved; "a barrel of oil" is in none
+    assert (scores["has_answer@1"], scores["has_answer@2"], scores["n_with_answers"]) == (1 / 3, 1 / 3, 3)
     assert scores["ndcg"] == pytest.approx((1 + 1 / math.log2(3)) / 2)
     for name in ("exact_match", "f1", "precision", "rouge1", "rougeL"):
         assert scores[name] == pytest.approx(100 / 3), name
@@ -80,7 +82,7 @@ def test_without_a_retriever() -> None:
     """The questions' own passages are read, and nothing is said of retrieval."""
     scores = evaluate(RQAPipeline(Repeater()), rows())
     assert scores["exact_match"] == pytest.approx(100 / 3)
-    assert not {"document_accuracy", "retrieval_latency", "n_judged"} & set(scores)
+    assert not {"document_accuracy", "retrieval_latency", "n_judged", "has_answer@1"} & set(scores)
     assert scores["latency"] == scores["generation_latency"]
 
 

@@ -1,12 +1,22 @@
-"""Retrieved passages against gold documents."""
+"""Retrieved passages against gold documents and answers."""
 
+import gzip
+import json
+import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_hub_rqa.metrics.ranking import contained, document_metrics, word_recall
+from model_hub_rqa.metrics.ranking import (
+    answer_rank,
+    contained,
+    document_metrics,
+    has_answer_metrics,
+    word_recall,
+)
 from model_hub_rqa.metrics.text import SQUAD_RULES
 from model_hub_rqa.records import Passage
 
@@ -157,3 +167,99 @@ def test_properties(questions: list[tuple[list[Passage], list[Passage]]]) -> Non
             for document in documents:
                 if f" {SQUAD_RULES.normalize(document.text)} " in f" {SQUAD_RULES.normalize(passage.text)} ":
                     assert word_recall(passage.text, document.text) in (0, 1)
+
+
+# ---- answers ----
+
+
+@pytest.mark.parametrize(
+    ("passage", "answer", "expected"),
+    [
+        ("It rose in October, 1973.", "october 1973", 0),  # the comma is a word
+        ("It rose in October, 1973.", "October, 1973", 1),
+        ("It rose in October", "Octo", 0),
+        ("It rose in October", "rose October", 0),
+        ("It is 3.5 metres", "3.5", 1),
+        ("It is 3 . 5 metres", "3.5", 1),
+        ("It is 3-5 metres", "3.5", 0),
+        ("It is 13.5 metres", "3.5", 0),
+        ("the U.S. army", "U.S.", 1),
+        ("the US army", "U.S.", 0),
+        ("the mill", "a mill", 0),  # articles count
+        ("Caf\u00e9 Flore", "cafe\u0301", 1),  # the same letter, composed and not
+        ("Cafe Flore", "caf\u00e9", 0),
+        ("file_name", "name", 1),  # an underscore is no letter
+        ("soft\u00adhyphen", "soft hyphen", 1),  # what cannot be seen is left out, and ends a word
+        ("\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e", "\u0939\u093f\u0928\u094d\u0926\u0940", 1),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940", "\u0939\u093f", 0),  # vowel signs belong to their word
+        ("\u7ea2\u661f\u516c\u53f8\u5728\u5317\u4eac", "\u5317\u4eac", 1),  # Chinese: characters are words
+        ("\u7ea2\u661f\u516c\u53f8\u5728\u5317\u4eac", "\u4eac\u5317", 0),
+        ("\uc11c\uc6b8\uc740 \ud070 \ub3c4\uc2dc", "\uc11c\uc6b8", 1),  # Korean: particles follow
+        ("", "x", 0),
+        ("x", "x", 1),
+    ],
+)
+def test_answers_in_passages(passage: str, answer: str, expected: int) -> None:
+    """The answer's words stand in the passage, one after the other."""
+    assert answer_rank([passage], [answer]) == expected
+
+
+def test_answer_ranks() -> None:
+    """The first passage with any of the answers counts; one without a word is no answer."""
+    assert answer_rank(["a", "b", "c b"], ["z", "C", "b"]) == 2
+    assert answer_rank(["a", "b", "c b"], ["c b", " "]) == 3
+    assert answer_rank(["a"], ["z"]) == answer_rank([], ["z"]) == 0
+    assert answer_rank(["a"], [""]) is answer_rank(["a"], []) is None
+
+
+def test_has_answer_metrics() -> None:
+    """Of four questions with answers; k is at most what was retrieved, and no k comes twice."""
+    ranks = [1, 6, 0, 20, None]
+    expected = {"has_answer@1": 1 / 4, "has_answer@5": 1 / 4, "has_answer@20": 3 / 4, "has_answer@100": 3 / 4}
+    assert has_answer_metrics(ranks, 100) == expected | {"n_with_answers": 4}
+    assert list(has_answer_metrics(ranks, 7)) == ["has_answer@1", "has_answer@5", "has_answer@7", "n_with_answers"]
+    assert list(has_answer_metrics(ranks, 1)) == ["has_answer@1", "n_with_answers"]
+    assert has_answer_metrics([None], 5) == has_answer_metrics([], 5) == {}
+
+
+def reference_words(text: str) -> list[str]:
+    """DPR's words, character by character."""
+    words, inside = [], False
+    for char in unicodedata.normalize("NFD", text):
+        kind = unicodedata.category(char)[0]
+        if kind in "LNM" and inside:
+            words[-1] += char
+        elif kind not in "ZC":
+            words.append(char)
+        inside = kind in "LNM"
+    return [word.lower() for word in words]
+
+
+def reference_has_answer(passage: str, answer: str) -> bool:
+    """DPR's definition written out."""
+    text, wanted = reference_words(passage), reference_words(answer)
+    return any(text[i : i + len(wanted)] == wanted for i in range(len(text) - len(wanted) + 1))
+
+
+LETTERS = "aB\U00010a01\u00e9\u0130\u03a3\u0301\u093f\u0939 _.-\u00ad\u200b3\u00b2\t\u00a0"
+
+
+@given(st.text(LETTERS, max_size=12), st.text(LETTERS, min_size=1, max_size=4))
+def test_parity_with_dprs_definition(passage: str, answer: str) -> None:
+    """The same for any texts in scripts with spaces."""
+    rank = answer_rank([passage], [answer])
+    if rank is not None:
+        assert bool(rank) == reference_has_answer(passage, answer)
+
+
+def test_parity_with_dprs_definition_on_real_questions(rqa_data: Path) -> None:
+    """200 questions of SQuAD with ten passages each."""
+    with gzip.open(rqa_data / "fid/squad_fid_dev.jsonl.gz", "rt", encoding="utf-8") as file:
+        records = [json.loads(line) for line, _ in zip(file, range(200), strict=False)]
+    ranks = []
+    for record in records:
+        passages = [ctx["text"] for ctx in record["ctxs"]]
+        found = (any(reference_has_answer(text, answer) for answer in record["answers"]) for text in passages)
+        ranks.append(answer_rank(passages, record["answers"]))
+        assert ranks[-1] == next((rank for rank, has in enumerate(found, 1) if has), 0)
+    assert 0.5 < has_answer_metrics(ranks, 10)["has_answer@1"] < 1

@@ -292,7 +292,8 @@ def test_retrieve_writes_ctxs_and_a_run(world: Path, capsys: pytest.CaptureFixtu
     assert retrieve(world, "--top-k", "3", "--corpus", f"{world}/corpus.jsonl") == 0
     out, err = capsys.readouterr()
     ndcg = pytest.approx((1 / math.log2(3) + 1) / 2)
-    assert json.loads(out) == {"nDCG@3": ndcg, "Recall@3": 1, "MRR@3": 0.75, "n_queries": 2}
+    measures = {"nDCG@3": ndcg, "Recall@3": 1, "MRR@3": 0.75, "n_queries": 2}
+    assert json.loads(out) == measures | {"has_answer@1": 0, "has_answer@3": 0, "n_with_answers": 2}
     assert "1 of 3 queries have no judgements" in err
     records = [json.loads(line) for line in (world / "out/ctxs.jsonl").read_text().splitlines()]
     assert list(records[0]) == list(records[2]) == ["id", "question", "target", "answers", "ctxs"]
@@ -356,7 +357,9 @@ def test_judgements_of_unknown_documents_and_queries(world: Path, capsys: pytest
 
 
 def test_outputs(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without judgements stdout stays empty; an empty folder is filled, one that holds anything is left alone."""
+    """Without judgements and answers stdout stays empty; an empty folder is filled, one that holds anything is left
+    alone."""
+    (world / "queries.jsonl").write_text('{"question": "cat"}\n{"question": "dog"}\n{"question": "mat"}\n')
     (world / "out").mkdir()
     assert retrieve(world, "--top-k", "1", qrels=False) == 0
     out, err = capsys.readouterr()
@@ -364,6 +367,21 @@ def test_outputs(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert retrieve(world) == 2
     assert rqa("index", "--corpus", f"{world}/corpus.jsonl", "--retriever", "bm25", "--output", f"{world}/out") == 2
     assert capsys.readouterr().out.count("exists and is not an empty folder") == 2
+
+
+def test_answers_are_searched_for_in_the_passages(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Judgements or not; of the questions with answers, one finds its answer first, one second, one not at all."""
+    queries = [
+        {"id": "first", "question": "red", "answers": ["sits", "is RED"]},
+        {"id": "second", "question": "cats dogs", "gold_answer": "on the mat"},
+        {"id": "nowhere", "question": "red", "answers": ["reds"]},
+        {"id": "impossible", "question": "red", "is_impossible": True, "answers": []},
+        {"id": "none", "question": "red"},
+    ]
+    (world / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    assert retrieve(world, "--top-k", "3", qrels=False) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores == {"has_answer@1": 1 / 3, "has_answer@3": 2 / 3, "n_with_answers": 3}
 
 
 def test_the_working_directory_is_no_output(
