@@ -52,7 +52,8 @@ def dense(repeats: int, *, documents: int = 512) -> list[Row]:
     from sentence_transformers import SentenceTransformer
 
     from model_hub_rqa.retrieval.base import PassageStore, passage_text, write_passages
-    from model_hub_rqa.retrieval.dense import DenseSettings, Encoder, write_embeddings
+    from model_hub_rqa.retrieval.dense import DenseSettings, write_embeddings
+    from model_hub_rqa.retrieval.encoder import Encoder
 
     corpus, _ = _scifact(documents)
     texts = [passage_text(passage) for passage in corpus]

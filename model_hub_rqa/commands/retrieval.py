@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from model_hub_rqa.retrieval.base import RetrieverSettings
     from model_hub_rqa.retrieval.index_folder import Index, Manifest
 
-_OPTIONS = ("k1", "b", "stopwords", "stemmer", "embedding_model", "query_prompt", "passage_prompt", "max_seq_length")
+_OPTIONS = (
+    *("k1", "b", "stopwords", "stemmer"),
+    *("embedding_model", "similarity", "pooling", "query_prompt", "passage_prompt", "max_seq_length"),
+)
 _HITS_AT_ONCE = 50_000  # kept in memory with their texts
 
 
@@ -44,6 +47,8 @@ def add_commands(commands: Any) -> None:
     bm25.add_argument("--stemmer", metavar="LANGUAGE", help="cut words to their stems, for example english")
     dense = command.add_argument_group("with --retriever dense")
     dense.add_argument("--embedding-model", metavar="M", help="a sentence-transformers folder, or a name on the hub")
+    dense.add_argument("--similarity", metavar="NAME", help="cosine, dot, euclidean, manhattan (default: the model's)")
+    dense.add_argument("--pooling", metavar="NAME", help="mean, cls, lasttoken or another (default: the model's own)")
     dense.add_argument("--query-prompt", metavar="TEXT", help="put before each query (default: the model's own)")
     dense.add_argument("--passage-prompt", metavar="TEXT", help="put before each passage (default: the model's own)")
     dense.add_argument("--max-seq-length", type=int, metavar="N", help="tokens read of a text (default: the model's)")
@@ -85,7 +90,10 @@ def index(args: argparse.Namespace) -> None:
         say(f"{manifest.n_skipped:,} bad documents were left out of {args.corpus}")
     say(f"{args.output}: {manifest.n_passages:,} passages; {progress.summary()}")
     names = ("kind", "n_documents", "n_skipped", "n_passages", "corpus_sha256")
-    print(json.dumps({"index": args.output, **{name: getattr(manifest, name) for name in names}}))
+    shown = {name: getattr(manifest, name) for name in names}
+    if "similarity" in manifest.model:
+        shown["similarity"] = manifest.model["similarity"]
+    print(json.dumps({"index": args.output, **shown, **manifest.measured}))
 
 
 def _settings(args: argparse.Namespace) -> "RetrieverSettings":

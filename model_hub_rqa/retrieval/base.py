@@ -5,8 +5,8 @@ import json
 import mmap
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, overload
 
@@ -63,9 +63,7 @@ class RetrieverSettings:
         """A line for each model that is neither in a folder nor on the hub, which may be asked."""
         return []
 
-    def write(
-        self, passages: "PassageStore", folder: Path, *, batch_size: int, report: Report
-    ) -> "tuple[RetrieverSettings, str]":
+    def write(self, passages: "PassageStore", folder: Path, *, batch_size: int, report: Report) -> "Written":
         """Writes the files of an index beside its passages.
 
         Args:
@@ -73,26 +71,38 @@ class RetrieverSettings:
             folder: where the passages are; it exists.
             batch_size: passages that a model encodes at a time.
             report: told of the progress.
-
-        Returns:
-            The settings as they are in force, and the SHA-256 of the model's weights, "" without one.
         """
         raise NotImplementedError(f"{type(self).__name__} must define write")
 
     def opener(
-        self, folder: Path, model_sha256: str, embedding_model: str | None
+        self, folder: Path, model: Mapping[str, str], embedding_model: str | None
     ) -> "tuple[Callable[[PassageStore], Retriever], list[str]]":
         """What opens an index from its passages, and a line for each difference from what it was built with.
 
         Args:
             folder: of the index.
-            model_sha256: what `write` returned.
+            model: what `write` returned of the model.
             embedding_model: in place of the one that the settings name.
 
         Raises:
             ConfigError: the model cannot be loaded, or a library is missing.
         """
         raise NotImplementedError(f"{type(self).__name__} must define opener")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an index's manifest notes of a retriever that has written its files.
+
+    Attributes:
+        settings: as they are in force.
+        model: all of the embedding model that the index depends on, by name; empty without one.
+        measured: figures of the index, by name.
+    """
+
+    settings: RetrieverSettings
+    model: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
 
 
 def json_sum(content: Any) -> str:

@@ -10,7 +10,7 @@ import logging
 import math
 import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from model_hub_rqa.retrieval.base import (
     Report,
     Retriever,
     RetrieverSettings,
+    Written,
     check_k,
     no_report,
     passage_text,
@@ -77,14 +78,12 @@ class BM25Settings(RetrieverSettings):
                 errors += [f"stemmer: {line}" for line in error.errors]
         return errors
 
-    def write(
-        self, passages: PassageStore, folder: Path, *, batch_size: int, report: Report
-    ) -> tuple["BM25Settings", str]:
+    def write(self, passages: PassageStore, folder: Path, *, batch_size: int, report: Report) -> Written:
         BM25Retriever.build(passages, self, report).save(folder)
-        return self, ""
+        return Written(self)
 
     def opener(
-        self, folder: Path, model_sha256: str, embedding_model: str | None
+        self, folder: Path, model: Mapping[str, str], embedding_model: str | None
     ) -> tuple[Callable[[PassageStore], Retriever], list[str]]:
         return partial(BM25Retriever.load, folder, settings=self), []
 

@@ -1,22 +1,19 @@
-"""Dense retrieval: passages and queries as vectors of one model (Reimers and Gurevych 2019), exact inner product.
+"""Dense retrieval: passages and queries as vectors of one model, and an exact search for the most similar ones.
 
 The model is sentence-transformers', the search faiss' over the vectors on disk, block by block: memory is bounded
 whatever the size of the corpus.
 """
 
-import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from model_hub_rqa.checkpoints import file_sum
 from model_hub_rqa.errors import CheckpointError, ConfigError
-from model_hub_rqa.libraries import require
-from model_hub_rqa.models.hub import CONFIG_FILES, check_model_name
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.registry import RETRIEVERS
 from model_hub_rqa.retrieval.base import (
@@ -26,75 +23,46 @@ from model_hub_rqa.retrieval.base import (
     PassageStore,
     Report,
     Retriever,
-    RetrieverSettings,
+    Written,
     check_k,
     json_sum,
     no_report,
     passage_text,
-    top_k,
 )
+from model_hub_rqa.retrieval.encoder import Encoder, EncoderSettings, identity_differences, model_name_error
+from model_hub_rqa.retrieval.vectors import exact_search
 
 if TYPE_CHECKING:
     import numpy as np
 
 EMBEDDINGS = "embeddings.npy"
-_BLOCK = 65_536  # vectors searched at a time
 _SECONDS_BETWEEN_SAVES = 5.0
 
 
 @RETRIEVERS.register("dense")
 @dataclass(frozen=True)
-class DenseSettings(RetrieverSettings):
-    """How texts become vectors.
-
-    Attributes:
-        embedding_model: a folder of sentence-transformers (or of transformers: then the mean over the tokens), or a
-            name on the hub.
-        normalize_embeddings: to length 1, so that the inner product is the cosine.
-        query_prompt: put before each query; None for the model's own, if it has one.
-        passage_prompt: put before each passage, alike.
-        max_seq_length: tokens read of a text; None for the model's own limit.
-    """
+class DenseSettings(EncoderSettings):
+    """How texts become vectors, and how those are searched. The fields are those of
+    :class:`~model_hub_rqa.retrieval.encoder.EncoderSettings`."""
 
     kind: ClassVar[str] = "dense"
     libraries: ClassVar[tuple[str, ...]] = ("sentence_transformers", "faiss")
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers", "torch", "faiss-cpu", "numpy")
     unfinished: ClassVar[tuple[str, ...]] = (PASSAGES, OFFSETS, EMBEDDINGS, PROGRESS)
 
-    embedding_model: str = ""
-    normalize_embeddings: bool = True
-    query_prompt: str | None = None
-    passage_prompt: str | None = None
-    max_seq_length: int | None = None
-
-    def errors(self) -> list[str]:
-        """A line for each field that breaks a rule."""
-        errors = []
-        name = self.embedding_model
-        if not name:
-            errors.append("embedding_model: must be given for a dense index")
-        elif name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
-            errors.append(f"embedding_model: no such folder, got {name!r}")
-        if self.max_seq_length is not None and self.max_seq_length < 1:
-            errors.append(f"max_seq_length: must be at least 1, got {self.max_seq_length}")
-        return errors
-
     def model_errors(self) -> list[str]:
         error = model_name_error(self.embedding_model) if self.embedding_model else None
         return [] if error is None else [error]
 
-    def write(
-        self, passages: PassageStore, folder: Path, *, batch_size: int, report: Report
-    ) -> tuple["DenseSettings", str]:
+    def write(self, passages: PassageStore, folder: Path, *, batch_size: int, report: Report) -> Written:
         encoder = Encoder(self)
         # names all that the vectors depend on
-        settings = asdict(replace(encoder.settings, embedding_model=""))
-        key = json_sum([file_sum(folder / PASSAGES), encoder.sha256, settings])
+        key = json_sum([file_sum(folder / PASSAGES), encoder.identity, encoder.settings.max_seq_length])
         write_embeddings(passages, encoder, folder, key, batch_size=batch_size, report=report)
-        return encoder.settings, encoder.sha256
+        return Written(encoder.settings, encoder.identity)
 
     def opener(
-        self, folder: Path, model_sha256: str, embedding_model: str | None
+        self, folder: Path, model: Mapping[str, str], embedding_model: str | None
     ) -> tuple[Callable[[PassageStore], Retriever], list[str]]:
         import numpy as np
 
@@ -104,111 +72,15 @@ class DenseSettings(RetrieverSettings):
         except ConfigError as error:
             hint = "" if embedding_model else f" ({folder} was built with it: if it has moved, say where)"
             raise ConfigError([f"{line}{hint}" for line in error.errors]) from error
-        errors = []
-        if encoder.sha256 != model_sha256:
-            built = f"{self.embedding_model} (weights' SHA-256 {model_sha256[:12]})"
-            other = f"{name} has {encoder.sha256[:12]}"
-            errors.append(f"{folder}: was built with another embedding model: {built}; {other}")
 
         def load(passages: PassageStore) -> "DenseRetriever":
             return DenseRetriever(passages, np.load(folder / EMBEDDINGS, mmap_mode="r"), encoder)
 
-        return load, errors
-
-
-def model_name_error(name: str) -> str | None:
-    """Why no embedding model has this name; None if it is a folder, or in the hub's cache or on the hub."""
-    if os.path.isdir(name):
-        return None
-    on_hub = name if "/" in name else f"sentence-transformers/{name}"  # as sentence-transformers looks for it
-    return check_model_name("embedding_model", on_hub, files=("modules.json", *CONFIG_FILES))
-
-
-class Encoder:
-    """A loaded embedding model.
-
-    Attributes:
-        settings: with the maximal length as it is in force, and the model's folder as an absolute path.
-        sha256: of the model's weights.
-        dimension: of its vectors.
-
-    Raises:
-        ConfigError: the settings break a rule, the model cannot be loaded, or sentence-transformers is missing.
-    """
-
-    def __init__(self, settings: DenseSettings) -> None:
-        errors = settings.errors()
-        if errors:
-            raise ConfigError(errors)
-        name = settings.embedding_model
-        sentence_transformers = require("sentence_transformers")
-        if unknown := model_name_error(name):  # found out in seconds, where the library would try again for minutes
-            raise ConfigError(unknown)
-        try:
-            model = sentence_transformers.SentenceTransformer(name)
-        except Exception as error:  # the hub client, safetensors and transformers each raise their own kinds
-            reason = str(error).strip().split("\n")[0]
-            raise ConfigError(f"embedding_model: cannot load {name!r}: {type(error).__name__}: {reason}") from error
-        if settings.max_seq_length is not None:
-            limit = _longest_input(model)
-            if limit is not None and settings.max_seq_length > limit:
-                raise ConfigError(
-                    f"max_seq_length: must be at most {limit}, the longest input of {name}, "
-                    f"got {settings.max_seq_length}"
-                )
-            model.max_seq_length = settings.max_seq_length
-        self._model = model
-        source = os.path.abspath(name) if os.path.isdir(name) else name
-        self.settings = replace(settings, embedding_model=source, max_seq_length=model.max_seq_length)
-        self.sha256 = _weights_sum(model)
-        self.dimension = int(self.queries(["x"]).shape[1])  # some models do not know it by themselves
-
-    def queries(self, texts: Sequence[str], batch_size: int = 32) -> "np.ndarray":
-        """Vectors of queries: (len(texts), dimension), float32."""
-        return self._vectors(self._model.encode_query, texts, self.settings.query_prompt, batch_size)
-
-    def passages(self, texts: Sequence[str], batch_size: int = 32) -> "np.ndarray":
-        """Vectors of passages: (len(texts), dimension), float32."""
-        return self._vectors(self._model.encode_document, texts, self.settings.passage_prompt, batch_size)
-
-    def _vectors(self, encode: Any, texts: Sequence[str], prompt: str | None, batch_size: int) -> "np.ndarray":
-        import numpy as np
-
-        vectors = encode(
-            list(texts),
-            prompt=prompt,
-            batch_size=batch_size,
-            normalize_embeddings=self.settings.normalize_embeddings,
-            show_progress_bar=False,
-        )
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        if not np.isfinite(vectors).all():
-            raise CheckpointError(f"{self.settings.embedding_model}: gives vectors that are not finite")
-        return vectors
-
-
-def _longest_input(model: Any) -> int | None:
-    """The tokens that an embedding model has positions for; None where it does not say."""
-    from model_hub_rqa.models.limits import UNLIMITED, model_limits
-
-    inner = getattr(model[0], "auto_model", None)
-    limit = UNLIMITED if inner is None else model_limits(inner).tokens
-    return None if limit == UNLIMITED else limit
-
-
-def _weights_sum(model: Any) -> str:
-    """SHA-256 over names, types, shapes and bytes of a model's weights: the same wherever they are stored."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+        return load, [f"{folder}: {name}: {line}" for line in identity_differences(model, encoder.identity)]
 
 
 class DenseRetriever:
-    """Ranks passages by the inner product of their vectors with the query's.
+    """Ranks passages by the similarity of their vectors with the query's.
 
     Args:
         passages: of the corpus, in its order.
@@ -238,57 +110,13 @@ class DenseRetriever:
         check_k(k)
         if not queries:
             return []
-        scores, positions = exact_search(self.encoder.queries(queries), self.embeddings, k)
+        scores, positions = exact_search(
+            self.encoder.queries(queries), self.embeddings, k, similarity=self.encoder.similarity
+        )
         return [
             [Hit(self.passages[i], score) for i, score in zip(row.tolist(), values.tolist(), strict=True)]
             for row, values in zip(positions, scores, strict=True)
         ]
-
-
-def exact_search(
-    queries: "np.ndarray", embeddings: "np.ndarray", k: int, block: int = _BLOCK
-) -> "tuple[np.ndarray, np.ndarray]":
-    """The highest inner products of each query: scores and positions, both (n queries, min(k, n passages)).
-
-    Args:
-        queries: (n queries, dimension), float32.
-        embeddings: (n passages, dimension), float32; read a block of rows at a time.
-        k: how many; equal scores stand in the order of the passages.
-        block: rows read at a time.
-    """
-    import numpy as np
-
-    scores = np.empty((len(queries), 0), dtype=np.float32)
-    positions = np.empty((len(queries), 0), dtype=np.int64)
-    for begin in range(0, len(embeddings), block):
-        found, rows = _block_search(queries, np.ascontiguousarray(embeddings[begin : begin + block]), k)
-        scores = np.concatenate([scores, found], axis=1)
-        positions = np.concatenate([positions, rows + begin], axis=1)
-        order = np.lexsort((positions, -scores))[:, :k]
-        scores, positions = np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
-    return scores, positions
-
-
-def _block_search(queries: "np.ndarray", block: "np.ndarray", k: int) -> "tuple[np.ndarray, np.ndarray]":
-    import numpy as np
-
-    faiss = require("faiss")
-    asked = min(k + 1, len(block))
-    scores, rows = faiss.knn(queries, block, asked, metric=faiss.METRIC_INNER_PRODUCT)
-    for number, query in enumerate(queries):
-        # faiss does not say which of several equal scores it keeps: where the last place is shared, we choose
-        if asked > k and np.isclose(scores[number, k - 1], scores[number, k], rtol=1e-5, atol=0):
-            rows[number] = top_k(_products(block, query), asked)
-        scores[number] = _products(block[rows[number]], query)
-    return scores[:, :k], rows[:, :k]
-
-
-def _products(rows: "np.ndarray", query: "np.ndarray") -> "np.ndarray":
-    """Inner products whose last digits depend on the row alone, and not on its place or neighbours, as BLAS's do."""
-    import numpy as np
-
-    products: np.ndarray = np.einsum("ij,j->i", rows, query)
-    return products
 
 
 def write_embeddings(

@@ -34,7 +34,7 @@ from model_hub_rqa.retrieval.base import (
     write_passages,
 )
 
-FORMAT_VERSION = 1  # raise it whenever folders of before cannot be used any more
+FORMAT_VERSION = 2  # raise it whenever folders of before cannot be used any more
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class Manifest:
         passage_words, passage_stride: how documents were split; None where they were not.
         on_bad_record: how bad documents were treated.
         settings: fields of the retriever's settings.
-        model_sha256: of the embedding model's weights; "" without one.
+        model: all of the embedding model that the index depends on, by name: the SHA-256 of its weights and tokenizer,
+            its similarity, prompts and configurations; empty without one.
+        measured: figures of the index, by name.
         versions: of the libraries that wrote it. They are for the record: another version is no reason to refuse it.
         sha256: of each other file in the folder.
         format_version: of the folder's layout.
@@ -66,7 +68,8 @@ class Manifest:
     passage_stride: int | None
     on_bad_record: str
     settings: dict[str, Any]
-    model_sha256: str
+    model: dict[str, str]
+    measured: dict[str, float]
     versions: dict[str, str]
     sha256: dict[str, str]
     format_version: int = FORMAT_VERSION
@@ -148,7 +151,7 @@ def build_index(
         _clear(partial, settings.unfinished)
         n_passages = write_passages(_passages(reader, passage_words, passage_stride), partial, report)
         store = PassageStore(partial)
-        settings, model_sha256 = settings.write(store, partial, batch_size=batch_size, report=report)
+        written = settings.write(store, partial, batch_size=batch_size, report=report)
         manifest = Manifest(
             kind=settings.kind,
             corpus_file=os.fspath(corpus),
@@ -159,8 +162,9 @@ def build_index(
             passage_words=passage_words,
             passage_stride=passage_stride,
             on_bad_record=on_bad_record,
-            settings=asdict(settings),
-            model_sha256=model_sha256,
+            settings=asdict(written.settings),
+            model=dict(written.model),
+            measured=dict(written.measured),
             versions=_versions(settings.packages),
             sha256=_file_sums(partial),
         )
@@ -202,7 +206,7 @@ def open_index(
     if retriever not in (None, manifest.kind):
         raise CheckpointError(errors)
     try:
-        load, differences = settings.opener(path, manifest.model_sha256, embedding_model)
+        load, differences = settings.opener(path, manifest.model, embedding_model)
     except ConfigError as error:
         raise (CheckpointError([*errors, *error.errors]) if errors else error) from error
     if errors := [*errors, *differences]:

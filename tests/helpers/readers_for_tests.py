@@ -57,10 +57,11 @@ class LetterEncoder:
     named: list[str]  # the models that it stood in for
     weights = "weights of one"
     dimension = 8
+    similarity = "cosine"
 
     def __init__(self, settings: DenseSettings) -> None:
         self.settings = replace(settings, max_seq_length=settings.max_seq_length or 256)
-        self.sha256 = type(self).weights
+        self.identity = {"weights": type(self).weights, "passage_prompt": str(settings.passage_prompt)}
         self.named.append(settings.embedding_model)
 
     def queries(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:

@@ -196,7 +196,7 @@ def retriever_index(settings: PassageKwargs, records: Iterable[Mapping[str, Any]
 def fingerprint(index: Index) -> str:
     """Says all that a search of the index depends on."""
     manifest = index.manifest
-    return json.dumps([manifest.kind, manifest.settings, manifest.model_sha256, manifest.sha256], sort_keys=True)
+    return json.dumps([manifest.kind, manifest.settings, manifest.model, manifest.sha256], sort_keys=True)
 
 
 def _cached_index(corpus: Path, embedding_model: str, cache_dir: Path) -> Index:

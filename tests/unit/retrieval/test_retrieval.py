@@ -128,7 +128,9 @@ def test_everything_that_differs_is_listed(tmp_path: Path, corpus: Path, letters
     ]
     assert errors[2].startswith(f"{folder}: is the index of another corpus: {corpus} (5 documents, ")
     assert f"{other} has 1 documents" in errors[2]
-    assert errors[3].startswith(f"{folder}: was built with another embedding model: letters (weights' SHA-256 ")
+    assert errors[3] == (
+        f"{folder}: stranger: weights: must be SHA-256 weights of o as in the index, got SHA-256 weights of a"
+    )
     assert len(errors) == 4
 
 
@@ -163,8 +165,8 @@ def test_manifests_that_cannot_be_used(tmp_path: Path, corpus: Path) -> None:
     content = path.read_text()
     path.write_text(content.replace('"k1": 1.2', '"k1": 1.3'))
     assert "damaged, its content does not have the SHA-256 that it names" in refusals(lambda: open_index(folder))[0]
-    path.write_text(content.replace('"format_version": 1', '"format_version": 2'))
-    assert "has the format 2, this version reads 1" in refusals(lambda: open_index(folder))[0]
+    path.write_text(content.replace('"format_version": 2', '"format_version": 1'))
+    assert "has the format 1, this version reads 2" in refusals(lambda: open_index(folder))[0]
     for damaged in (content[:-9], "[]", "{}"):
         path.write_text(damaged)
         assert "is not the manifest of an index, or damaged" in refusals(lambda: open_index(folder))[0]
@@ -419,7 +421,7 @@ def test_index_command(tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixtu
 OWN_RETRIEVER = """
 from dataclasses import dataclass
 from model_hub_rqa.records import Hit
-from model_hub_rqa.retrieval.base import RetrieverSettings
+from model_hub_rqa.retrieval.base import RetrieverSettings, Written
 
 @dataclass(frozen=True)
 class LastLetters(RetrieverSettings):
@@ -428,9 +430,9 @@ class LastLetters(RetrieverSettings):
 
     def write(self, passages, folder, *, batch_size, report):
         (folder / "letters").write_text("".join(passage.text[-1] for passage in passages))
-        return self, ""
+        return Written(self)
 
-    def opener(self, folder, model_sha256, embedding_model):
+    def opener(self, folder, model, embedding_model):
         return (lambda passages: Search(passages, (folder / "letters").read_text(), self.b)), []
 
 class Search:
