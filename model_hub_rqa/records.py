@@ -1,15 +1,19 @@
 """The plain records that travel between the parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of a corpus: ``id`` is unique within it, ``title`` may be empty."""
+    """A piece of a corpus: ``id`` is unique within it, ``title`` may be empty.
+
+    ``position`` is its place in an index, counted from 0; -1 outside of one.
+    """
 
     id: str
     text: str
     title: str = ""
+    position: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,18 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.errors import ConfigError, RqaError, folder_error, renamed
 from model_hub_rqa.errors import ErrorCollector as ErrorCollector  # for the commands
 from model_hub_rqa.metrics.languages import Choice, language_error
 from model_hub_rqa.progress import format_seconds, peak_memory_mib
+
+if TYPE_CHECKING:
+    from model_hub_rqa.retrieval.index_folder import Manifest
+    from model_hub_rqa.retrieval.search import SearchSettings
 
 CHECKPOINT_HELP = "a run (its best checkpoint; RUN@best, RUN@last, RUN@STEP), a checkpoint or a model folder"
 
@@ -113,6 +118,66 @@ def reading_settings(args: argparse.Namespace) -> dict[str, Any]:
     """What was given of the options of `add_reading`."""
     names = ("max_answer_length", *(name for name, _, _ in _READING))
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def add_search(command: argparse.ArgumentParser, *, required: bool) -> None:
+    """The options of a command that searches indexes."""
+    beside = "" if required else "; without, the passages of the questions are read"
+    command.add_argument(
+        "--index",
+        required=required,
+        action="append",
+        metavar="DIR",
+        help=f"where passages are found; several are fused{beside}",
+    )
+    command.add_argument("--retriever", metavar="NAME", help="refuse another kind: bm25, dense ...; hybrid: several")
+    command.add_argument("--embedding-model", metavar="M", help="where the index's embedding model is now")
+    command.add_argument("--corpus", metavar="FILE", help="refuse the index if it was built from another corpus")
+    group = command.add_argument_group("with several --index")
+    group.add_argument("--fusion", choices=("rrf", "convex"), help="by ranks (default), or by scores")
+    group.add_argument(
+        "--weights",
+        "--fusion-weights",
+        dest="fusion_weights",
+        type=float,
+        nargs="+",
+        metavar="W",
+        help="with --fusion convex, one for each index (default: equal ones)",
+    )
+    group.add_argument("--fusion-depth", type=int, metavar="N", help="hits of each index that are fused (default 100)")
+
+
+def search_settings(args: argparse.Namespace) -> "SearchSettings":
+    """What was given of the options of `add_search`; --index must be."""
+    from model_hub_rqa.retrieval.search import SearchSettings
+
+    pairs = ((field.name, getattr(args, field.name)) for field in fields(SearchSettings))
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in pairs}
+    return SearchSettings(**given)
+
+
+def check_search(args: argparse.Namespace) -> "list[Manifest]":
+    """The manifests of the indexes that were named, after a comparison with the options; none without --index.
+
+    Raises:
+        RqaError: all errors of the options and of the indexes; no model is loaded.
+    """
+    from model_hub_rqa.retrieval.search import SearchSettings, check_retriever
+
+    errors = ErrorCollector()
+    if args.top_k is not None and args.top_k < 1:
+        errors.add(ConfigError(f"--top-k: must be at least 1, got {args.top_k}"))
+    manifests = None
+    if args.index is None:
+        others = ("top_k", "corpus", *(field.name for field in fields(SearchSettings) if field.name != "index"))
+        lines = [f"--{name.replace('_', '-')}: needs --index" for name in others if getattr(args, name) is not None]
+        if lines:
+            errors.add(ConfigError(lines))
+    else:
+        manifests = errors.attempt(check_retriever, search_settings(args), corpus=args.corpus)
+    with named_as_typed(args):
+        errors.raise_any()
+    return manifests or []
 
 
 def say(text: str) -> None:

@@ -14,13 +14,16 @@ from model_hub_rqa.commands.common import (
     Progress,
     add_language,
     add_reading,
+    add_search,
     check_language,
     check_new_folder,
+    check_search,
     named_as_typed,
     new_folder,
     reading_settings,
     say,
     say_rules,
+    search_settings,
 )
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.libraries import check_libraries
@@ -40,7 +43,8 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser("evaluate", help="evaluate retriever and reader together, from question to answer")
     command.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT_HELP)
     command.add_argument("--data", required=True, metavar="FILE", help="FiD's, LocalRQA's or SQuAD's form, or FILE[:N]")
-    _add_retrieval(command, required=False)
+    command.add_argument("--top-k", type=int, metavar="N", help="passages a question (default: as trained, or 10)")
+    add_search(command, required=False)
     command.add_argument("--output-dir", required=True, metavar="DIR", help="for score.json, predictions.jsonl ...")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="questions at a time (default 64)")
     command.add_argument(
@@ -53,7 +57,8 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser("ask", help="answer a question from an index")
     command.add_argument("question")
     command.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT_HELP)
-    _add_retrieval(command, required=True)
+    command.add_argument("--top-k", type=int, metavar="N", help="passages a question (default: as trained, or 10)")
+    add_search(command, required=True)
     command.add_argument(
         "--turn",
         dest="turns",
@@ -65,14 +70,6 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object")
     add_reading(command)
     command.set_defaults(command=ask)
-
-
-def _add_retrieval(command: argparse.ArgumentParser, *, required: bool) -> None:
-    beside = "" if required else "; without, the passages of the questions are read"
-    command.add_argument("--index", required=required, metavar="DIR", help=f"where passages are found{beside}")
-    command.add_argument("--top-k", type=int, metavar="N", help="passages a question (default: as trained, or 10)")
-    command.add_argument("--embedding-model", metavar="M", help="where the index's embedding model is now")
-    command.add_argument("--corpus", metavar="FILE", help="refuse the index if it was built from another corpus")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -92,7 +89,7 @@ def evaluate(args: argparse.Namespace) -> None:
         errors.add(ConfigError(f"--batch-size: must be at least 1, got {args.batch_size}"))
     errors.attempt(check_language, args.language)
     records = errors.attempt(_read_questions, args.data, args.index is None, args.on_bad_record)
-    manifest = _check_retrieval(args, errors)
+    manifests = errors.attempt(check_search, args) or []
     errors.attempt(check_libraries, "sacrebleu", *([] if args.index is None else ["ir_measures"]))
     errors.raise_any()
     assert records is not None
@@ -105,7 +102,7 @@ def evaluate(args: argparse.Namespace) -> None:
     rules = choice.rules
     progress = Progress("questions")
     with new_folder(output, "--output-dir") as folder, _logging_to(folder / "evaluate.log"):
-        _write(folder / "all_args.json", _all_args(args, pipeline, manifest))
+        _write(folder / "all_args.json", _all_args(args, pipeline, manifests))
         logger.info("%d questions of %s, %d left out", len(records.rows), args.data, records.n_skipped)
         with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
 
@@ -164,7 +161,7 @@ def ask(args: argparse.Namespace) -> None:
     for name, text in (("QUESTION", args.question), *(("--turn", turn) for turn in args.turns)):
         if not text.strip():
             errors.add(ConfigError(f"{name}: must not be blank"))
-    _check_retrieval(args, errors)
+    errors.attempt(check_search, args)
     errors.raise_any()
     # The question is the user's, so the turn before it is the assistant's.
     roles = ["user" if (len(args.turns) - number) % 2 == 0 else "assistant" for number in range(len(args.turns))]
@@ -206,47 +203,34 @@ def _readable(reader: Any, records: "Records", on_bad_record: str) -> "Records":
     return replace(records, rows=rows, skipped=skipped, n_skipped=records.n_skipped + len(errors))
 
 
-def _check_retrieval(args: argparse.Namespace, errors: ErrorCollector) -> "Manifest | None":
-    if args.top_k is not None and args.top_k < 1:
-        errors.add(ConfigError(f"--top-k: must be at least 1, got {args.top_k}"))
-    if args.index is None:
-        others = ("top_k", "embedding_model", "corpus")
-        lines = [f"--{name.replace('_', '-')}: needs --index" for name in others if getattr(args, name) is not None]
-        if lines:
-            errors.add(ConfigError(lines))
-        return None
-    from model_hub_rqa.retrieval.index_folder import check_index
-
-    return errors.attempt(check_index, args.index, corpus=args.corpus)
-
-
 def _pipeline(args: argparse.Namespace) -> "RQAPipeline":
     from model_hub_rqa.pipeline import DEFAULT_TOP_K, RQAPipeline, load_reader
     from model_hub_rqa.progress import quiet_libraries
-    from model_hub_rqa.retrieval.index_folder import open_index
+    from model_hub_rqa.retrieval.search import open_retriever
 
     quiet_libraries()
     with named_as_typed(args):
         reader = load_reader(args.checkpoint, tell=say, **reading_settings(args))
         if args.index is None:
             return RQAPipeline(reader)
-        opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified before
+        opened = open_retriever(search_settings(args), verify=False)  # verified before
     top_k = args.top_k or reader.n_context or DEFAULT_TOP_K
     return RQAPipeline(reader, opened, top_k=top_k)
 
 
-def _all_args(args: argparse.Namespace, pipeline: "RQAPipeline", manifest: "Manifest | None") -> dict[str, Any]:
-    """What the scores depend on: the command's arguments, the reader's settings, the index, the versions."""
+def _all_args(args: argparse.Namespace, pipeline: "RQAPipeline", manifests: "Sequence[Manifest]") -> dict[str, Any]:
+    """What the scores depend on: the command's arguments, the reader's settings, the indexes, the versions."""
     from importlib.metadata import version
 
     given = {name: value for name, value in vars(args).items() if name != "command"}
     settings = getattr(pipeline.reader, "settings", None)
+    known = [{**vars(manifest), "sha256": None} for manifest in manifests]
     return {
         **given,
         "top_k": pipeline.top_k if pipeline.retriever is not None else None,
         "reader": type(pipeline.reader).__name__,
         "reader_settings": {} if settings is None else vars(settings),
-        "index_manifest": None if manifest is None else {**vars(manifest), "sha256": None},
+        "index_manifest": known if len(known) > 1 else next(iter(known), None),
         "versions": {name: version(name) for name in ("model-hub-rqa", "torch", "transformers", "sacrebleu")},
     }
 

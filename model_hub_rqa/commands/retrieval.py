@@ -7,15 +7,25 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.commands.common import ErrorCollector, Progress, check_new_folder, named_as_typed, new_folder, say
+from model_hub_rqa.commands.common import (
+    ErrorCollector,
+    Progress,
+    add_search,
+    check_new_folder,
+    check_search,
+    named_as_typed,
+    new_folder,
+    say,
+    search_settings,
+)
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.libraries import check_libraries
 
 if TYPE_CHECKING:
     from model_hub_rqa.data.corpus import Qrels, Query
     from model_hub_rqa.records import Hit
-    from model_hub_rqa.retrieval.base import RetrieverSettings
-    from model_hub_rqa.retrieval.index_folder import Index, Manifest
+    from model_hub_rqa.retrieval.base import Retriever, RetrieverSettings
+    from model_hub_rqa.retrieval.index_folder import Manifest
 
 _OPTIONS = (
     *("k1", "b", "stopwords", "stemmer"),
@@ -56,13 +66,11 @@ def add_commands(commands: Any) -> None:
     command.set_defaults(command=index)
 
     command = commands.add_parser("retrieve", help="find passages for questions, and score them against judgements")
-    command.add_argument("--index", required=True, metavar="DIR")
+    add_search(command, required=True)
     command.add_argument("--queries", required=True, metavar="FILE", help="BEIR's, FiD's, SQuAD's or dialogues")
     command.add_argument("--qrels", metavar="FILE", help="judgements: prints nDCG@10, Recall@100 and MRR@10")
     command.add_argument("--top-k", type=int, default=100, metavar="N", help="passages for each question (default 100)")
     command.add_argument("--output", required=True, metavar="DIR", help="receives ctxs.jsonl and run.trec")
-    command.add_argument("--embedding-model", metavar="M", help="where the index's embedding model is now")
-    command.add_argument("--corpus", metavar="FILE", help="refuse the index if it was built from another corpus")
     command.add_argument(
         "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad questions out"
     )
@@ -98,7 +106,10 @@ def index(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace) -> "RetrieverSettings":
     from model_hub_rqa.registry import RETRIEVERS
+    from model_hub_rqa.retrieval.search import HYBRID
 
+    if args.retriever == HYBRID:
+        raise ConfigError("--retriever: hybrid is no index: make one of each kind, and give rqa retrieve both --index")
     try:
         kind: Any = RETRIEVERS.find(args.retriever)
     except ValueError as error:
@@ -122,29 +133,28 @@ def retrieve(args: argparse.Namespace) -> None:
     """Writes ctxs.jsonl and run.trec; with judgements or answers, prints the measures as a JSON object."""
     from model_hub_rqa.data.corpus import read_qrels, read_queries
     from model_hub_rqa.metrics.ranking import has_answer_metrics, measures_within, ranking_metrics
-    from model_hub_rqa.retrieval.index_folder import check_index, open_index
+    from model_hub_rqa.retrieval.search import open_retriever
 
     errors = ErrorCollector()
-    if args.top_k < 1:
-        errors.add(ConfigError(f"--top-k: must be at least 1, got {args.top_k}"))
     output = Path(args.output)
     errors.attempt(check_new_folder, output)
+    manifests = errors.attempt(check_search, args)
     queries = errors.attempt(read_queries, args.queries, on_bad_record=args.on_bad_record) or []
     qrels = errors.attempt(read_qrels, args.qrels) if args.qrels else None
     if args.qrels:
         errors.attempt(check_libraries, "ir_measures")
-    manifest = errors.attempt(check_index, args.index, corpus=args.corpus)
-    if qrels is not None and queries and manifest is not None:
-        unknown = _qrels_errors(qrels, queries, manifest, Path(args.index))
+    if qrels is not None and queries and manifests is not None:
+        unknown = _qrels_errors(qrels, queries, manifests[0], Path(args.index[0]))
         if unknown:
             errors.add(DataError(unknown))
     errors.raise_any()
-    assert manifest is not None
+    assert manifests is not None
     with named_as_typed(args):
-        opened = open_index(args.index, embedding_model=args.embedding_model, verify=False)  # verified above
+        retriever = open_retriever(search_settings(args), verify=False)  # verified above
     if qrels is not None:
-        _announce(args.top_k, len(queries) - len(qrels.judgements), len(queries), opened.manifest.passage_words)
-    run, answer_ranks = _write(output, opened, queries, args.top_k)
+        _announce(args.top_k, len(queries) - len(qrels.judgements), len(queries), manifests[0].passage_words)
+    tag = manifests[0].kind if len(manifests) == 1 else "hybrid"
+    run, answer_ranks = _write(output, retriever, manifests[0], queries, args.top_k, tag)
     scores: dict[str, float] = {}
     if qrels is not None:
         scores = ranking_metrics(run, qrels.judgements, measures_within(args.top_k))
@@ -179,7 +189,7 @@ def _announce(top_k: int, n_unjudged: int, n_queries: int, passage_words: int | 
 
 
 def _write(
-    output: Path, opened: "Index", queries: Sequence["Query"], top_k: int
+    output: Path, retriever: "Retriever", manifest: "Manifest", queries: Sequence["Query"], top_k: int, tag: str
 ) -> tuple[dict[str, list[str]], list[int | None]]:
     """Retrieves and writes both files; returns the ranked document ids by query id, and the queries' answer ranks."""
     from model_hub_rqa.metrics.ranking import answer_rank
@@ -194,11 +204,11 @@ def _write(
         step = max(_HITS_AT_ONCE // top_k, 1)
         for begin in range(0, len(queries), step):
             batch = queries[begin : begin + step]
-            found = opened.search([query.question for query in batch], top_k)
+            found = retriever.search([query.question for query in batch], top_k)
             for query, hits in zip(batch, found, strict=True):
                 ctxs.write(json.dumps(_fid_record(query, hits), ensure_ascii=False) + "\n")
-                ranking = _ranked_documents(opened, hits)
-                trec.writelines(_trec_lines(query.id, ranking, opened.manifest.kind))
+                ranking = _ranked_documents(manifest, hits)
+                trec.writelines(_trec_lines(query.id, ranking, tag))
                 run[query.id] = list(ranking)
                 answer_ranks.append(answer_rank((hit.passage.text for hit in hits), _answers(query)))
             progress("retrieving", begin + len(batch), len(queries))
@@ -229,11 +239,11 @@ def _fid_record(query: "Query", hits: Sequence["Hit"]) -> dict[str, Any]:
     return record
 
 
-def _ranked_documents(opened: "Index", hits: Sequence["Hit"]) -> dict[str, float]:
+def _ranked_documents(manifest: "Manifest", hits: Sequence["Hit"]) -> dict[str, float]:
     """Documents, the best first, with the score of the best passage of each."""
     ranking: dict[str, float] = {}
     for hit in hits:
-        ranking.setdefault(opened.manifest.document_id(hit.passage.id), hit.score)
+        ranking.setdefault(manifest.document_id(hit.passage.id), hit.score)
     return ranking
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import mmap
 import re
+import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,6 +106,39 @@ class Written:
     measured: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What one stage of a search gave, such as one index, the fusion or the reranker.
+
+    Attributes:
+        name: of the stage.
+        hits: for each query, the best first.
+        seconds: that it took for all queries.
+    """
+
+    name: str
+    hits: list[list[Hit]]
+    seconds: float
+
+
+def timed(name: str, step: Callable[[], list[list[Hit]]]) -> Stage:
+    """The stage that ``step`` computes."""
+    begun = time.perf_counter()
+    hits = step()
+    return Stage(name, hits, time.perf_counter() - begun)
+
+
+def search_stages(name: str, retriever: Retriever, queries: Sequence[str], k: int) -> list[Stage]:
+    """The stages of a search; the last one has its result.
+
+    Args:
+        name: of the stage of a retriever that has no ``search_stages`` of its own.
+        retriever, queries, k: as for ``retriever.search``.
+    """
+    own: Callable[[Sequence[str], int], list[Stage]] | None = getattr(retriever, "search_stages", None)
+    return [timed(name, lambda: retriever.search(queries, k))] if own is None else own(queries, k)
+
+
 def json_sum(content: Any) -> str:
     """SHA-256 of a plain value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -200,7 +234,8 @@ class PassageStore(Sequence[Passage]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         position = range(len(self))[index]
-        return Passage(**json.loads(self._bytes[self.offsets[position] : self.offsets[position + 1]]))
+        record = json.loads(self._bytes[self.offsets[position] : self.offsets[position + 1]])
+        return Passage(**record, position=position)
 
 
 def write_passages(passages: Iterable[Passage], folder: Path, report: Report = no_report) -> int:

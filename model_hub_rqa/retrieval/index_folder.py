@@ -99,6 +99,12 @@ class Index:
     passages: PassageStore
     retriever: Retriever
 
+    @property
+    def fingerprint(self) -> str:
+        """Says all that a search depends on."""
+        manifest = self.manifest
+        return json.dumps([manifest.kind, manifest.settings, manifest.model, manifest.sha256], sort_keys=True)
+
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """As :class:`~model_hub_rqa.retrieval.base.Retriever` says."""
         return self.retriever.search(queries, k)

@@ -57,6 +57,27 @@ def test_an_index_makes_validation_end_to_end(settings: dict[str, Any], tmp_path
     assert report["exact_match"] >= 0
 
 
+def test_several_indexes_are_fused(settings: dict[str, Any], tmp_path: Path) -> None:
+    """A list of indexes: a validation reads their fusion, and other weights are another retrieval."""
+    command = ["index", "--corpus", str(tmp_path / "corpus.jsonl"), "--retriever", "bm25"]
+    assert main([*command, "--stopwords", "", "--k1", "0", "--output", str(tmp_path / "other")]) == 0
+    indexes = [str(tmp_path / "index"), str(tmp_path / "other")]
+    read = []
+    for weights in ([1, 0], [0, 1]):
+        settings["data"] |= {"index": indexes, "fusion": "convex", "fusion_weights": weights, "n_context": 8}
+        read.append(trial_of(settings).read["validation"]["passages"])
+    alone = []
+    for index in indexes:
+        settings["data"] |= {"index": index, "fusion": None, "fusion_weights": None}
+        alone.append(trial_of(settings).read["validation"]["passages"])
+    for fused, single in zip(read, alone, strict=True):
+        assert [[row["id"] for row in rows] for rows in fused] == [[row["id"] for row in rows] for rows in single]
+    assert [row["score"] for row in read[0][0]] != [row["score"] for row in alone[0][0]]  # from 0 to 1
+    settings["data"] |= {"index": [*indexes, str(tmp_path)]}
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        trial_of(settings)
+
+
 def test_retrieval_metrics_follow_what_was_found(settings: dict[str, Any], tmp_path: Path) -> None:
     """A question about another document than its gold one finds the wrong one first; ids tell, not texts."""
     rows = records()

@@ -14,8 +14,10 @@ import numpy as np
 from model_hub_rqa.data.arrow_cache import map_examples
 from model_hub_rqa.errors import CheckpointError, DataError
 from model_hub_rqa.records import Hit
+from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.retrieval.dense import DenseSettings
 from model_hub_rqa.retrieval.index_folder import Index, build_index, open_index
+from model_hub_rqa.retrieval.search import open_retriever
 from model_hub_rqa.tasks.passages.settings import PassageKwargs
 
 if TYPE_CHECKING:
@@ -171,12 +173,13 @@ def _row(hit: Hit) -> Row:
     return {"id": passage.id, "title": passage.title, "text": passage.text, "score": float(hit.score), "gold": False}
 
 
-def retriever_index(settings: PassageKwargs, records: Iterable[Mapping[str, Any]], cache_dir: Path) -> Index:
-    """The index that the data section asks for.
+def task_retriever(settings: PassageKwargs, records: Iterable[Mapping[str, Any]], cache_dir: Path) -> Retriever:
+    """The retriever that the data section asks for, with a ``fingerprint``, which says all that its searches depend on.
 
     Args:
-        settings: ``index`` names a folder, which must fit ``embedding_model`` where that is given; otherwise a dense
-            index of ``corpus_file`` is made with ``embedding_model``, or of all passages of the records.
+        settings: ``index`` names a folder, or several that are fused, which must fit ``embedding_model`` where that is
+            given; otherwise a dense index of ``corpus_file`` is made with ``embedding_model``, or of all passages of
+            the records.
         records: rows with passages and negatives; only looked at where they are the corpus.
         cache_dir: where an index that is made is kept for the next run.
 
@@ -185,18 +188,12 @@ def retriever_index(settings: PassageKwargs, records: Iterable[Mapping[str, Any]
         ConfigError: the model cannot be loaded, or a library is missing.
         DataError: every error of the corpus.
     """
-    if settings.index is not None:
-        kind = "dense" if settings.embedding_model else None
-        return open_index(settings.index, retriever=kind, embedding_model=settings.embedding_model or None)
+    search = settings.search
+    if search is not None:
+        return open_retriever(search)
     cache_dir.mkdir(parents=True, exist_ok=True)
     corpus = settings.corpus_file or _corpus_of(records, cache_dir)
     return _cached_index(Path(corpus), settings.embedding_model, cache_dir)
-
-
-def fingerprint(index: Index) -> str:
-    """Says all that a search of the index depends on."""
-    manifest = index.manifest
-    return json.dumps([manifest.kind, manifest.settings, manifest.model, manifest.sha256], sort_keys=True)
 
 
 def _cached_index(corpus: Path, embedding_model: str, cache_dir: Path) -> Index:

@@ -6,6 +6,8 @@ from typing import Any
 
 from model_hub_rqa.config.fields import FieldError, option, show
 from model_hub_rqa.config.kwargs import Kwargs
+from model_hub_rqa.retrieval.hybrid import FUSIONS
+from model_hub_rqa.retrieval.search import SearchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +23,18 @@ class PassageKwargs(Kwargs):
     corpus_file: str | None = option(
         None, help="the corpus that embedding_model retrieves from; unset: the passages of all records"
     )
-    index: str | None = option(
+    index: str | list[str] | None = option(  # noqa: RUF009 - a field like the others, but of a list
         None,
-        help="a folder of `rqa index`: a validation reads what it finds, and so does training with embedding_model",
+        help="a folder of `rqa index`, or a list of them that are fused: a validation reads what is found there, and "
+        "so does training with embedding_model",
     )
+    fusion: str | None = option(
+        None, choices=FUSIONS, help="how a list of indexes is fused: by ranks (the default), or by scores"
+    )
+    fusion_weights: list[float] | None = option(  # noqa: RUF009 - as index
+        None, help="with fusion: convex, a weight for each index; unset: equal ones"
+    )
+    fusion_depth: int | None = option(None, ge=1, help="hits of each index that are fused; unset: 100")
     embedding_max_num_to_retrieve: int = option(3, ge=1, help="passages retrieved for a question, gold not counted")
     num_beams: int = option(1, ge=1, help="beams of the search for an answer; 1 is greedy")
     length_penalty: float = option(1.0, help="exponent of the length that beams' scores are divided by")
@@ -39,6 +49,21 @@ class PassageKwargs(Kwargs):
     def retrieves(self) -> bool:
         """Whether a validation reads retrieved passages in place of the records' own."""
         return bool(self.embedding_model or self.index)
+
+    @property
+    def search(self) -> SearchSettings | None:
+        """What `index` and the settings beside it ask for; None without an index."""
+        if self.index is None:
+            return None
+        several = isinstance(self.index, list)
+        return SearchSettings(
+            index=tuple(self.index) if isinstance(self.index, list) else (self.index,),
+            retriever="dense" if self.embedding_model and not several else None,
+            embedding_model=self.embedding_model or None,
+            fusion=self.fusion,
+            fusion_weights=None if self.fusion_weights is None else tuple(self.fusion_weights),
+            fusion_depth=self.fusion_depth,
+        )
 
     @property
     def generation_length(self) -> int:
@@ -73,3 +98,25 @@ class PassageKwargs(Kwargs):
             yield FieldError(("corpus_file", "embedding_model"), "needs embedding_model, got none")
         if self.corpus_file is not None and self.index is not None:
             yield FieldError(("corpus_file", "index"), "is ignored beside index: give one of the two")
+        yield from self._search_errors()
+
+    def _search_errors(self) -> Iterator[FieldError]:
+        fields = ("index", "fusion", "fusion_weights", "fusion_depth")
+        for name, kinds, rule in (
+            ("index", str, "a folder or a list of folders"),
+            ("fusion_weights", int | float, "a list of numbers"),
+        ):
+            values = getattr(self, name)
+            if isinstance(values, list) and not all(isinstance(value, kinds) and value != "" for value in values):
+                yield FieldError((name,), f"must be {rule}, got {show(values)}")
+                return
+        if self.index is None:
+            given = [name for name in fields if getattr(self, name) is not None]
+            yield from (FieldError((name, "index"), "needs index, a list of several") for name in given)
+            return
+        try:
+            lines = [] if self.search is None else self.search.errors()
+        except TypeError:  # a field of another type, which breaks its own rule
+            return
+        for name, _, text in (line.partition(": ") for line in lines):
+            yield FieldError((name, *(other for other in fields if other != name)), text)

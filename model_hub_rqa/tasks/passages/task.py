@@ -17,7 +17,7 @@ from model_hub_rqa.registry import RETRIEVERS
 from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.retrieval.index_folder import read_manifest
 from model_hub_rqa.tasks.base import Task
-from model_hub_rqa.tasks.passages.choose import choose_passages, retrieve_passages
+from model_hub_rqa.tasks.passages.choose import choose_passages, retrieve_passages, task_retriever
 from model_hub_rqa.tasks.passages.generation import AnswerDecoder, answer_sources
 
 _OVER_FETCH = 10  # passages retrieved beyond those wanted, since the same text may stand in a corpus several times
@@ -74,20 +74,19 @@ class PassageTask(Task):
 
     def file_loader(self, *, labelled: bool = True) -> FileLoader | None:
         if self.settings.retrieves:  # a search comes at the end of long work
-            kind = "dense" if self.settings.index is None else read_manifest(Path(self.settings.index)).kind
-            retriever: Any = RETRIEVERS.find(kind)
-            check_libraries("ir_measures", *retriever.libraries)
+            search = self.settings.search
+            kinds = ["dense"] if search is None else [read_manifest(Path(folder)).kind for folder in search.index]
+            retrievers: list[Any] = [RETRIEVERS.find(kind) for kind in kinds]
+            check_libraries("ir_measures", *(name for one in retrievers for name in one.libraries))
         # Retrieval among the records' own passages needs them; without, gold passages are welcome and not needed.
         retrieved = self.settings.embedding_model and (self.settings.index or self.settings.corpus_file)
         return fusion_reader(require_passages=not retrieved)
 
     def build_retriever(self, examples: Mapping[str, Any]) -> tuple[Retriever, str]:
         """What finds passages where the settings ask for retrieval, and a text that says what it depends on."""
-        from model_hub_rqa.tasks.passages.choose import fingerprint, retriever_index
-
         records = (record for split in examples.values() for record in split)
-        index = retriever_index(self.settings, records, cache_folder(self.cache_dir) / "indexes")
-        return index, fingerprint(index)
+        retriever: Any = task_retriever(self.settings, records, cache_folder(self.cache_dir) / "indexes")
+        return retriever, retriever.fingerprint
 
     def prepare(self, examples: Mapping[str, Any]) -> Mapping[str, Any]:
         """The examples with the passages that are read."""

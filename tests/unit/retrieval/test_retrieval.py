@@ -340,9 +340,9 @@ def test_every_error_of_retrieve_at_once(world: Path, capsys: pytest.CaptureFixt
     assert retrieve(world, "--top-k", "0") == 2
     assert capsys.readouterr().out.splitlines() == [
         "--top-k: must be at least 1, got 0",
+        f"{world}/index/passages.jsonl: damaged, its SHA-256 is not the one in manifest.json",
         f"{world}/queries.jsonl: record q1 (line 2): duplicate id, first at line 1",
         f"{world}/qrels.tsv: line 1: score must be a whole number, got 'x'",
-        f"{world}/index/passages.jsonl: damaged, its SHA-256 is not the one in manifest.json",
     ]
     assert not (world / "out").exists()
 
