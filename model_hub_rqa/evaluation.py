@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from model_hub_rqa.data.predictions import question_of
+from model_hub_rqa.metrics.documents import answer_rank, document_metrics, has_answer_metrics
 from model_hub_rqa.metrics.generation import answer_metrics, word_statistics
-from model_hub_rqa.metrics.ranking import answer_rank, document_metrics, has_answer_metrics
 from model_hub_rqa.metrics.text import (
     SQUAD_RULES,
     AnswerRules,

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -65,10 +66,18 @@ def add_commands(commands: Any) -> None:
     dense.add_argument("--batch-size", type=int, metavar="N", help="passages encoded at a time (default 32)")
     command.set_defaults(command=index)
 
-    command = commands.add_parser("retrieve", help="find passages for questions, and score them against judgements")
+    command = commands.add_parser("retrieve", help="find passages for questions, and score them against judgments")
     add_search(command, required=True)
     command.add_argument("--queries", required=True, metavar="FILE", help="BEIR's, FiD's, SQuAD's or dialogues")
-    command.add_argument("--qrels", metavar="FILE", help="judgements: prints nDCG@10, Recall@100 and MRR@10")
+    command.add_argument("--qrels", metavar="FILE", help="relevance judgments: prints the measures")
+    command.add_argument(
+        "--measures",
+        metavar="NAMES",
+        help='of ir_measures, for example "nDCG@10 R@100 AP@100" (default: nDCG@10 Recall@100 MRR@10)',
+    )
+    command.add_argument(
+        "--ignore-identical-ids", action="store_true", help="drop documents with the id of their query, as BEIR does"
+    )
     command.add_argument("--top-k", type=int, default=100, metavar="N", help="passages for each question (default 100)")
     command.add_argument("--output", required=True, metavar="DIR", help="receives ctxs.jsonl and run.trec")
     command.add_argument(
@@ -130,72 +139,116 @@ def _settings(args: argparse.Namespace) -> "RetrieverSettings":
 
 
 def retrieve(args: argparse.Namespace) -> None:
-    """Writes ctxs.jsonl and run.trec; with judgements or answers, prints the measures as a JSON object."""
+    """Writes ctxs.jsonl and run.trec; with relevance judgments or answers, prints the measures as a JSON object."""
     from model_hub_rqa.data.corpus import read_qrels, read_queries
-    from model_hub_rqa.metrics.ranking import has_answer_metrics, measures_within, ranking_metrics
+    from model_hub_rqa.metrics.documents import has_answer_metrics
+    from model_hub_rqa.metrics.ranking import ranking_metrics
     from model_hub_rqa.retrieval.search import open_retriever
 
     errors = ErrorCollector()
     output = Path(args.output)
     errors.attempt(check_new_folder, output)
     manifests = errors.attempt(check_search, args)
-    queries = errors.attempt(read_queries, args.queries, on_bad_record=args.on_bad_record) or []
+    queries = errors.attempt(
+        read_queries, args.queries, on_bad_record=args.on_bad_record, require_ids=args.ignore_identical_ids
+    )
     qrels = errors.attempt(read_qrels, args.qrels) if args.qrels else None
-    if args.qrels:
-        errors.attempt(check_libraries, "ir_measures")
+    measures = errors.attempt(chosen_measures, args, max(args.top_k, 1))
+    judged = None
     if qrels is not None and queries and manifests is not None:
-        unknown = _qrels_errors(qrels, queries, manifests[0], Path(args.index[0]))
-        if unknown:
-            errors.add(DataError(unknown))
+        judged = errors.attempt(_judgments, qrels, queries, manifests[0], Path(args.index[0]))
     errors.raise_any()
+    assert queries is not None
+    assert measures is not None
     assert manifests is not None
     with named_as_typed(args):
         retriever = open_retriever(search_settings(args), verify=False)  # verified above
-    if qrels is not None:
-        _announce(args.top_k, len(queries) - len(qrels.judgements), len(queries), manifests[0].passage_words)
+    if judged is not None:
+        _announce(args.top_k, len(queries) - len(judged[0]), len(queries), manifests[0].passage_words)
+    more = _most_passages(manifests[0], Path(args.index[0]), queries) if args.ignore_identical_ids else 0
     tag = manifests[0].kind if len(manifests) == 1 else "hybrid"
-    run, answer_ranks = _write(output, retriever, manifests[0], queries, args.top_k, tag)
+    run, answer_ranks = _write(output, retriever, manifests[0], queries, args.top_k, tag, more)
     scores: dict[str, float] = {}
-    if qrels is not None:
-        scores = ranking_metrics(run, qrels.judgements, measures_within(args.top_k))
-        scores["n_queries"] = len(qrels.judgements)
+    if judged is not None:
+        judgments, unknown = judged
+        scores = {**ranking_metrics(run, judgments, measures), "n_queries": len(judgments), **unknown}
     scores |= has_answer_metrics(answer_ranks, args.top_k)
     if scores:
         print(json.dumps(scores))
 
 
-def _qrels_errors(qrels: "Qrels", queries: Sequence["Query"], manifest: "Manifest", folder: Path) -> list[str]:
-    """A line for each judgement of a document that the index lacks, and for each judged query that is not asked."""
+def chosen_measures(args: argparse.Namespace, retrieved: int | None) -> list[str]:
+    """The measures that --measures names, or the usual ones, of at most ``retrieved`` documents.
+
+    Raises:
+        ConfigError: one is unknown, or there are no judgments for them.
+    """
+    from model_hub_rqa.metrics.ranking import MEASURES, measure_errors, measures_within, split_measures
+
+    if args.measures is None:
+        if args.qrels:
+            check_libraries("ir_measures")
+        return list(MEASURES) if retrieved is None else measures_within(retrieved)
+    measures = split_measures(args.measures)
+    errors = [f"--{line}" for line in measure_errors(measures, retrieved)]
+    if not args.qrels:
+        errors.append("--measures: needs --qrels")
+    if errors:
+        raise ConfigError(errors)
+    return measures
+
+
+def _judgments(
+    qrels: "Qrels", queries: Sequence["Query"], manifest: "Manifest", folder: Path
+) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """The relevance judgments of the queries that are asked, and how many documents and queries of all are unknown."""
     from model_hub_rqa.retrieval.base import PassageStore
 
-    unknown = manifest.unknown_documents({document for _, document in qrels.lines}, PassageStore(folder))
-    asked, missing = {query.id for query in queries}, set()
-    errors = []
-    for (query, document), line in qrels.lines.items():
-        if query not in asked and query not in missing:
-            missing.add(query)
-            errors.append(f"{qrels.file}: line {line}: query {query!r} is not among the queries")
-        if document in unknown:
-            errors.append(f"{qrels.file}: line {line}: document {document!r} is not in the index")
-    return errors
+    asked = {query.id for query in queries}
+    judgments = {query: documents for query, documents in qrels.judgements.items() if query in asked}
+    if not judgments:
+        first, known = next(iter(qrels.judgements)), queries[0].id
+        raise DataError(f"{qrels.file}: no judged query is asked: judges {first!r} ..., asked are {known!r} ...")
+    judged = {document for documents in judgments.values() for document in documents}
+    store = PassageStore(folder)
+    unknown = manifest.unknown_documents(judged, store)
+    if unknown == judged:
+        first, known = next(iter(next(iter(judgments.values())))), manifest.document_id(store[0].id)
+        raise DataError(f"{qrels.file}: no judged document is in the index: judges {first!r} ..., it has {known!r} ...")
+    if unknown:
+        say(f"{len(unknown):,} of {len(judged):,} judged documents are not in the index: they count as not retrieved")
+    n_unknown_queries = len(qrels.judgements) - len(judgments)
+    if n_unknown_queries:
+        say(f"{n_unknown_queries:,} of {len(qrels.judgements):,} judged queries are not asked: they do not count")
+    return judgments, {"n_unknown_documents": len(unknown), "n_unknown_queries": n_unknown_queries}
 
 
 def _announce(top_k: int, n_unjudged: int, n_queries: int, passage_words: int | None) -> None:
     """What the measures do not count."""
     if n_unjudged:
-        say(f"{n_unjudged:,} of {n_queries:,} queries have no judgements: they are retrieved for, and not scored")
+        say(f"{n_unjudged:,} of {n_queries:,} queries have no judgments: they are retrieved for, and not scored")
     if passage_words is not None:
         say(f"documents are ranked by their best passage: --top-k {top_k} passages are of fewer documents")
 
 
 def _write(
-    output: Path, retriever: "Retriever", manifest: "Manifest", queries: Sequence["Query"], top_k: int, tag: str
+    output: Path,
+    retriever: "Retriever",
+    manifest: "Manifest",
+    queries: Sequence["Query"],
+    top_k: int,
+    tag: str,
+    more: int,
 ) -> tuple[dict[str, list[str]], list[int | None]]:
-    """Retrieves and writes both files; returns the ranked document ids by query id, and the queries' answer ranks."""
-    from model_hub_rqa.metrics.ranking import answer_rank
+    """Retrieves and writes both files; returns the ranked document ids by query id, and the queries' answer ranks.
+
+    Where ``more`` is not 0, documents with the id of their query are dropped, and so many more passages are retrieved.
+    """
+    from model_hub_rqa.metrics.documents import answer_rank
 
     progress = Progress("questions")
     run, answer_ranks = {}, []
+    n_identical = 0
     with (
         new_folder(output) as folder,
         (folder / "ctxs.jsonl").open("w", encoding="utf-8") as ctxs,
@@ -204,8 +257,12 @@ def _write(
         step = max(_HITS_AT_ONCE // top_k, 1)
         for begin in range(0, len(queries), step):
             batch = queries[begin : begin + step]
-            found = retriever.search([query.question for query in batch], top_k)
+            found = retriever.search([query.question for query in batch], top_k + more)
             for query, hits in zip(batch, found, strict=True):
+                if more:
+                    others = [hit for hit in hits if manifest.document_id(hit.passage.id) != query.id]
+                    n_identical += len(others) < len(hits)
+                    hits = others[:top_k]
                 ctxs.write(json.dumps(_fid_record(query, hits), ensure_ascii=False) + "\n")
                 ranking = _ranked_documents(manifest, hits)
                 trec.writelines(_trec_lines(query.id, ranking, tag))
@@ -213,7 +270,19 @@ def _write(
                 answer_ranks.append(answer_rank((hit.passage.text for hit in hits), _answers(query)))
             progress("retrieving", begin + len(batch), len(queries))
     say(f"{len(queries):,} questions in {output}; {progress.summary()}")
+    if n_identical:
+        say(f"{n_identical:,} queries retrieved the document with their own id: it was dropped")
     return run, answer_ranks
+
+
+def _most_passages(manifest: "Manifest", folder: Path, queries: Sequence["Query"]) -> int:
+    """The most passages that a document with the id of a query has in the index; 0 where there is no such document."""
+    from model_hub_rqa.retrieval.base import PassageStore
+
+    if manifest.passage_words is None:
+        return 1
+    counts = Counter(manifest.document_id(passage.id) for passage in PassageStore(folder))
+    return max((counts[query.id] for query in queries), default=0)
 
 
 def _answers(query: "Query") -> list[str]:

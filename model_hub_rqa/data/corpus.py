@@ -102,12 +102,13 @@ class CorpusReader:
         self.sha256 = digest.hexdigest()
 
 
-def read_queries(path: str | PathLike[str], *, on_bad_record: str = "error") -> list[Query]:
+def read_queries(path: str | PathLike[str], *, on_bad_record: str = "error", require_ids: bool = False) -> list[Query]:
     """The questions of a file, in their order.
 
     Args:
         path: in any format that `fusion_records.read_fusion` takes, or BEIR's queries (_id, text).
         on_bad_record: "error", or "skip" to leave bad questions out.
+        require_ids: whether questions without ids, which are numbered, are an error.
 
     Raises:
         DataError: all errors of the file, or no question remains.
@@ -116,6 +117,8 @@ def read_queries(path: str | PathLike[str], *, on_bad_record: str = "error") -> 
     records = read_fusion(
         path, require_answers=False, require_passages=False, on_bad_record=on_bad_record, queries=True
     )
+    if require_ids and records.numbered:
+        raise DataError(f"{path}: questions must have ids")
     return [_query(row) for row in records.rows]
 
 

@@ -1,32 +1,25 @@
-"""Ranking quality through ir_measures (MacAvaney, Macdonald and Ounis 2022); answers in passages; gold documents;
-Kendall's tau.
+"""Ranking quality by ir_measures (MacAvaney, Macdonald and Ounis 2022, arXiv:2111.13466), and Kendall's tau.
+
+Measures are named as in ir_measures (https://ir-measur.es): ``nDCG@10``, ``R@100``, ``RR@10``, ``AP@100``, ``P@5``,
+``Success@5``, ``P(rel=2)@5``. Recall is another name of R, and MRR of RR.
 
 nDCG@k: the gain of a document is its relevance, discounted by log2(rank + 1), over that of the best possible ranking
-(Järvelin and Kekäläinen 2002, as trec_eval computes it). Recall@k: the share of the relevant documents among the
-first k. MRR@k: 1 / rank of the first relevant document, 0 if none is among the first k. P@k: relevant documents among
-the first k, over k. A document is relevant from 1 on.
+(Järvelin and Kekäläinen 2002, as trec_eval computes it). R@k: the share of the relevant documents among the first k.
+RR@k: 1 / rank of the first relevant document, 0 if none is among the first k. P@k: relevant documents among the first
+k, over k. AP@k: the mean of P at the rank of each relevant document, 0 for those that are not among the first k.
+Success@k: 1 if a relevant document is among the first k. A document is relevant from 1 on.
 """
 
-import functools
-import itertools
 import re
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.libraries import require
-from model_hub_rqa.metrics.languages import ONE_BY_ONE
-from model_hub_rqa.metrics.text import SQUAD_RULES, AnswerRules
-from model_hub_rqa.records import Passage
 
 MEASURES = ("nDCG@10", "Recall@100", "MRR@10")
-_OURS_TO_THEIRS = {"nDCG": "nDCG", "Recall": "R", "MRR": "RR", "P": "P"}
-_MEASURE = re.compile(rf"({'|'.join(_OURS_TO_THEIRS)})@([1-9][0-9]{{0,8}})")
 
 
 def measures_within(retrieved: int) -> list[str]:
@@ -39,14 +32,67 @@ def measures_within(retrieved: int) -> list[str]:
     return [f"{name}@{min(int(k), retrieved)}" for name, k in pairs]
 
 
+def split_measures(text: str) -> list[str]:
+    """The names in a text, with blanks or commas between.
+
+    >>> split_measures("nDCG@10, P(rel=2)@5 nDCG(gains={0: 0, 1: 5})@10")
+    ['nDCG@10', 'P(rel=2)@5', 'nDCG(gains={0: 0, 1: 5})@10']
+    """
+    return [name for name in re.split(r"[\s,]+(?![^(]*\))", text) if name]
+
+
+def measure_errors(measures: Sequence[str], retrieved: int | None = None) -> list[str]:
+    """What is wrong with the names of measures.
+
+    Args:
+        measures: as in ir_measures.
+        retrieved: how many documents a query has at most; None if any number.
+
+    Raises:
+        ConfigError: ir_measures is not installed.
+    """
+    errors = [] if measures else ["measures: must name at least one measure"]
+    for name in measures:
+        try:
+            measure = _parse_measure(name)
+            require("ir_measures").calc_aggregate([measure], {"q": {"d": 1}}, {"q": {"d": 1.0}})  # is it installed?
+        except (ConfigError, DataError):
+            raise
+        except Exception as error:  # ir_measures has many kinds
+            known = "a measure of ir_measures such as nDCG@10, R@100, RR@10, AP@100 or Success@5"
+            errors.append(f"measures: must be {known}, got {name!r} ({' '.join(str(error).split())})")
+        else:
+            cutoff = measure.params.get("cutoff")
+            if cutoff and retrieved is not None and cutoff > retrieved:
+                errors.append(f"measures: must count no more than the {retrieved} documents retrieved, got {name!r}")
+    return errors
+
+
+def _parse_measure(name: str) -> Any:
+    measure = require("ir_measures").parse_measure(name)
+    measure.validate_params()
+    cutoff = measure.params.get("cutoff", 1)
+    if type(cutoff) is not int or not 1 <= cutoff < 10**9:  # trec_eval aborts the process
+        raise ValueError("the number behind @ must be from 1 to 999999999")
+    return measure
+
+
 def ranking_metrics(
     run: Mapping[str, Sequence[str]],
     qrels: Mapping[str, Mapping[str, int]],
     measures: Sequence[str] = MEASURES,
 ) -> dict[str, float]:
-    """Means over all judged queries; arguments and errors as those of :func:`ranking_metrics_by_query`."""
+    """Means over all judged queries (sums of NumRet and the like); arguments and errors as those of
+    :func:`ranking_metrics_by_query`."""
     by_query = ranking_metrics_by_query(run, qrels, measures)
-    return {name: sum(values[name] for values in by_query.values()) / len(by_query) for name in measures}
+    scores = {}
+    for name in measures:
+        aggregate = _parse_measure(name).aggregator()
+        for values in by_query.values():
+            if name in values:
+                aggregate.add(values[name])
+        scores[name] = float(aggregate.result())
+    return scores
 
 
 def ranking_metrics_by_query(
@@ -60,37 +106,36 @@ def ranking_metrics_by_query(
         run: document ids by query id, the best first. The order counts, there are no scores: trec_eval would order
             equal scores by document id. Queries without judgements are ignored.
         qrels: relevance by document id, by query id. A query that the run lacks, or ranks nothing for, counts as 0.
-        measures: nDCG@k, Recall@k, MRR@k or P@k.
+        measures: names as in ir_measures.
 
     Returns:
-        By query id, in the order of ``qrels``: by measure, a fraction from 0 to 1.
+        By query id, in the order of ``qrels``: by measure, in most a fraction from 0 to 1. A few are not defined for
+        every query (Accuracy), and lack it.
 
     Raises:
         ConfigError: an unknown measure, or ir_measures is not installed.
         DataError: there is no judged query, or the run ranks a document twice for a query.
     """
-    names = [(name, _MEASURE.fullmatch(name)) for name in measures]
-    unknown = [f"measure {name!r}: must be as nDCG@10, Recall@100, MRR@10 or P@5" for name, match in names if not match]
-    if unknown:
-        raise ConfigError(unknown)
+    if errors := measure_errors(measures):
+        raise ConfigError(errors)
     if not qrels:
         raise DataError("qrels: no query is judged")
     twice = [query for query in qrels if len(set(run.get(query, ()))) != len(run.get(query, ()))]
     if twice:
         raise DataError([f"run: query {query!r} has a document more than once" for query in twice])
-    ir_measures = require("ir_measures")
-    theirs = {
-        ir_measures.parse_measure(f"{_OURS_TO_THEIRS[match[1]]}@{match[2]}"): name for name, match in names if match
-    }
     # Ranks as scores: the providers of ir_measures break ties in different ways.
     scored = {
         query: {document: -float(rank) for rank, document in enumerate(run[query])} for query in qrels if run.get(query)
     }
-    result = {query: dict.fromkeys(measures, 0.0) for query in qrels}
     judged = {query: dict(documents) for query, documents in qrels.items()}
-    for metric in ir_measures.iter_calc(list(theirs), judged, scored):
-        result[metric.query_id][theirs[metric.measure]] = float(metric.value)
-    return result
+    parsed = {name: _parse_measure(name) for name in measures}
+    computed: dict[str, dict[Any, float]] = {query: {} for query in qrels}
+    for metric in require("ir_measures").iter_calc(list(set(parsed.values())), judged, scored):
+        computed[metric.query_id][metric.measure] = float(metric.value)
+    return {
+        query: {name: values[measure] for name, measure in parsed.items() if measure in values}
+        for query, values in computed.items()
+    }
 
 
 def kendall_tau(ranks: Sequence[float] | np.ndarray, truth: Sequence[float] | np.ndarray) -> float:
@@ -110,179 +155,3 @@ def kendall_tau(ranks: Sequence[float] | np.ndarray, truth: Sequence[float] | np
         return 1.0
     one, other = np.asarray(ranks, np.float64), np.asarray(truth, np.float64)
     return float(np.mean(np.sign(one[first] - one[second]) * np.sign(other[first] - other[second])))
-
-
-HAS_ANSWER_AT = (1, 5, 20, 100)
-
-
-def has_answer_metrics(ranks: Iterable[int | None], retrieved: int) -> dict[str, float]:
-    """DPR's retrieval accuracy (Karpukhin et al. 2020, arXiv:2004.04906).
-
-    Args:
-        ranks: of each question, what :func:`answer_rank` returned. Questions with None are ignored.
-        retrieved: how many passages were asked for; k is at most that.
-
-    Returns:
-        has_answer@k for k of HAS_ANSWER_AT: the share of the questions with an answer in one of their first k passages,
-        0 to 1; and n_with_answers, how many questions that is of. Nothing where no question has an answer.
-
-    >>> has_answer_metrics([1, 4, 0, None], 5)
-    {'has_answer@1': 0.3333333333333333, 'has_answer@5': 0.6666666666666666, 'n_with_answers': 3}
-    """
-    known = [rank for rank in ranks if rank is not None]
-    if not known:
-        return {}
-    cutoffs = dict.fromkeys(min(k, retrieved) for k in HAS_ANSWER_AT)
-    found = {f"has_answer@{k}": sum(0 < rank <= k for rank in known) / len(known) for k in cutoffs}
-    return {**found, "n_with_answers": len(known)}
-
-
-def answer_rank(passages: Iterable[str], answers: Iterable[str]) -> int | None:
-    """The rank of the first passage that has one of the answers, counted from 1; 0 where none has.
-
-    A passage has an answer if the answer's words stand in it, one after the other, as in DPR's evaluation: words are
-    runs of letters, digits and marks, each other visible character is a word too, case does not count, and both texts
-    are decomposed (NFD). Here, characters of scripts without spaces, and those of Hangul, are words by themselves.
-
-    Returns:
-        None where no answer has a word, as that of a question which cannot be answered.
-    """
-    wanted = [words for answer in answers if (words := _words(answer)).strip()]
-    if not wanted:
-        return None
-    texts = map(_words, passages)
-    return next((rank for rank, text in enumerate(texts, 1) if any(words in text for words in wanted)), 0)
-
-
-def _words(text: str) -> str:
-    """The words of a text, a space before and behind each."""
-    if not text.isascii():
-        text = ONE_BY_ONE.sub(r" \g<0> ", unicodedata.normalize("NFC", text))
-        text = unicodedata.normalize("NFD", text)
-    return f" {' '.join(_word_pattern().findall(text))} ".lower()
-
-
-@functools.cache
-def _word_pattern() -> Any:
-    import regex  # transformers has it; re knows neither marks nor what can be seen
-
-    return regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
-
-
-COVERED = 0.7  # a passage is the gold one where it has more than this share of its words: LocalRQA's "likely the same"
-
-
-def document_metrics(
-    retrieved: Sequence[Sequence[Passage]], gold: Sequence[Sequence[Passage]], *, rules: AnswerRules = SQUAD_RULES
-) -> dict[str, float]:
-    """How well retrieval got the gold documents.
-
-    A passage is a gold document if both have the same id (a passage of a split document, ``ID#3``, has the document's).
-    Ids are compared only where they are of one list: most passages with the id of a gold document of their question
-    have its text too. Otherwise, and for gold documents without an id, a passage is a gold document if it has more
-    than 70 % of its words (:data:`COVERED`). A fragment of a gold document is not enough.
-
-    Args:
-        retrieved: the passages of each question, the best first.
-        gold: each question's gold documents. Questions without any are ignored.
-        rules: how texts are normalised and split into words (`metrics.languages`).
-
-    Returns:
-        Fractions from 0 to 1. document_accuracy: the share of all retrieved passages that are gold;
-        document_recall: the share of the questions whose gold documents are all among the retrieved passages;
-        document_recall@1: the same for the first passage alone; ndcg: the mean over the questions, over all ranks, each
-        gold document counting once; contained_document_accuracy and contained_document_recall: accuracy and recall by
-        LocalRQA's rule (Yu et al. 2024, arXiv:2403.00982), see :func:`contained`; compared_by_id: the share of the gold
-        documents that were compared by id. Nothing where no question has a gold document.
-
-    Raises:
-        ValueError: the two differ in length.
-        ConfigError: ir_measures, which computes ndcg, is not installed.
-    """
-    judged = [pair for pair in zip(retrieved, gold, strict=True) if pair[1]]
-    if not judged:
-        return {}
-    rules = replace(rules, normalize=functools.lru_cache(4096)(rules.normalize))  # each text is compared several times
-    by_id = _ids_agree(judged, rules)
-    documents = [document for _, own in judged for document in own]
-
-    def is_gold(passage: Passage, document: Passage) -> bool:
-        if by_id and document.id:
-            return _same_id(passage, document)
-        return word_recall(passage.text, document.text, rules) > COVERED
-
-    matches = [_match(*pair, is_gold) for pair in judged]
-    strict = [_match(*pair, lambda one, other: contained(one.text, other.text, rules)) for pair in judged]
-    return {
-        "document_accuracy": _accuracy(matches),
-        "document_recall": _recall(matches),
-        "document_recall@1": _recall([match[:1] for match in matches]),
-        "ndcg": _ndcg(matches, [len(own) for _, own in judged]),
-        "contained_document_accuracy": _accuracy(strict),
-        "contained_document_recall": _recall(strict),
-        "compared_by_id": sum(by_id and bool(document.id) for document in documents) / len(documents),
-    }
-
-
-def contained(passage: str, gold: str, rules: AnswerRules = SQUAD_RULES) -> bool:
-    """Whether one of the texts, normalised as answers are, contains the other, word by word; empty ones never do."""
-    first, second = (f" {rules.normalize(text)} " for text in (passage, gold))  # spaces: whole words only
-    return bool(first.strip() and second.strip()) and (first in second or second in first)
-
-
-def word_recall(passage: str, gold: str, rules: AnswerRules = SQUAD_RULES) -> float:
-    """The share of the gold document's words, each as often as it occurs, that the passage has: 0 to 1."""
-    words, wanted = (Counter(rules.tokenize(text)) for text in (passage, gold))
-    return (words & wanted).total() / wanted.total() if wanted else 0.0
-
-
-Matches = list[list[bool]]  # of one question, [passages][gold documents]: whether the passage is the document
-
-
-def _match(
-    passages: Sequence[Passage], gold: Sequence[Passage], is_gold: Callable[[Passage, Passage], bool]
-) -> Matches:
-    return [[is_gold(passage, document) for document in gold] for passage in passages]
-
-
-def _same_id(passage: Passage, document: Passage) -> bool:
-    return document.id in (passage.id, passage.id.rpartition("#")[0])
-
-
-def _ids_agree(judged: Iterable[tuple[Sequence[Passage], Sequence[Passage]]], rules: AnswerRules) -> bool:
-    """Whether most passages that have the id of a gold document of their question have its text, or a part of it."""
-    same = [
-        max(word_recall(passage.text, document.text, rules), word_recall(document.text, passage.text, rules)) > COVERED
-        for passages, gold in judged
-        for passage, document in itertools.product(passages, gold)
-        if document.id and _same_id(passage, document)
-    ]
-    return 2 * sum(same) > len(same)
-
-
-def _accuracy(matches: Sequence[Matches]) -> float:
-    passages = [any(passage) for match in matches for passage in match]
-    return sum(passages) / len(passages) if passages else 0.0
-
-
-def _recall(matches: Sequence[Matches]) -> float:
-    found = [bool(match) and all(any(column) for column in zip(*match, strict=True)) for match in matches]
-    return sum(found) / len(found)
-
-
-def _ndcg(matches: Sequence[Matches], n_gold: Sequence[int]) -> float:
-    measure = f"nDCG@{max(1, *map(len, matches))}"
-    run = {str(number): _ranking(match) for number, match in enumerate(matches)}
-    qrels = {str(number): {f"gold {i}": 1 for i in range(count)} for number, count in enumerate(n_gold)}
-    return ranking_metrics(run, qrels, [measure])[measure]
-
-
-def _ranking(match: Matches) -> list[str]:
-    """A name for each passage: that of the first gold document which it is and no passage before it was."""
-    taken: set[int] = set()
-    names = []
-    for rank, documents in enumerate(match):
-        new = next((number for number, is_gold in enumerate(documents) if is_gold and number not in taken), None)
-        names.append(f"other {rank}" if new is None else f"gold {new}")
-        taken |= set() if new is None else {new}
-    return names

@@ -10,8 +10,8 @@ from model_hub_rqa.data.arrow_cache import Reader as FileLoader
 from model_hub_rqa.data.arrow_cache import cache_folder
 from model_hub_rqa.data.formats.fid import fusion_reader
 from model_hub_rqa.libraries import check_libraries
+from model_hub_rqa.metrics.documents import document_metrics
 from model_hub_rqa.metrics.generation import generation_metrics
-from model_hub_rqa.metrics.ranking import document_metrics
 from model_hub_rqa.records import Answer, Passage, Question
 from model_hub_rqa.registry import RETRIEVERS
 from model_hub_rqa.retrieval.base import Retriever

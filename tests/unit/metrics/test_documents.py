@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_hub_rqa.metrics.ranking import (
+from model_hub_rqa.metrics.documents import (
     answer_rank,
     contained,
     document_metrics,

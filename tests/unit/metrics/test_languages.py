@@ -19,9 +19,9 @@ from model_hub_rqa.cli import main
 from model_hub_rqa.config import DatasetKwargs
 from model_hub_rqa.config.datasets import parse_named_sets
 from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.metrics.documents import document_metrics
 from model_hub_rqa.metrics.generation import answer_metrics, bleu_tokenizer, generation_metrics, rouge_l
 from model_hub_rqa.metrics.languages import LANGUAGES, choose_rules, rules_for, script_of, unicode_words
-from model_hub_rqa.metrics.ranking import document_metrics
 from model_hub_rqa.metrics.squad import squad_v1, squad_v2
 from model_hub_rqa.metrics.text import SQUAD_RULES, exact_match_score, f1_score, normalize_answer
 from model_hub_rqa.records import Passage

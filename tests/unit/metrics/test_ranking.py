@@ -71,13 +71,67 @@ def test_other_cutoffs_and_precision() -> None:
 
 def test_errors() -> None:
     """Unknown measures are named together; a document ranked twice, or no judgements, are refused."""
-    with pytest.raises(ConfigError, match=r"^measure 'nDCG': ") as raised:
-        ranking_metrics({}, {"q": {"a": 1}}, ["nDCG@10", "nDCG", "Recall@0"])
-    assert [error.split(":")[0] for error in raised.value.errors] == ["measure 'nDCG'", "measure 'Recall@0'"]
+    unknown = [
+        "nDGC@10",
+        "Recall@0",
+        "R@1.5",
+        "nDCG@True",
+        "nDCG(x=1)@5",
+        "RR@-3",
+        "P(rel=0)@5",
+        "R@10@5",
+        "",
+        "import os",
+    ]
+    with pytest.raises(ConfigError, match=r"^measures: must be a measure of ir_measures such as nDCG@10") as raised:
+        ranking_metrics({}, {"q": {"a": 1}}, ["nDCG@10", *unknown])
+    assert [line.partition(", got ")[2].partition(" (")[0] for line in raised.value.errors] == list(map(repr, unknown))
+    with pytest.raises(ConfigError, match="measures: must name at least one measure"):
+        ranking_metrics({}, {"q": {"a": 1}}, [])
     with pytest.raises(DataError, match="query 'q' has a document more than once"):
         ranking_metrics({"q": ["a", "a"]}, {"q": {"a": 1}})
     with pytest.raises(DataError, match="no query is judged"):
         ranking_metrics({"q": ["a"]}, {})
+
+
+def test_a_measure_that_needs_another_library_is_an_error() -> None:
+    """ir_measures knows it; what computes it is not installed."""
+    with pytest.raises(ConfigError, match=r"got 'alpha_nDCG@10' \(Unsupported measures .* pyndeval"):
+        ranking_metrics({}, {"q": {"a": 1}}, ["alpha_nDCG@10"])
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    [
+        # relevant are b (1) at rank 2, c (2) at rank 3 and e (1), which is not ranked; d (0) is at rank 5
+        ("AP@100", (1 / 2 + 2 / 3) / 3),
+        ("AP@2", (1 / 2) / 3),
+        ("Success@1", 0),
+        ("Success@2", 1),
+        ("R@2", 1 / 3),
+        ("RR@10", 1 / 2),
+        ("P(rel=2)@5", 1 / 5),
+        ("Rprec", 2 / 3),
+        ("Bpref", 2 / 3),
+        ("Judged@5", 3 / 5),
+        ("nDCG", (1 / math.log2(3) + 2 / 2) / (2 + 1 / math.log2(3) + 1 / 2)),
+        ("nDCG(gains={1:0,2:5})@10", 1 / 2),
+        ("NumRet", 5),
+    ],
+)
+def test_any_measure_of_ir_measures(measure: str, expected: float) -> None:
+    """By hand, beside another measure and one that comes twice under two names."""
+    run, qrels = {"q": ["a", "b", "c", "f", "d"]}, {"q": {"b": 1, "c": 2, "d": 0, "e": 1}}
+    scores = ranking_metrics(run, qrels, ["MRR@10", measure, "RR@10"])
+    assert list(scores) == list(dict.fromkeys(["MRR@10", measure, "RR@10"]))
+    assert scores[measure] == pytest.approx(expected)
+    assert scores["MRR@10"] == scores["RR@10"] == 1 / 2
+
+
+def test_counts_are_summed() -> None:
+    """As ir_measures sums them, where others are means."""
+    run, qrels = {"q": ["a", "b"], "r": ["a"]}, {"q": {"a": 1}, "r": {"b": 1}}
+    assert ranking_metrics(run, qrels, ["NumRet", "RR"]) == {"NumRet": 3, "RR": 1 / 2}
 
 
 @pytest.mark.parametrize(

@@ -294,9 +294,10 @@ def test_retrieve_writes_ctxs_and_a_run(world: Path, capsys: pytest.CaptureFixtu
     assert retrieve(world, "--top-k", "3", "--corpus", f"{world}/corpus.jsonl") == 0
     out, err = capsys.readouterr()
     ndcg = pytest.approx((1 / math.log2(3) + 1) / 2)
-    measures = {"nDCG@3": ndcg, "Recall@3": 1, "MRR@3": 0.75, "n_queries": 2}
-    assert json.loads(out) == measures | {"has_answer@1": 0, "has_answer@3": 0, "n_with_answers": 2}
-    assert "1 of 3 queries have no judgements" in err
+    measures = {"nDCG@3": ndcg, "Recall@3": 1, "MRR@3": 0.75}
+    counts = {"n_queries": 2, "n_unknown_documents": 0, "n_unknown_queries": 0}
+    assert json.loads(out) == measures | counts | {"has_answer@1": 0, "has_answer@3": 0, "n_with_answers": 2}
+    assert "1 of 3 queries have no judgments" in err
     records = [json.loads(line) for line in (world / "out/ctxs.jsonl").read_text().splitlines()]
     assert list(records[0]) == list(records[2]) == ["id", "question", "target", "answers", "ctxs"]
     assert list(records[1]) == ["id", "question", "ctxs"]
@@ -347,15 +348,91 @@ def test_every_error_of_retrieve_at_once(world: Path, capsys: pytest.CaptureFixt
     assert not (world / "out").exists()
 
 
-def test_judgements_of_unknown_documents_and_queries(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each unknown document is named with its line, each unknown query once."""
-    (world / "qrels.tsv").write_text("q1\t1\t1\nq1\t9\t1\nq9\t1\t1\nq9\t2\t1\n")
+def test_judgments_of_unknown_documents_and_queries(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are counted and told. Unknown documents are not retrieved; queries that are not asked do not count."""
+    (world / "qrels.tsv").write_text("q1\t1\t1\nq1\t9\t1\nq9\t1\t1\nq9\t2\t1\nq8\t1\t1\n")
+    assert retrieve(world, "--measures", "R@5") == 0
+    out, err = capsys.readouterr()
+    counts = {"n_queries": 1, "n_unknown_documents": 1, "n_unknown_queries": 2}
+    assert json.loads(out).items() >= ({"R@5": 1 / 2} | counts).items()
+    assert "1 of 2 judged documents are not in the index: they count as not retrieved" in err
+    assert "2 of 3 judged queries are not asked: they do not count" in err
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ("q1\t9\t1\nq1\t8\t1\nq9\t1\t1\n", "no judged document is in the index: judges '9' ..., it has '1' ..."),
+        ("q9\t1\t1\n", "no judged query is asked: judges 'q9' ..., asked are 'q1' ..."),
+    ],
+)
+def test_judgments_of_something_else(lines: str, error: str, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no judged document, or no judged query, is known, nothing is retrieved."""
+    (world / "qrels.tsv").write_text(lines)
     assert retrieve(world) == 2
+    assert capsys.readouterr().out.splitlines() == [f"{world}/qrels.tsv: {error}"]
+    assert not (world / "out").exists()
+
+
+def test_measures_are_chosen(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Any of ir_measures', in the order given; those of our own names stay."""
+    assert retrieve(world, "--measures", "RR@10 Success@1, P(rel=2)@1 Recall@5,MRR@10") == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert list(scores)[:5] == ["RR@10", "Success@1", "P(rel=2)@1", "Recall@5", "MRR@10"]
+    assert list(scores.values())[:5] == [0.75, 0.5, 0.5, 1, 0.75]
+
+
+def test_errors_of_measures(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each unknown one, and one that counts more than is retrieved, before any work; they need judgments."""
+    assert retrieve(world, "--measures", "nDGC@10 R@50 R@51 AP", "--top-k", "50", qrels=False) == 2
+    known = "must be a measure of ir_measures such as nDCG@10, R@100, RR@10, AP@100 or Success@5"
     assert capsys.readouterr().out.splitlines() == [
-        f"{world}/qrels.tsv: line 2: document '9' is not in the index",
-        f"{world}/qrels.tsv: line 3: query 'q9' is not among the queries",
+        f"--measures: {known}, got 'nDGC@10' (measure not found: nDGC)",
+        "--measures: must count no more than the 50 documents retrieved, got 'R@51'",
+        "--measures: needs --qrels",
     ]
-    assert sorted(path.name for path in world.iterdir()) == ["corpus.jsonl", "index", "qrels.tsv", "queries.jsonl"]
+    assert not (world / "out").exists()
+    assert retrieve(world, "--measures", " ,") == 2
+    assert capsys.readouterr().out.splitlines() == ["--measures: must name at least one measure"]
+
+
+@pytest.mark.parametrize("passage_words", [None, 2])
+def test_identical_ids_are_ignored(
+    passage_words: int | None, world: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The document with the id of the query is dropped, all its passages, and as many are retrieved as without it."""
+    shutil.rmtree(world / "index")
+    build_index(corpus, world / "index", BM25Settings(), passage_words=passage_words)
+    queries = [{"_id": "1", "text": "cat sat"}, {"_id": "x", "text": "cat sat"}]
+    (world / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    (world / "qrels.tsv").write_text("1\t4\t1\nx\t1\t1\n")
+
+    def documents(*options: str) -> dict[str, list[str]]:
+        assert retrieve(world, "--top-k", "3", *options) == 0
+        lines = (world / "out/ctxs.jsonl").read_text().splitlines()
+        shutil.rmtree(world / "out")
+        records = map(json.loads, lines)
+        return {one["id"]: [ctx["id"].partition("#")[0] for ctx in one["ctxs"]] for one in records}
+
+    before = documents()
+    printed = json.loads(capsys.readouterr().out)
+    assert "1" in before["1"]
+    assert before["1"] == before["x"]
+    after = documents("--ignore-identical-ids")
+    out, err = capsys.readouterr()
+    assert "1" not in after["1"]
+    assert len(after["1"]) == 3
+    assert after["x"] == before["x"]
+    assert (printed["MRR@3"], json.loads(out)["MRR@3"]) == (3 / 4, 1)
+    assert "1 queries retrieved the document with their own id: it was dropped" in err
+
+
+def test_identical_ids_need_ids(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers that stand in for ids are not the corpus's."""
+    (world / "queries.jsonl").write_text('{"question": "cat"}\n')
+    assert retrieve(world, "--ignore-identical-ids", qrels=False) == 2
+    assert capsys.readouterr().out == f"{world}/queries.jsonl: questions must have ids\n"
+    assert retrieve(world, qrels=False) == 0
 
 
 def test_outputs(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from model_hub_rqa import train
 from model_hub_rqa.checkpoints import checkpoints_of
 from model_hub_rqa.cli import main
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.metrics.ranking import document_metrics
+from model_hub_rqa.metrics.documents import document_metrics
 from model_hub_rqa.records import Passage
 from model_hub_rqa.runtime import experiments
 from model_hub_rqa.runtime.metric_names import check_metric, declared_metrics
