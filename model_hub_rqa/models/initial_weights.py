@@ -14,12 +14,15 @@ WEIGHTS = "model.safetensors"
 _SHOWN = 10  # names of one kind in a message
 
 
-def save_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Writes a model's ``save_pretrained`` folder; of a model without that method, its weights as model.safetensors."""
+def save_weights(model: torch.nn.Module, folder: Path, **options: Any) -> None:
+    """Writes a model's ``save_pretrained`` folder; of a model without that method, its weights as model.safetensors.
+
+    ``options`` are of ``save_pretrained``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(model, "save_pretrained"):
         saved: Any = model
-        saved.save_pretrained(folder)
+        saved.save_pretrained(folder, **options)
     else:
         save_model(model, str(folder / WEIGHTS))
     probe = folder / ".mode"
@@ -53,7 +56,7 @@ def load_weights(model: torch.nn.Module, folder: Path, field: str = PLACE) -> No
     else:
         if not (folder / WEIGHTS).is_file():
             raise ConfigError(f"{field}: {folder} has no {WEIGHTS}")
-        found, own = load_file(folder / WEIGHTS), model.state_dict()
+        found, own = _saved_state(model, folder), model.state_dict()
         same = _shared(own)  # of tensors that are one, a file holds one
         missing = [name for name in own if name not in found and not same[name] & found.keys()]
         unexpected = [name for name in found if name not in own]
@@ -72,6 +75,14 @@ def load_weights(model: torch.nn.Module, folder: Path, field: str = PLACE) -> No
     if errors:
         raise ConfigError(errors)
     model.load_state_dict(state)
+
+
+def _saved_state(model: Any, folder: Path) -> dict[str, torch.Tensor]:
+    """Weights by the names that the model has for them: sentence-transformers keeps each of its parts by itself."""
+    if (folder / "modules.json").is_file() and hasattr(model, "save_pretrained"):
+        state: dict[str, torch.Tensor] = type(model)(str(folder), device="cpu").state_dict()
+        return state
+    return load_file(folder / WEIGHTS)
 
 
 def _sorted(told: Any) -> list[tuple[str, Any, Any]]:

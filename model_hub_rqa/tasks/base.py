@@ -25,6 +25,7 @@ from model_hub_rqa.errors import DataError
 from model_hub_rqa.metrics.languages import choose_rules
 from model_hub_rqa.metrics.text import AnswerRules
 from model_hub_rqa.models import build
+from model_hub_rqa.models.initial_weights import save_weights
 from model_hub_rqa.models.limits import Limits
 from model_hub_rqa.models.signature import filter_kwargs, forward_names
 from model_hub_rqa.records import Answer, Question
@@ -248,6 +249,10 @@ class Task:
 
     def prepare_model(self, model: Any) -> None:
         """Changes a model that was just built, such as freezing a part of it."""
+
+    def save_model(self, model: Any, folder: Path) -> None:
+        """Writes a ``save_pretrained`` folder, from which the weights are loaded again."""
+        save_weights(model, folder)
 
     @classmethod
     def reads(cls, config: Any) -> bool:

@@ -144,7 +144,8 @@ def metrics_by_set(
     """Computes the metrics of each set as if it were alone.
 
     Args:
-        values: of a validation, by the example's number, or by a tuple that begins with it; sorted.
+        values: of a validation, by the example's number, or by a tuple that begins with it; sorted. Numbers behind
+            those of the sets belong to each of them.
         bounds: of each set, in their order, the numbers of its examples.
         compute: from a set's name and its values to metrics.
 
@@ -154,9 +155,12 @@ def metrics_by_set(
         of the others, and no part in the mean.
     """
     found: dict[str, dict[str, float]] = {}
+    end = max((numbers.stop for numbers in bounds.values()), default=0)
+    shared = {key: value for key, value in values.items() if example_number(key) >= end}
     for name, numbers in bounds.items():
         part = {key: value for key, value in values.items() if example_number(key) in numbers}
         if part:
+            part |= shared
             found[name] = compute(name, part)
         else:
             logger.info("no example of %s was evaluated", name)

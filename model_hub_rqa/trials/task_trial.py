@@ -837,7 +837,7 @@ class TaskTrial(SetsTrial):
     def save_pretrained(self, checkpoint: Path) -> None:
         """Adds a folder that transformers loads by itself: weights, config, tokenizer and the task's settings."""
         folder = checkpoint / PRETRAINED
-        save_weights(unwrapped(self.model), folder)
+        (save_weights if self.task is None else self.task.save_model)(unwrapped(self.model), folder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
         found = None if self.tokenizer is None else tokenizer_sum(folder)

@@ -1,0 +1,134 @@
+"""JudgedTask: what retrievers and rerankers share, the records that they learn from and the passages of an epoch."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from model_hub_rqa.data.arrow_cache import Reader as FileLoader
+from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.libraries import check_libraries
+from model_hub_rqa.tasks.base import Task
+from model_hub_rqa.tasks.retriever.records import Row, negatives_of, passage_key, positives_of, read_judged
+
+logger = logging.getLogger(__name__)
+
+
+class JudgedTask(Task):
+    """Learns from questions with positive and negative passages: the records of `read_judged`.
+
+    Attributes:
+        scored: the losses that learn the passages' scores; with the last one, positives need not be marked.
+        instead: what a model of it is for, since it answers no questions.
+    """
+
+    fixed_model, reads_hub = True, False
+    scored: ClassVar[tuple[str, ...]] = ()
+    instead: ClassVar[str] = ""
+
+    @classmethod
+    def adapt_hyperparameters(cls, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> Mapping[str, Any]:
+        errors = []
+        if hparams.get("max_tokens_per_batch") is not None:
+            errors.append(
+                "hyperparameters.max_tokens_per_batch: must be unset, since the loss needs batches of one size"
+            )
+        if data.get("metrics"):
+            errors.append("data.metrics: must be unset, since passages are ranked and no answers given")
+        if errors:
+            raise ConfigError(errors)
+        return hparams
+
+    def file_loader(self, *, labelled: bool = True) -> FileLoader | None:
+        check_libraries("sentence_transformers", "ir_measures")
+        return read_judged
+
+    def load(self, path: str, *, labelled: bool = True, on_bad_record: str = "error") -> Any:
+        if labelled:
+            return super().load(path, labelled=labelled, on_bad_record=on_bad_record)
+        raise DataError(f"{self.name}: answers no questions: {self.instead}")
+
+    def auto_class(self) -> Any:
+        raise ConfigError(f"{self.name}: answers no questions: {self.instead}")
+
+    def judged(self, record: Mapping[str, Any]) -> tuple[list[Row], list[Row]]:
+        """Positives and negatives; for a loss that learns scores, those that have one."""
+        positives, negatives = positives_of(record), negatives_of(record)
+        if self.settings.loss in self.scored:
+            positives, negatives = _with_scores(positives), _with_scores(negatives)
+        return positives, negatives
+
+    def unusable(self, record: Mapping[str, Any]) -> str | None:
+        """Why a record cannot be learned from, or None."""
+        (positives, negatives), settings = self.judged(record), self.settings
+        wanted, scored = settings.num_hard_negatives, settings.loss in self.scored
+        if settings.loss == "kl":
+            count, least = len(positives) + len(negatives), 1 + wanted
+            return None if count >= least else f"must have at least {least} passages with scores, got {count}"
+        if not positives:
+            return f"must have a positive passage{' with a score' if scored else ''}, got none"
+        if scored and len(negatives) < wanted:
+            return f"must have at least {wanted} negatives with scores, got {len(negatives)}"
+        if wanted and not negatives:
+            return f"must have a negative passage (num_hard_negatives is {wanted}), got none"
+        return None
+
+    def check_judged(self, examples: Any) -> None:
+        """Raises DataError with each validation record without a positive passage."""
+        if bad := [record["id"] for record in examples if not positives_of(record)]:
+            raise DataError(f"data: validation record {id_}: must have a positive passage, got none" for id_ in bad)
+
+    def features(self, examples: Any, *, training: bool) -> Any:
+        """As `Task.features`; training records that cannot be learned from are an error, or have no feature."""
+        if not training:
+            return super().features(examples, training=training)
+        why = [self.unusable(record) for record in examples]
+        named = [f"data: train record {examples[row]['id']}: {text}" for row, text in enumerate(why) if text]
+        if named and (self.on_bad_record != "skip" or len(named) == len(why)):
+            raise DataError(named)
+        features = super().features(examples, training=training)
+        if not named:
+            return features
+        logger.warning("%d training records left out, the first: %s", len(named), named[0])
+        return features.select([row for row, text in enumerate(why) if not text])
+
+    def candidates(self, record: Mapping[str, Any]) -> tuple[list[Row], int]:
+        """The passages of a training record from which an epoch draws, and how many of them, the first, are positives.
+
+        For the loss kl, which has no use for them, the first of the record that have scores, and 0.
+        """
+        positives, negatives = self.judged(record)
+        wanted = self.settings.num_hard_negatives
+        if self.settings.loss == "kl":
+            return _with_scores([*record["passages"], *record["negatives"]])[: 1 + wanted], 0
+        return [*positives, *(negatives if wanted else ())], len(positives)
+
+    def draw(self, epoch: int, index: int, n_positives: int, n_passages: int) -> list[int]:
+        """Which candidates of a record are learned in an epoch: a positive, and num_hard_negatives of the others.
+
+        Args:
+            epoch: its number.
+            index: the record's; the draw depends on both and on the seed alone.
+            n_positives: the first so many candidates.
+            n_passages: all candidates. Where there are too few negatives, some come again.
+        """
+        wanted, negatives = self.settings.num_hard_negatives, n_passages - n_positives
+        if n_positives == 0:
+            return list(range(1 + wanted))
+        rng = np.random.default_rng([self.seed, epoch, index])
+        positive = int(rng.integers(n_positives))
+        enough = negatives >= wanted
+        drawn = (
+            rng.choice(negatives, wanted, replace=False) if enough else np.resize(rng.permutation(negatives), wanted)
+        )
+        return [positive, *(np.sort(drawn) + n_positives).tolist()]
+
+
+def _with_scores(passages: list[Row]) -> list[Row]:
+    return [one for one in passages if one["score"] is not None]
+
+
+def keys_of(passages: list[Row]) -> list[int]:
+    """`passage_key` of each."""
+    return [passage_key(one) for one in passages]
