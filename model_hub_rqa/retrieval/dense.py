@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from model_hub_rqa.checkpoints import PRETRAINED, file_sum, pretrained_folder
+from model_hub_rqa.checkpoints import file_sum
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.registry import RETRIEVERS
@@ -41,50 +41,15 @@ _SECONDS_BETWEEN_SAVES = 5.0
 
 @RETRIEVERS.register("dense")
 @dataclass(frozen=True)
-<<<<<<< Updated upstream
 class DenseSettings(EncoderSettings):
     """How texts become vectors, and how those are searched. The fields are those of
     :class:`~model_hub_rqa.retrieval.encoder.EncoderSettings`."""
-=======
-class DenseSettings(RetrieverSettings):
-    """How texts become vectors.
-
-    Attributes:
-        embedding_model: a folder of sentence-transformers (or of transformers: then the mean over the tokens), a run
-            of RetrieverTrial or a checkpoint of one (RUN, RUN@best, RUN@last, RUN@STEP), or a name on the hub.
-        normalize_embeddings: to length 1, so that the inner product is the cosine.
-        query_prompt: put before each query; None for the model's own, if it has one.
-        passage_prompt: put before each passage, alike.
-        max_seq_length: tokens read of a text; None for the model's own limit.
-    """
->>>>>>> Stashed changes
 
     kind: ClassVar[str] = "dense"
     libraries: ClassVar[tuple[str, ...]] = ("sentence_transformers", "faiss")
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers", "torch", "faiss-cpu", "numpy")
     unfinished: ClassVar[tuple[str, ...]] = (PASSAGES, OFFSETS, EMBEDDINGS, PROGRESS)
 
-<<<<<<< Updated upstream
-=======
-    embedding_model: str = ""
-    normalize_embeddings: bool = True
-    query_prompt: str | None = None
-    passage_prompt: str | None = None
-    max_seq_length: int | None = None
-
-    def errors(self) -> list[str]:
-        """A line for each field that breaks a rule."""
-        errors = []
-        name = self.embedding_model
-        if not name:
-            errors.append("embedding_model: must be given for a dense index")
-        elif name.startswith(("/", "./", "../", "~")) and not Path(model_folder(name)).is_dir():
-            errors.append(f"embedding_model: no such folder, got {name!r}")
-        if self.max_seq_length is not None and self.max_seq_length < 1:
-            errors.append(f"max_seq_length: must be at least 1, got {self.max_seq_length}")
-        return errors
-
->>>>>>> Stashed changes
     def model_errors(self) -> list[str]:
         error = model_name_error(self.embedding_model) if self.embedding_model else None
         return [] if error is None else [error]
@@ -111,116 +76,7 @@ class DenseSettings(RetrieverSettings):
         def load(passages: PassageStore) -> "DenseRetriever":
             return DenseRetriever(passages, np.load(folder / EMBEDDINGS, mmap_mode="r"), encoder)
 
-<<<<<<< Updated upstream
         return load, [f"{folder}: {name}: {line}" for line in identity_differences(model, encoder.identity)]
-=======
-        return load, errors
-
-
-def model_folder(name: str) -> str:
-    """The folder inside a run or a checkpoint that sentence-transformers loads; any other name is returned as it is.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or the run has none.
-    """
-    path = Path(name)
-    run, chosen, _ = name.rpartition("@")
-    inside = path if path.is_dir() or not chosen else Path(run)
-    if (inside / "checkpoints").is_dir() or (path / PRETRAINED).is_dir():
-        return str(pretrained_folder(path))
-    return name
-
-
-def model_name_error(name: str) -> str | None:
-    """Why no embedding model has this name; None if it is a folder, or in the hub's cache or on the hub."""
-    if os.path.isdir(model_folder(name)):
-        return None
-    on_hub = name if "/" in name else f"sentence-transformers/{name}"  # as sentence-transformers looks for it
-    return check_model_name("embedding_model", on_hub, files=("modules.json", *CONFIG_FILES))
-
-
-class Encoder:
-    """A loaded embedding model.
-
-    Attributes:
-        settings: with the maximal length as it is in force, and the model's folder as an absolute path.
-        sha256: of the model's weights.
-        dimension: of its vectors.
-
-    Raises:
-        ConfigError: the settings break a rule, the model cannot be loaded, or sentence-transformers is missing.
-    """
-
-    def __init__(self, settings: DenseSettings) -> None:
-        errors = settings.errors()
-        if errors:
-            raise ConfigError(errors)
-        name = model_folder(settings.embedding_model)
-        sentence_transformers = require("sentence_transformers")
-        if unknown := model_name_error(name):  # found out in seconds, where the library would try again for minutes
-            raise ConfigError(unknown)
-        try:
-            model = sentence_transformers.SentenceTransformer(name)
-        except Exception as error:  # the hub client, safetensors and transformers each raise their own kinds
-            reason = str(error).strip().split("\n")[0]
-            raise ConfigError(f"embedding_model: cannot load {name!r}: {type(error).__name__}: {reason}") from error
-        if settings.max_seq_length is not None:
-            limit = _longest_input(model)
-            if limit is not None and settings.max_seq_length > limit:
-                raise ConfigError(
-                    f"max_seq_length: must be at most {limit}, the longest input of {name}, "
-                    f"got {settings.max_seq_length}"
-                )
-            model.max_seq_length = settings.max_seq_length
-        self._model = model
-        source = os.path.abspath(name) if os.path.isdir(name) else name
-        self.settings = replace(settings, embedding_model=source, max_seq_length=model.max_seq_length)
-        self.sha256 = _weights_sum(model)
-        self.dimension = int(self.queries(["x"]).shape[1])  # some models do not know it by themselves
-
-    def queries(self, texts: Sequence[str], batch_size: int = 32) -> "np.ndarray":
-        """Vectors of queries: (len(texts), dimension), float32."""
-        return self._vectors(self._model.encode_query, texts, self.settings.query_prompt, batch_size)
-
-    def passages(self, texts: Sequence[str], batch_size: int = 32) -> "np.ndarray":
-        """Vectors of passages: (len(texts), dimension), float32."""
-        return self._vectors(self._model.encode_document, texts, self.settings.passage_prompt, batch_size)
-
-    def _vectors(self, encode: Any, texts: Sequence[str], prompt: str | None, batch_size: int) -> "np.ndarray":
-        import numpy as np
-
-        vectors = encode(
-            list(texts),
-            prompt=prompt,
-            batch_size=batch_size,
-            normalize_embeddings=self.settings.normalize_embeddings,
-            show_progress_bar=False,
-        )
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        if not np.isfinite(vectors).all():
-            raise CheckpointError(f"{self.settings.embedding_model}: gives vectors that are not finite")
-        return vectors
-
-
-def _longest_input(model: Any) -> int | None:
-    """The tokens that an embedding model has positions for; None where it does not say."""
-    from model_hub_rqa.models.limits import UNLIMITED, model_limits
-
-    inner = getattr(model[0], "auto_model", None)
-    limit = UNLIMITED if inner is None else model_limits(inner).tokens
-    return None if limit == UNLIMITED else limit
-
-
-def _weights_sum(model: Any) -> str:
-    """SHA-256 over names, types, shapes and bytes of a model's weights: the same wherever they are stored."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
->>>>>>> Stashed changes
 
 
 class DenseRetriever:
