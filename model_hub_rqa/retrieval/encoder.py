@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.checkpoints import file_sum
+from model_hub_rqa.checkpoints import PRETRAINED, file_sum, pretrained_folder
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.libraries import require
 from model_hub_rqa.models.hub import CONFIG_FILES, check_model_name
@@ -33,8 +33,8 @@ class EncoderSettings(RetrieverSettings):
     """How texts become vectors.
 
     Attributes:
-        embedding_model: a folder of sentence-transformers (or of transformers: then the mean over the tokens), or a
-            name on the hub.
+        embedding_model: a folder of sentence-transformers (or of transformers: then the mean over the tokens), a run
+            of RetrieverTrial or a checkpoint of one (RUN, RUN@best, RUN@last, RUN@STEP), or a name on the hub.
         similarity: one of :data:`SIMILARITIES`; None for the model's own ``similarity_fn_name``, which is cosine where
             the model names none. With cosine, vectors are normalised to length 1.
         pooling: one of :data:`POOLINGS`: how the vectors of tokens become that of the text; None for the model's own.
@@ -56,7 +56,7 @@ class EncoderSettings(RetrieverSettings):
         name = self.embedding_model
         if not name:
             errors.append("embedding_model: must be given for a dense index")
-        elif name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
+        elif name.startswith(("/", "./", "../", "~")) and not Path(model_folder(name)).is_dir():
             errors.append(f"embedding_model: no such folder, got {name!r}")
         for field, value, known in (
             ("similarity", self.similarity, SIMILARITIES),
@@ -69,9 +69,23 @@ class EncoderSettings(RetrieverSettings):
         return errors
 
 
+def model_folder(name: str) -> str:
+    """The folder inside a run or a checkpoint that sentence-transformers loads; any other name is returned as it is.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or the run has none.
+    """
+    path = Path(name)
+    run, chosen, _ = name.rpartition("@")
+    inside = path if path.is_dir() or not chosen else Path(run)
+    if (inside / "checkpoints").is_dir() or (path / PRETRAINED).is_dir():
+        return str(pretrained_folder(path))
+    return name
+
+
 def model_name_error(name: str) -> str | None:
     """Why no embedding model has this name; None if it is a folder, or in the hub's cache or on the hub."""
-    if os.path.isdir(name):
+    if os.path.isdir(model_folder(name)):
         return None
     on_hub = name if "/" in name else f"sentence-transformers/{name}"  # as sentence-transformers looks for it
     return check_model_name("embedding_model", on_hub, files=("modules.json", *CONFIG_FILES))
@@ -93,7 +107,7 @@ class Encoder:
     def __init__(self, settings: EncoderSettings) -> None:
         if errors := settings.errors():
             raise ConfigError(errors)
-        name = settings.embedding_model
+        name = model_folder(settings.embedding_model)
         model = _load(name)
         if errors := [*_set_length(model, settings), *_set_pooling(model, settings)]:
             raise ConfigError(errors)
