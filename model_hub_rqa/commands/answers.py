@@ -30,16 +30,19 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Any) -> None:
     """Registers ``score`` and ``predict`` with what ``ArgumentParser.add_subparsers`` returned."""
-    command = commands.add_parser("score", help="score predictions: SQuAD's as the official evaluators do, or FiD's")
+    command = commands.add_parser("score", help="score predicted answers, or a run of ranked documents")
     command.add_argument(
         "predictions",
-        help="JSON object of answers by question id, predictions.jsonl, or evaluate's, EfficientQA's, KILT's form",
+        help="JSON object of answers by question id, predictions.jsonl, or evaluate's, EfficientQA's, KILT's form; "
+        "with --qrels TREC's run file, or a JSON object of scores by document id by query id",
     )
     command.add_argument("--data", metavar="FILE", help="the gold answers; a predictions.jsonl may bring its own")
     command.add_argument("--version-2", action="store_true", help="SQuAD v2.0: questions may be unanswerable")
     command.add_argument("--na-prob-file", metavar="FILE", help="JSON object of no-answer probabilities by id (v2.0)")
     command.add_argument("--na-prob-thresh", metavar="P", type=float, default=1.0, help="answer below it only")
     add_language(command)
+    command.add_argument("--qrels", metavar="FILE", help="score a run of ranked documents by these relevance judgments")
+    command.add_argument("--measures", metavar="NAMES", help='for a run, of ir_measures: "nDCG@10 R@100 AP@100" ...')
     command.set_defaults(command=score)
 
     command = commands.add_parser("predict", help="answer questions with a trained reader, from the passages given")
@@ -62,13 +65,18 @@ def add_commands(commands: Any) -> None:
 def score(args: argparse.Namespace) -> None:
     """Prints the scores as one JSON object: for data in SQuAD's form those of the official evaluators, else
     exact_match, f1 and rougeL of `generation_metrics`, and total; then the language and the rules that compared the
-    answers."""
+    answers. For a run of ranked documents its measures."""
     from model_hub_rqa.data.predictions import JSONL, is_squad_form, read_predictions
+    from model_hub_rqa.data.rankings import is_run
 
-    errors = []
+    if args.qrels:
+        return _score_run(args)
+    errors = ["--measures: needs --qrels"] if args.measures is not None else []
     if args.na_prob_file and not args.version_2:
         errors.append("--na-prob-file: needs --version-2")
-    if args.data is None and not args.predictions.lower().endswith(JSONL):
+    if is_run(args.predictions):
+        errors.append(f"--qrels: must be given, {args.predictions} is a run of ranked documents")
+    elif args.data is None and not args.predictions.lower().endswith(JSONL):
         errors.append("--data: say where the gold answers are (only a predictions.jsonl may bring its own)")
     if errors:
         raise ConfigError(errors)
@@ -80,6 +88,59 @@ def score(args: argparse.Namespace) -> None:
     print(json.dumps(scores), flush=True)
     for line in warnings:  # last, where they are seen
         say(f"warning: {line}")
+
+
+def _score_run(args: argparse.Namespace) -> None:
+    """Prints the measures of a run of ranked documents."""
+    from model_hub_rqa.commands.retrieval import chosen_measures
+    from model_hub_rqa.data.corpus import read_qrels
+    from model_hub_rqa.data.rankings import ranked, read_run, trec_id
+    from model_hub_rqa.metrics.ranking import measures_beyond, measures_within, ranking_metrics
+
+    errors = ErrorCollector()
+    defaults = {"data": None, "version_2": False, "na_prob_file": None, "na_prob_thresh": 1.0, "language": "auto"}
+    given = [f"--{name.replace('_', '-')}" for name, value in defaults.items() if getattr(args, name) != value]
+    if given:
+        errors.add(ConfigError(f"{option}: is not allowed with --qrels, it is for answers" for option in given))
+    run = errors.attempt(read_run, args.predictions)
+    qrels = errors.attempt(read_qrels, args.qrels)
+    measures = errors.attempt(chosen_measures, args)
+    errors.raise_any()
+    assert run is not None
+    assert qrels is not None
+    assert measures is not None
+    judgments = {
+        trec_id(query): {trec_id(document): relevance for document, relevance in documents.items()}
+        for query, documents in qrels.judgements.items()
+    }
+    rankings = {query: ranked(run[query]) for query in judgments if query in run}
+    _announce_run(args, run, judgments)
+    depth = max(map(len, rankings.values()))
+    if args.measures is None:
+        measures = measures_within(max(depth, 1))
+    for name in measures_beyond(measures, depth):
+        say(f"warning: {name} counts more than the {depth} documents that the run ranks for a query at most")
+    scores: dict[str, float] = ranking_metrics(rankings, judgments, measures)
+    missing, unjudged = len(judgments) - len(rankings), len(run) - len(rankings)
+    counts = {"n_queries": len(judgments), "n_missing_queries": missing, "n_unjudged_queries": unjudged}
+    print(json.dumps({**scores, **counts}), flush=True)
+
+
+def _announce_run(
+    args: argparse.Namespace, run: Mapping[str, Mapping[str, float]], judgments: Mapping[str, Mapping[str, int]]
+) -> None:
+    """What a run and judgments do not have in common, which is an error where they have no query in common."""
+    both = [query for query in judgments if query in run]
+    if not both:
+        first, known = next(iter(judgments)), next(iter(run))
+        lines = f"{args.qrels}: no judged query is in {args.predictions}: judges {first!r} ..., it has {known!r} ..."
+        raise DataError(lines)
+    if len(both) < len(judgments):
+        say(f"{len(judgments) - len(both):,} of {len(judgments):,} judged queries are not in the run: they count as 0")
+    if len(both) < len(run):
+        say(f"{len(run) - len(both):,} of {len(run):,} queries of the run have no judgments: they do not count")
+    if not any(judgments[query].keys() & run[query].keys() for query in both):
+        say("warning: the run ranks no judged document, its ids may be of another corpus")
 
 
 def _score_squad(

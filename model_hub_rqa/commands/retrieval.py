@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,20 +177,23 @@ def retrieve(args: argparse.Namespace) -> None:
         print(json.dumps(scores))
 
 
-def chosen_measures(args: argparse.Namespace, retrieved: int | None) -> list[str]:
-    """The measures that --measures names, or the usual ones, of at most ``retrieved`` documents.
+def chosen_measures(args: argparse.Namespace, retrieved: int | None = None) -> list[str]:
+    """The measures that --measures names, or the usual ones; an error if they count more documents than ``retrieved``.
 
     Raises:
-        ConfigError: one is unknown, or there are no judgments for them.
+        ConfigError: one is unknown, counts too many, or there are no judgments for them.
     """
-    from model_hub_rqa.metrics.ranking import MEASURES, measure_errors, measures_within, split_measures
+    from model_hub_rqa.metrics import ranking
 
     if args.measures is None:
         if args.qrels:
             check_libraries("ir_measures")
-        return list(MEASURES) if retrieved is None else measures_within(retrieved)
-    measures = split_measures(args.measures)
-    errors = [f"--{line}" for line in measure_errors(measures, retrieved)]
+        return list(ranking.MEASURES) if retrieved is None else ranking.measures_within(retrieved)
+    measures = ranking.split_measures(args.measures)
+    errors = [f"--{line}" for line in ranking.measure_errors(measures)]
+    if not errors and retrieved is not None:
+        beyond = ranking.measures_beyond(measures, retrieved)
+        errors = [f"--measures: must count at most the --top-k {retrieved} documents, got {name!r}" for name in beyond]
     if not args.qrels:
         errors.append("--measures: needs --qrels")
     if errors:
@@ -244,6 +247,7 @@ def _write(
 
     Where ``more`` is not 0, documents with the id of their query are dropped, and so many more passages are retrieved.
     """
+    from model_hub_rqa.data.rankings import trec_lines
     from model_hub_rqa.metrics.documents import answer_rank
 
     progress = Progress("questions")
@@ -265,7 +269,7 @@ def _write(
                     hits = others[:top_k]
                 ctxs.write(json.dumps(_fid_record(query, hits), ensure_ascii=False) + "\n")
                 ranking = _ranked_documents(manifest, hits)
-                trec.writelines(_trec_lines(query.id, ranking, tag))
+                trec.writelines(trec_lines(query.id, ranking, tag))
                 run[query.id] = list(ranking)
                 answer_ranks.append(answer_rank((hit.passage.text for hit in hits), _answers(query)))
             progress("retrieving", begin + len(batch), len(queries))
@@ -314,19 +318,3 @@ def _ranked_documents(manifest: "Manifest", hits: Sequence["Hit"]) -> dict[str, 
     for hit in hits:
         ranking.setdefault(manifest.document_id(hit.passage.id), hit.score)
     return ranking
-
-
-def _trec_lines(query: str, ranking: dict[str, float], tag: str) -> Iterator[str]:
-    """A TREC run's lines. Evaluators order by score alone and break ties by document id: so that they keep our order,
-    a score that does not fall is lowered to the next smaller number of 32 bits. White space in ids becomes %20 and
-    the like, as the fields are separated by it."""
-    import numpy as np
-
-    last = np.float32(np.inf)
-    for rank, (document, score) in enumerate(ranking.items(), 1):
-        last = min(np.float32(score), np.nextafter(last, np.float32(-np.inf)))
-        yield f"{_no_spaces(query)} Q0 {_no_spaces(document)} {rank} {float(last)!r} {tag}\n"
-
-
-def _no_spaces(id_: str) -> str:
-    return "".join(f"%{ord(character):02X}" if character.isspace() else character for character in id_)

@@ -384,12 +384,15 @@ def test_measures_are_chosen(world: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_errors_of_measures(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each unknown one, and one that counts more than is retrieved, before any work; they need judgments."""
-    assert retrieve(world, "--measures", "nDGC@10 R@50 R@51 AP", "--top-k", "50", qrels=False) == 2
+    assert retrieve(world, "--measures", "nDGC@10 AP NDCG@x", qrels=False) == 2
     known = "must be a measure of ir_measures such as nDCG@10, R@100, RR@10, AP@100 or Success@5"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"--measures: {known}, got 'nDGC@10' (measure not found: nDGC)"
+    assert lines[1].startswith(f"--measures: {known}, got 'NDCG@x' (")
+    assert lines[2:] == ["--measures: needs --qrels"]
+    assert retrieve(world, "--measures", "R@50 R@51 AP", "--top-k", "50") == 2
     assert capsys.readouterr().out.splitlines() == [
-        f"--measures: {known}, got 'nDGC@10' (measure not found: nDGC)",
-        "--measures: must count no more than the 50 documents retrieved, got 'R@51'",
-        "--measures: needs --qrels",
+        "--measures: must count at most the --top-k 50 documents, got 'R@51'",
     ]
     assert not (world / "out").exists()
     assert retrieve(world, "--measures", " ,") == 2
