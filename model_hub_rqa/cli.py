@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    from model_hub_rqa.commands import answers, evaluation, retrieval
+    from model_hub_rqa.commands import answers, evaluation, mining, retrieval
 
     # `main` hands these words to train.main; here is what the list of commands says of it
     commands.add_parser("train", help="train a trial locally, from an experiment configuration or from flags")
@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     answers.add_commands(commands)
     retrieval.add_commands(commands)
+    mining.add_commands(commands)
     evaluation.add_commands(commands)
     return parser
 

@@ -104,12 +104,12 @@ def document_metrics(
     if not judged:
         return {}
     rules = replace(rules, normalize=functools.lru_cache(4096)(rules.normalize))  # each text is compared several times
-    by_id = _ids_agree(judged, rules)
+    by_id = ids_agree(judged, rules)
     documents = [document for _, own in judged for document in own]
 
     def is_gold(passage: Passage, document: Passage) -> bool:
         if by_id and document.id:
-            return _same_id(passage, document)
+            return same_id(passage, document)
         return word_recall(passage.text, document.text, rules) > COVERED
 
     matches = [_match(*pair, is_gold) for pair in judged]
@@ -146,17 +146,17 @@ def _match(
     return [[is_gold(passage, document) for document in gold] for passage in passages]
 
 
-def _same_id(passage: Passage, document: Passage) -> bool:
+def same_id(passage: Passage, document: Passage) -> bool:
     return document.id in (passage.id, passage.id.rpartition("#")[0])
 
 
-def _ids_agree(judged: Iterable[tuple[Sequence[Passage], Sequence[Passage]]], rules: AnswerRules) -> bool:
+def ids_agree(judged: Iterable[tuple[Sequence[Passage], Sequence[Passage]]], rules: AnswerRules) -> bool:
     """Whether most passages that have the id of a gold document of their question have its text, or a part of it."""
     same = [
         max(word_recall(passage.text, document.text, rules), word_recall(document.text, passage.text, rules)) > COVERED
         for passages, gold in judged
         for passage, document in itertools.product(passages, gold)
-        if document.id and _same_id(passage, document)
+        if document.id and same_id(passage, document)
     ]
     return 2 * sum(same) > len(same)
 
