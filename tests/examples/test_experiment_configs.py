@@ -26,7 +26,7 @@ CONFIGS = sorted((ROOT / "experiment_configs").glob("*.yaml"))
 EXPERIMENTS = {path: experiments.load_experiment(str(path)) for path in CONFIGS}
 SPECS = ("const", "int", "double", "log", "categorical")
 # module:Class, which det's local test mode needs
-LEGACY = {"quickstart", "squad", "squad_v2", "fid_quickstart", "fid_nq", "fid_own_corpus", "retriever"}
+LEGACY = {"quickstart", "squad", "squad_v2", "fid_quickstart", "fid_nq", "fid_own_corpus", "retriever", "reranker"}
 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 
@@ -48,13 +48,15 @@ def overrides(experiment: Experiment, folder: Path) -> list[str]:
             "validation_file": tiny.passages_file(folder / "dev.jsonl", 3, seed=1),
             "embedding_model": '""',  # the passages of the records
         }
-    elif experiment.trial_class.endswith(":RetrieverTrial"):
+    elif experiment.trial_class.endswith((":RetrieverTrial", ":RerankerTrial")):
         model = tiny_retrieval.encoder_folder(folder / "model")
         data = {
             "train_file": tiny_retrieval.write_lines(folder / "train.jsonl", map(tiny_retrieval.record, range(8))),
             "validation_file": tiny_retrieval.write_lines(folder / "dev.jsonl", [tiny_retrieval.record(9)]),
-            "corpus_file": tiny_retrieval.write_lines(folder / "corpus.jsonl", [{"_id": "d0", "text": "the oil"}]),
         }
+        if "corpus_file" in experiment.data:
+            corpus = [{"_id": "d0", "text": "the oil"}]
+            data["corpus_file"] = tiny_retrieval.write_lines(folder / "corpus.jsonl", corpus)
     else:
         model = tiny.model_folder(folder / "model")
         unanswerable = 3 * bool(experiment.data.get("version_2_with_negative"))

@@ -20,6 +20,9 @@ def encoder_folder(folder: Path, kind: Any = BertModel, **settings: Any) -> Path
     plain |= {"max_position_embeddings": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     kind(BertConfig(vocab_size=len(tokenizer), **{**plain, **settings})).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    settings_file = folder / "tokenizer_config.json"
+    names = ["input_ids", "token_type_ids", "attention_mask"]  # as a tokenizer of BERT's own class has them
+    settings_file.write_text(json.dumps({**json.loads(settings_file.read_text()), "model_input_names": names}))
     return folder
 
 
@@ -45,14 +48,16 @@ def write_lines(path: Path, records: Any) -> str:
     return str(path)
 
 
-def config(folder: Path, *, train: int = 32, validation: int = 12, **changes: Any) -> dict[str, Any]:
-    """An experiment of RetrieverTrial; ``changes`` are hyperparameters."""
+def config(
+    folder: Path, *, trial: str = "Retriever", train: int = 32, validation: int = 12, **changes: Any
+) -> dict[str, Any]:
+    """An experiment of RetrieverTrial or RerankerTrial; ``changes`` are hyperparameters."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "model").exists():
         encoder_folder(folder / "model")
     return {
-        "name": "tiny-retriever",
-        "entrypoint": "model_hub_rqa.trials.retriever:RetrieverTrial",
+        "name": f"tiny-{trial.lower()}",
+        "entrypoint": f"model_hub_rqa.trials.{trial.lower()}:{trial}Trial",
         "data": {
             "train_file": write_lines(folder / "train.jsonl", map(record, range(train))),
             "validation_file": write_lines(folder / "dev.jsonl", map(record, range(1000, 1000 + validation))),
