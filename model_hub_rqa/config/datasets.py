@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from model_hub_rqa.config.fields import FieldError, did_you_mean, init_fields, names_of, option, show
+from model_hub_rqa.config.fields import FieldError, TrueOrFalse, did_you_mean, init_fields, names_of, option, show
 from model_hub_rqa.config.kwargs import DatasetKwargs, Kwargs
 from model_hub_rqa.config.parsing import parse_dict_to_dataclasses
 from model_hub_rqa.errors import ConfigError
@@ -35,12 +35,8 @@ class NamedSetKwargs(Kwargs):
         None, help="a registered dataset, or package.module:object, that loads it, in place of a file"
     )
     args: Mapping[str, Any] | None = option(None, help="its arguments", aliases=("method_args",))
-    train_file: str | list[Any] | None = option(  # noqa: RUF009 - a field like the others, but of a list
-        None, help="the file to train on, or several, as in the data section"
-    )
-    validation_file: str | list[Any] | None = option(  # noqa: RUF009 - as above
-        None, help="the file to evaluate on, or several"
-    )
+    train_file: list[Any] | str | None = option(None, help="the file to train on, or several, as in the data section")
+    validation_file: list[Any] | str | None = option(None, help="the file to evaluate on, or several")
     max_train_samples: int | None = option(None, ge=1, help="train on no more examples of it than this")
     max_eval_samples: int | None = option(None, ge=1, help="evaluate on no more examples of it than this")
     seed: int | None = option(None, ge=0, lt=2**32, help="of the draw of those examples; unset: the run's")
@@ -51,11 +47,10 @@ class NamedSetKwargs(Kwargs):
     cache_dir: str | None = option(None, help="where data sets are kept")
     overwrite_cache: bool | None = option(None, help="make features anew")
     revision: str | None = option(None, help="branch, tag or commit of the data set")
-    token: str | bool | None = option(
+    token: TrueOrFalse | str | None = option(
         None, help="the hub's token, or true for the saved one", aliases=("use_auth_token",), secret=True
     )
 
-    config_path: str = field(default="", init=False)  # in the configuration, for messages
     factory: RegisteredObject | None = field(default=None, init=False)  # of handler and args; None for files
 
     def errors(self) -> Iterator[FieldError]:
@@ -204,7 +199,6 @@ def _read_entry(entry: Any, config_path: str, side: str, data: DatasetKwargs) ->
     file = "train_file" if side == "train" else "validation_file"
     assert isinstance(one, NamedSetKwargs)
     factory = _factory(one.name, entry, config_path, data.template_args)
-    object.__setattr__(one, "place", config_path)
     object.__setattr__(one, "factory", factory)
     if getattr(one, file) is None and one.dataset_name is None and factory is None:
         errors.append(f"{config_path}.{file}: is required in a set of data.{side} (or dataset_name, or handler)")

@@ -1,6 +1,6 @@
 """How a field of the configuration is declared, and how a value found in YAML or JSON becomes its type.
 
-A field is an ordinary dataclass field; ``option`` adds its help, its rule and its other names as metadata.
+A field is a dataclass field; ``option`` adds its help, its rule and its other names.
 ``read_value`` is the one place that turns a value into the field's type or says why it cannot.
 """
 
@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 _COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+TrueOrFalse = typing.Literal[True, False]
+"""A bool beside other types: HfArgumentParser refuses ``bool | str``."""
 _EXPONENT = re.compile(r"([+-]?\d*\.?\d*)[eE]([+-]?)(\d+)")
 
 
@@ -30,13 +32,14 @@ class FieldError(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Bounds or choices of one field; a bound that is None does not apply."""
+    """Bounds or choices of one field; a bound that is None does not apply. Text must not be empty unless ``empty``."""
 
     ge: float | None = None
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
     choices: tuple[str, ...] = ()
+    empty: bool = False
 
     def holds(self, value: Any) -> bool:
         """Whether ``value``, already of the field's type, keeps the rule."""
@@ -54,6 +57,17 @@ class Rule:
         return [(sign, bound) for sign, bound in bounds if bound is not None]
 
 
+class Option(dataclasses.Field[Any]):
+    """A dataclass field that knows its rule. transformers' HfArgumentParser hands all metadata to argparse, so that
+    only what argparse takes is metadata: ``help``, and ``aliases`` as flags.
+    """
+
+    def __init__(self, field: "dataclasses.Field[Any]", rule: Rule, secret: bool) -> None:
+        for name in dataclasses.Field.__slots__:
+            setattr(self, name, getattr(field, name))
+        self.rule, self.secret = rule, secret
+
+
 def option(
     default: Any = dataclasses.MISSING,
     *,
@@ -65,6 +79,7 @@ def option(
     choices: Iterable[str] = (),
     aliases: tuple[str, ...] = (),
     secret: bool = False,
+    empty: bool = False,
 ) -> Any:
     """Declare a field of a kwargs dataclass.
 
@@ -75,13 +90,24 @@ def option(
         choices: the texts allowed.
         aliases: other names under which the field is taken.
         secret: never shown, neither in messages nor in ``repr``.
+        empty: text may be empty.
 
     Returns:
-        A dataclass field with ``help``, ``rule``, ``aliases`` and ``secret`` in its metadata.
+        An `Option`.
     """
-    rule = Rule(ge=ge, gt=gt, le=le, lt=lt, choices=tuple(choices))
-    metadata = {"help": help, "rule": rule, "aliases": aliases, "secret": secret}
-    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
+    rule = Rule(ge=ge, gt=gt, le=le, lt=lt, choices=tuple(choices), empty=empty)
+    metadata: dict[str, Any] = {"help": help} | ({"aliases": [f"--{name}" for name in aliases]} if aliases else {})
+    return Option(dataclasses.field(default=default, repr=not secret, metadata=metadata), rule, secret)
+
+
+def rule_of(field: "dataclasses.Field[Any]") -> Rule:
+    """The field's rule; that of an ordinary dataclass field has no bounds."""
+    return field.rule if isinstance(field, Option) else Rule()
+
+
+def is_secret(field: "dataclasses.Field[Any]") -> bool:
+    """Whether the field's value must not be shown."""
+    return isinstance(field, Option) and field.secret
 
 
 def is_required(field: "dataclasses.Field[Any]") -> bool:
@@ -91,7 +117,7 @@ def is_required(field: "dataclasses.Field[Any]") -> bool:
 
 def names_of(field: "dataclasses.Field[Any]") -> tuple[str, ...]:
     """The field's name and then its other names."""
-    return (field.name, *field.metadata.get("aliases", ()))
+    return (field.name, *(flag.removeprefix("--") for flag in field.metadata.get("aliases", ())))
 
 
 def init_fields(kind: type) -> "Iterator[dataclasses.Field[Any]]":
@@ -108,7 +134,8 @@ def kinds_of_hint(hint: Any) -> tuple[type, ...]:
     """The types that an annotation allows; ``X | None`` counts as X and ``list[str]`` as list."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     members = typing.get_args(hint) if union else (hint,)
-    return tuple(typing.get_origin(member) or member for member in members if member is not types.NoneType)
+    kinds = (bool if member == TrueOrFalse else member for member in members if member is not types.NoneType)
+    return tuple(typing.get_origin(kind) or kind for kind in kinds)
 
 
 def read_value(field: "dataclasses.Field[Any]", kinds: tuple[type, ...], value: Any) -> Any:
@@ -127,11 +154,13 @@ def read_value(field: "dataclasses.Field[Any]", kinds: tuple[type, ...], value: 
     """
     if value is None and field.default is None:
         return None
-    rule: Rule | None = field.metadata.get("rule")
-    if value is False and rule is not None and "no" in rule.choices:
+    rule = rule_of(field)
+    if value is False and "no" in rule.choices:
         value = "no"  # which YAML 1.1 reads as false where it is not quoted
-    shown: Callable[[Any], str] = show_kind if field.metadata.get("secret") else show
-    readers = [_READERS[kind] for kind in kinds if kind in _READERS]
+    shown: Callable[[Any], str] = show_kind if is_secret(field) else show
+    if len(kinds) > 1 and bool in kinds and value in ("true", "false"):
+        return value == "true"  # as a command line has it
+    readers = [_read_any_str if kind is str and rule.empty else _READERS[kind] for kind in kinds if kind in _READERS]
     if len(readers) < len(kinds):
         return value
     errors = []
@@ -141,7 +170,7 @@ def read_value(field: "dataclasses.Field[Any]", kinds: tuple[type, ...], value: 
         except _WrongKindError as error:
             errors.append(error)
             continue
-        if rule is not None and not rule.holds(result):
+        if not rule.holds(result):
             raise ValueError(f"must be {rule}, got {shown(value)}{did_you_mean(result, rule.choices)}")
         return result
     wanted = " or ".join(error.wanted for error in errors)
@@ -187,6 +216,12 @@ def _read_str(value: Any) -> str:
     if isinstance(value, str) and value.strip():
         return value
     raise _WrongKindError("text that is not empty")
+
+
+def _read_any_str(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise _WrongKindError("text (it may be empty)")
 
 
 def _read_dict(value: Any) -> dict[str, Any]:

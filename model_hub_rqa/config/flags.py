@@ -1,10 +1,10 @@
 """Command-line flags of a trial's settings: one for each field of the dataclasses that the trial reads.
 
 transformers' HfArgumentParser makes the flags, from dataclasses derived from ours: it cannot take ours as they are, as
-several of them share fields (``revision``, ``token``), some fields are of types that it does not know (mappings, text
-or a bool), it hands metadata that is ours to argparse, and it fills in defaults, while here what is not given has to
-stay unset. Its conventions hold: ``--learning_rate`` and ``--learning-rate``, ``--bf16`` and ``--bf16 false``,
-``--no_...`` for what is true by default, several words for a list.
+several of them share fields (``revision``, ``token``), some fields are of types of which it makes no value (mappings),
+and it fills in defaults, while here what is not given has to stay unset. Its conventions hold: ``--learning_rate`` and
+``--learning-rate``, ``--bf16`` and ``--bf16 false``, ``--no_...`` for what is true by default, several words for a
+list.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from model_hub_rqa.config import (
     TokenizerKwargs,
     TrainerKwargs,
 )
-from model_hub_rqa.config.fields import init_fields, is_required, kinds_of, names_of, show
+from model_hub_rqa.config.fields import init_fields, is_required, is_secret, kinds_of, names_of, rule_of, show
 from model_hub_rqa.config.trainer_names import hint_for, known_elsewhere, replaced_by_flag
 from model_hub_rqa.errors import ConfigError
 
@@ -177,8 +177,8 @@ def _type_of(flag: Flag) -> tuple[Any, str]:
         if kinds == (list,) and typing.get_origin(hint) is list:
             (inner,) = typing.get_args(hint)
             return list[functools.partial(_read, (inner,))], _METAVARS.get(inner, "JSON")  # type: ignore[misc]
-    names = dict.fromkeys(_METAVARS.get(kind, "JSON") for kind in kinds)
-    return functools.partial(_read, kinds), "|".join(names)
+    names = {_METAVARS.get(kind, "JSON") for kind in kinds}
+    return functools.partial(_read, kinds), "|".join(sorted(names, reverse=True))
 
 
 def _read(kinds: tuple[Any, ...], text: str) -> Any:
@@ -202,11 +202,11 @@ def _read(kinds: tuple[Any, ...], text: str) -> Any:
 def _help(flag: Flag) -> str:
     field = flag.field
     parts = [field.metadata.get("help", "")]
-    if rule := str(field.metadata.get("rule") or ""):
+    if rule := str(rule_of(field)):
         parts.append(rule)
     if is_required(field):
         parts.append("required")
-    elif field.default is not dataclasses.MISSING and field.default is not None and not field.metadata.get("secret"):
+    elif field.default is not dataclasses.MISSING and field.default is not None and not is_secret(field):
         parts.append(
             f"default: {show(field.default) if not isinstance(field.default, str) else field.default or '(empty)'}"
         )

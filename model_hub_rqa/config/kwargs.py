@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from model_hub_rqa.config.fields import FieldError, init_fields, kinds_of, option, plain, read_value, show
+from model_hub_rqa.config.fields import FieldError, TrueOrFalse, init_fields, kinds_of, option, plain, read_value, show
 from model_hub_rqa.config.trainer_names import strategy_errors
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.languages import language_error
@@ -104,7 +104,7 @@ class HubKwargs(Kwargs):
     )
     cache_dir: str | None = option(None, help="where files from the hub are kept")
     revision: str = option("main", help="branch, tag or commit on the hub")
-    token: str | bool | None = option(
+    token: TrueOrFalse | str | None = option(
         None, help="the hub's token, or true for the saved one", aliases=("use_auth_token",), secret=True
     )
     trust_remote_code: bool = option(False, help="run code that comes with a model")
@@ -242,12 +242,10 @@ class DatasetKwargs(Kwargs):
 
     dataset_name: str | None = option(None, help="a data set on the hub, or a folder of one")
     dataset_config_name: str | None = option(None, help="which configuration of the data set")
-    train_file: str | list[Any] | None = option(  # noqa: RUF009 - as below
+    train_file: list[Any] | str | None = option(
         None, help="the file to train on, a pattern of several (shards/*.json) or a list; each may be a slice"
     )
-    validation_file: str | list[Any] | None = option(  # noqa: RUF009 - as below
-        None, help="the file to evaluate on, or several, as train_file"
-    )
+    validation_file: list[Any] | str | None = option(None, help="the file to evaluate on, or several, as train_file")
     validation_split_percentage: float | None = option(
         None, gt=0, lt=100, help="percent of the training data held out, where there is no validation data"
     )
@@ -258,14 +256,14 @@ class DatasetKwargs(Kwargs):
     cache_dir: str | None = option(None, help="where data sets are kept")
     overwrite_cache: bool = option(False, help="make features anew")
     revision: str | None = option(None, help="branch, tag or commit of the data set")
-    token: str | bool | None = option(
+    token: TrueOrFalse | str | None = option(
         None, help="the hub's token, or true for the saved one", aliases=("use_auth_token",), secret=True
     )
 
-    train: list[Any] | str | None = option(  # noqa: RUF009 - a field like the others, but of a list
+    train: list[Any] | str | None = option(
         None, help="several named sets to train on, or the name of one, in place of train_file"
     )
-    validation: list[Any] | str | None = option(  # noqa: RUF009 - as above
+    validation: list[Any] | str | None = option(
         None, help="several named sets to evaluate on, or the name of one, in place of validation_file"
     )
     datasets: Mapping[str, Any] | None = option(
@@ -274,8 +272,8 @@ class DatasetKwargs(Kwargs):
     template_args: Mapping[str, Any] | None = option(
         None, help="of the prompts of every dataset that takes them; a dataset's own args.template_args win"
     )
-    plugins: Any = option(None, help="modules of your own to import")  # noqa: RUF009 - a list, checked by registry.import_plugins
-    collator: Any = option(None, help="a registered collator in place of the trial's own")  # noqa: RUF009 - as above
+    plugins: Any = option(None, help="modules of your own to import")
+    collator: Any = option(None, help="a registered collator in place of the trial's own")
     mixing: str = option("by_size", choices=MIXINGS, help="how batches are drawn from the sets of train")
     mixing_temperature: float | None = option(
         None, gt=0, help="of mixing: temperature: 1 draws by size, more draws small sets more often; unset: 2"
@@ -329,10 +327,8 @@ class DatasetKwargs(Kwargs):
 class CallbackKwargs(Kwargs):
     """What is called in the course of training beside the trial's own steps; it stands in the data section."""
 
-    callbacks: list[Any] | None = option(  # noqa: RUF009 - a field like the others, but of a list
-        None, help="names of callbacks, or mappings with name and arguments"
-    )
-    metrics: list[Any] | None = option(  # noqa: RUF009 - as above
+    callbacks: list[Any] | None = option(None, help="names of callbacks, or mappings with name and arguments")
+    metrics: list[Any] | None = option(
         None, help="metrics that a validation of a task reports beside its own: names, or mappings with name and args"
     )
 
@@ -383,10 +379,10 @@ class TrainerKwargs(Kwargs):
     init_checkpoint: str | None = option(
         None, help="start from the weights of an earlier run's folder or checkpoint, or of a save_pretrained folder"
     )
-    model: Any = option(  # noqa: RUF009 - a field like the others, but of any type
+    model: Any = option(
         None, help="a model of your own: {_target_: module.build_model, and its arguments}, or a registered one"
     )
-    objective: Any = option(None, help="a registered objective in place of the trial's loss")  # noqa: RUF009 - as above
+    objective: Any = option(None, help="a registered objective in place of the trial's loss")
 
     @property
     def validates_only(self) -> bool:

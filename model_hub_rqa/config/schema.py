@@ -9,7 +9,7 @@ from typing import Any
 
 from model_hub_rqa.config.datasets import SIDES, NamedSetKwargs
 from model_hub_rqa.config.experiment import KEYS
-from model_hub_rqa.config.fields import Rule, init_fields, is_required, kinds_of, names_of
+from model_hub_rqa.config.fields import init_fields, is_required, is_secret, kinds_of, names_of, rule_of
 from model_hub_rqa.config.flags import DATA, HYPERPARAMETERS
 from model_hub_rqa.config.interpolation import COUNTED, SPECIFICATIONS
 
@@ -109,7 +109,7 @@ def _properties(kinds: Iterable[type], *more: Schema) -> Schema:
 def _property(field: "dataclasses.Field[Any]", kinds: tuple[type, ...], *more: Schema) -> Schema:
     made: Schema = {"description": field.metadata.get("help", ""), "anyOf": [*_values(field, kinds), *more]}
     plain = isinstance(field.default, str | int | float | bool)
-    if plain and not is_required(field) and not field.metadata.get("secret"):
+    if plain and not is_required(field) and not is_secret(field):
         made["default"] = field.default
     return made
 
@@ -118,13 +118,14 @@ def _values(field: "dataclasses.Field[Any]", kinds: tuple[type, ...]) -> list[Sc
     """What a field takes, each a schema: its types under its rule, null where it may be unset, a reference."""
     if any(kind not in _TYPES for kind in kinds):
         return [{}]
-    rule: Rule = field.metadata.get("rule") or Rule()
+    rule = rule_of(field)
     if rule.choices:
         # YAML 1.1 reads an unquoted no as false
         found: list[Schema] = [{"enum": [*rule.choices, *([False] if "no" in rule.choices else [])]}]
     else:
         bounds = {word: getattr(rule, name) for name, word in _BOUNDS.items() if getattr(rule, name) is not None}
         found = [{**_TYPES[kind], **(bounds if kind in (int, float) else {})} for kind in kinds]
+        found = [{"type": "string"} if one == _TEXT and rule.empty else one for one in found]
     unset = [{"type": "null"}] if field.default is None else []
     return [*found, *unset, {"$ref": "#/$defs/reference"}]
 

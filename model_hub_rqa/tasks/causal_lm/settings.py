@@ -3,7 +3,6 @@
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from model_hub_rqa.config.fields import FieldError, option, show
 from model_hub_rqa.tasks.passages.settings import PassageKwargs
@@ -24,10 +23,9 @@ class GenerationKwargs(PassageKwargs):
     max_new_tokens: int = option(64, ge=1, help="tokens of the longest answer that is generated")
     predict_with_generate: bool = option(True, help="generate answers in a validation; false: eval_loss alone")
     apply_chat_template: bool = option(False, help="write the prompt as the tokenizer's chat template does")
-    # Any, and a rule below: a tag may be empty, which a text field refuses.
-    user_start_tag: Any = option("Question: ", help="before passages and question")  # noqa: RUF009 - as above
-    user_end_tag: Any = option("\n", help="after the question")  # noqa: RUF009 - as above
-    asst_tag: Any = option("Answer: ", help="before the answer")  # noqa: RUF009 - as above
+    user_start_tag: str = option("Question: ", empty=True, help="before passages and question")
+    user_end_tag: str = option("\n", empty=True, help="after the question")
+    asst_tag: str = option("Answer: ", empty=True, help="before the answer")
     system_prompt: str | None = option(None, help="the chat's first message, from the system")
     passage_template: str = option(
         "{title}: {context}\n", help="a passage before the question, with {context} and perhaps {title}"
@@ -40,9 +38,6 @@ class GenerationKwargs(PassageKwargs):
 
     def errors(self) -> Iterator[FieldError]:
         yield from super().errors()
-        for name in ("user_start_tag", "user_end_tag", "asst_tag"):
-            if not isinstance(getattr(self, name), str):
-                yield FieldError((name,), f"must be text (it may be empty), got {show(getattr(self, name))}")
         if self.system_prompt is not None and not self.apply_chat_template:
             yield FieldError(("system_prompt", "apply_chat_template"), "needs apply_chat_template: true beside it")
         try:

@@ -16,14 +16,13 @@ class PassageKwargs(Kwargs):
 
     n_context: int | None = option(None, ge=1, help="passages read for a question; unset: all that a record has")
     num_hard_negatives: int = option(0, ge=0, help="passages of hard_neg_docs put among the gold ones in training")
-    # Any, and a rule below, since a text field refuses "", which means "no retrieval" here.
-    embedding_model: Any = option(  # noqa: RUF009 - a field like the others, but of any type
-        "", help='the retriever\'s model; "": train on the passages of the records'
+    embedding_model: str = option(
+        "", empty=True, help='the retriever\'s model; "": train on the passages of the records'
     )
     corpus_file: str | None = option(
         None, help="the corpus that embedding_model retrieves from; unset: the passages of all records"
     )
-    index: str | list[str] | None = option(  # noqa: RUF009 - a field like the others, but of a list
+    index: list[str] | str | None = option(
         None,
         help="a folder of `rqa index`, or a list of them that are fused: a validation reads what is found there, and "
         "so does training with embedding_model",
@@ -31,7 +30,7 @@ class PassageKwargs(Kwargs):
     fusion: str | None = option(
         None, choices=FUSIONS, help="how a list of indexes is fused: by ranks (the default), or by scores"
     )
-    fusion_weights: list[float] | None = option(  # noqa: RUF009 - as index
+    fusion_weights: list[float] | None = option(
         None, help="with fusion: convex, a weight for each index; unset: equal ones"
     )
     fusion_depth: int | None = option(None, ge=1, help="hits of each index that are fused; unset: 100")
@@ -90,11 +89,7 @@ class PassageKwargs(Kwargs):
         if all(isinstance(length, int) for length in lengths) and lengths[0] > lengths[1]:
             text = f"must be at most the longest answer ({self.generation_length:,}), got {self.min_new_tokens:,}"
             yield FieldError(("min_new_tokens", "max_new_tokens"), text)
-        if not isinstance(self.embedding_model, str):
-            yield FieldError(
-                ("embedding_model",), f"must be text (a model's name, or empty), got {show(self.embedding_model)}"
-            )
-        elif self.corpus_file is not None and not self.embedding_model:
+        if self.corpus_file is not None and not self.embedding_model:
             yield FieldError(("corpus_file", "embedding_model"), "needs embedding_model, got none")
         if self.corpus_file is not None and self.index is not None:
             yield FieldError(("corpus_file", "index"), "is ignored beside index: give one of the two")

@@ -141,7 +141,7 @@ def test_a_value_becomes_the_type_of_its_field(kind: type, name: str, given: Any
             "float64",
             "must be one of auto, float32, bfloat16, float16, got 'float64': did you mean float16?",
         ),
-        (ModelKwargs, "token", 12345, "must be text that is not empty or true or false, got a value of type int"),
+        (ModelKwargs, "token", 12345, "must be true or false or text that is not empty, got a value of type int"),
         (ConfigKwargs, "num_labels", 0, "must be >= 1, got 0"),
         (DatasetKwargs, "validation_split_percentage", 0, "must be > 0 and < 100, got 0"),
         (DatasetKwargs, "validation_split_percentage", 100, "must be > 0 and < 100, got 100"),

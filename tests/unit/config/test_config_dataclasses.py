@@ -27,6 +27,7 @@ from model_hub_rqa.config import (
     option,
     parse_dict_to_dataclasses,
 )
+from model_hub_rqa.config.fields import rule_of
 from model_hub_rqa.config.parsing import ALL_KWARGS
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.tasks.extractive.task import ExtractiveKwargs
@@ -150,7 +151,7 @@ def test_parsing_changes_nothing_and_raises_only_config_errors(args: dict[str, A
 
 
 def _good_values(field: "dataclasses.Field[Any]") -> st.SearchStrategy[Any]:
-    rule = field.metadata["rule"]
+    rule = rule_of(field)
     if rule.choices:
         return st.sampled_from(rule.choices)
     if isinstance(field.default, bool):

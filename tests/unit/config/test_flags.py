@@ -39,11 +39,11 @@ def parse(*argv: str, task: type | None = ExtractiveKwargs) -> dict[str, dict[st
 class EveryKind(Kwargs):
     """Fields of every kind that a task may have."""
 
-    words: list[str] | None = option(None, help="some words")  # noqa: RUF009
+    words: list[str] | None = option(None, help="some words")
     numbers: list[int] = dataclasses.field(default_factory=list)
-    either: str | list[str] | None = option(None, help="one or several")  # noqa: RUF009
-    tree: dict[str, Any] | None = option(None, help="a tree")  # noqa: RUF009
-    anything: Any = option(None, help="100 % of it")  # noqa: RUF009
+    either: str | list[str] | None = option(None, help="one or several")
+    tree: dict[str, Any] | None = option(None, help="a tree")
+    anything: Any = option(None, help="100 % of it")
     strict: bool = option(True, help="be strict")
     resume: str | None = option(None, help="a name that the command has")
 

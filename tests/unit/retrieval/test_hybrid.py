@@ -325,7 +325,7 @@ def test_evaluate_without_an_index(world: Path, capsys: pytest.CaptureFixture[st
         ({"index": ["a", 5]}, "index: must be a folder or a list of folders, got"),
         ({"index": ["a", ""]}, "index: must be a folder or a list of folders, got"),
         ({"index": ["a", "a"]}, "index: names a twice"),
-        ({"index": 5}, "index: must be text that is not empty or a list that is not empty, got 5"),
+        ({"index": 5}, "index: must be a list that is not empty or text that is not empty, got 5"),
         ({"index": ["a", "b"], "fusion": "convex", "fusion_weights": ["1", 2]}, "fusion_weights: must be a list of n"),
         ({"index": ["a", "b"], "fusion": "convex", "fusion_weights": "12"}, "fusion_weights: must be a list that is"),
         ({"index": ["a", "b"], "fusion_depth": "x"}, "fusion_depth: must be a whole number, got 'x'"),
