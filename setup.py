@@ -30,6 +30,7 @@ setup(
         "omegaconf>=2.3",
         "regex>=2024.4",
         "huggingface_hub>=1.0",
+        "filelock>=3.13",
         "rich>=13",
         "tensorboard>=2.14",  # Determined writes its events and does not declare it
     ],

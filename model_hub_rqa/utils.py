@@ -1,12 +1,17 @@
 """Helpers that trials written for Determined's model-hub import from ``model_hub.utils`` and ``attrdict``."""
 
+import logging
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
+
+logger = logging.getLogger(__name__)
 
 
 class AttrDict(dict[str, Any]):
@@ -114,3 +119,49 @@ def load_metric(name: str, config_name: str | None = None, **kwargs: Any) -> Any
     import evaluate
 
     return evaluate.load(name, config_name, **kwargs)
+
+
+def download_url(download_directory: str, url: str) -> str:
+    """Downloads a file once, however many processes ask for it; a file that is there already is taken as it is.
+
+    Args:
+        download_directory: where the file is kept; made where it is missing.
+        url: its path ends in the file's name.
+
+    Returns:
+        The path of the file, which is whole: a download that ends early is never under its name.
+
+    Raises:
+        DataError: the URL has no file's name, or the file cannot be downloaded.
+    """
+    from http.client import HTTPException
+    from urllib.parse import urlparse
+
+    from filelock import FileLock
+
+    name = urlparse(url).path.rpartition("/")[2]
+    if name in ("", ".", ".."):
+        raise DataError(f"{url}: must end in the name of a file")
+    path = Path(download_directory, name)
+    part = path.with_name(f"{name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                logger.info("downloading %s to %s", url, path)
+                _download(url, part)
+                part.replace(path)
+    except (OSError, ValueError, HTTPException) as error:
+        raise DataError(f"{url}: cannot be downloaded to {path}: {error}") from error
+    return str(path)
+
+
+def _download(url: str, path: Path) -> None:
+    """Writes what a URL has to a file; OSError where the connection ends before all of it is there."""
+    from urllib.request import urlopen
+
+    with urlopen(url, timeout=60) as response, path.open("wb") as file:
+        shutil.copyfileobj(response, file)
+    size, expected = path.stat().st_size, response.headers["Content-Length"]
+    if expected is not None and size != int(expected):
+        raise OSError(f"got {size:,} of {int(expected):,} bytes")
