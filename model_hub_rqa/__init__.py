@@ -16,7 +16,7 @@ _HOME = {
     "FiDTrial": "model_hub_rqa.trials.fid",
     "GenerationTrial": "model_hub_rqa.trials.generation",
     **dict.fromkeys(
-        ("MODELS", "TASKS", "DATASETS", "COLLATORS", "OBJECTIVES", "METRICS", "CALLBACKS", "RETRIEVERS"),
+        ("MODELS", "TASKS", "DATASETS", "COLLATORS", "OBJECTIVES", "METRICS", "CALLBACKS", "RETRIEVERS", "RERANKERS"),
         "model_hub_rqa.registry",
     ),
     "ExtractiveKwargs": "model_hub_rqa.tasks.extractive.task",

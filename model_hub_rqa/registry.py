@@ -223,6 +223,8 @@ CALLBACKS = Registry(
     "callback", "model_hub_rqa.trials.callbacks", flat=True, base="model_hub_rqa.trials.callbacks:TrialCallback"
 )
 RETRIEVERS = Registry("retriever", "model_hub_rqa.retrieval", base="model_hub_rqa.retrieval.base:RetrieverSettings")
+RERANKERS = Registry("reranker", "model_hub_rqa.retrieval")
+"""Factories return an object with ``score(pairs)``; see `retrieval.rerank.Reranker`."""
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,13 @@ def add_search(command: argparse.ArgumentParser, *, required: bool) -> None:
         help="with --fusion convex, one for each index (default: equal ones)",
     )
     group.add_argument("--fusion-depth", type=int, metavar="N", help="hits of each index that are fused (default 100)")
+    command.add_argument(
+        "--rerank",
+        metavar="MODEL",
+        help="put the first hits in the order of a cross-encoder (a folder, a run, a name on the hub), or of a "
+        "registered reranker",
+    )
+    command.add_argument("--rerank-depth", type=int, metavar="N", help="hits that are reranked (default 100)")
 
 
 def search_settings(args: argparse.Namespace) -> "SearchSettings":

@@ -213,7 +213,8 @@ def _pipeline(args: argparse.Namespace) -> "RQAPipeline":
         reader = load_reader(args.checkpoint, tell=say, **reading_settings(args))
         if args.index is None:
             return RQAPipeline(reader)
-        opened = open_retriever(search_settings(args), verify=False)  # verified before
+        report = Progress("questions")
+        opened = open_retriever(search_settings(args), verify=False, report=report)  # verified before
     top_k = args.top_k or reader.n_context or DEFAULT_TOP_K
     return RQAPipeline(reader, opened, top_k=top_k)
 

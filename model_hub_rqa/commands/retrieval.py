@@ -3,8 +3,8 @@
 import argparse
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,12 +142,10 @@ def retrieve(args: argparse.Namespace) -> None:
     """Writes ctxs.jsonl and run.trec; with relevance judgments or answers, prints the measures as a JSON object."""
     from model_hub_rqa.data.corpus import read_qrels, read_queries
     from model_hub_rqa.metrics.documents import has_answer_metrics
-    from model_hub_rqa.metrics.ranking import ranking_metrics
     from model_hub_rqa.retrieval.search import open_retriever
 
     errors = ErrorCollector()
-    output = Path(args.output)
-    errors.attempt(check_new_folder, output)
+    errors.attempt(check_new_folder, Path(args.output))
     manifests = errors.attempt(check_search, args)
     queries = errors.attempt(
         read_queries, args.queries, on_bad_record=args.on_bad_record, require_ids=args.ignore_identical_ids
@@ -162,16 +160,17 @@ def retrieve(args: argparse.Namespace) -> None:
     assert measures is not None
     assert manifests is not None
     with named_as_typed(args):
-        retriever = open_retriever(search_settings(args), verify=False)  # verified above
+        retriever = open_retriever(search_settings(args), verify=False, report=Progress("questions"))  # verified above
     if judged is not None:
         _announce(args.top_k, len(queries) - len(judged[0]), len(queries), manifests[0].passage_words)
     more = _most_passages(manifests[0], Path(args.index[0]), queries) if args.ignore_identical_ids else 0
-    tag = manifests[0].kind if len(manifests) == 1 else "hybrid"
-    run, answer_ranks = _write(output, retriever, manifests[0], queries, args.top_k, tag, more)
-    scores: dict[str, float] = {}
+    stages, answer_ranks = _write(args, retriever, manifests[0], queries, more)
+    scores: dict[str, Any] = {}
     if judged is not None:
         judgments, unknown = judged
-        scores = {**ranking_metrics(run, judgments, measures), "n_queries": len(judgments), **unknown}
+        by_stage = _stage_scores(stages, judgments, measures)
+        best = {name: by_stage[-1][name] for name in measures}
+        scores = {**best, "n_queries": len(judgments), **unknown, "stages": by_stage}
     scores |= has_answer_metrics(answer_ranks, args.top_k)
     if scores:
         print(json.dumps(scores))
@@ -234,49 +233,74 @@ def _announce(top_k: int, n_unjudged: int, n_queries: int, passage_words: int | 
         say(f"documents are ranked by their best passage: --top-k {top_k} passages are of fewer documents")
 
 
+@dataclass
+class _StageRun:
+    """What a stage of the search gave for all queries: ranked document ids by query id, and its seconds."""
+
+    name: str
+    run: dict[str, list[str]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
 def _write(
-    output: Path,
-    retriever: "Retriever",
-    manifest: "Manifest",
-    queries: Sequence["Query"],
-    top_k: int,
-    tag: str,
-    more: int,
-) -> tuple[dict[str, list[str]], list[int | None]]:
-    """Retrieves and writes both files; returns the ranked document ids by query id, and the queries' answer ranks.
+    args: argparse.Namespace, retriever: "Retriever", manifest: "Manifest", queries: Sequence["Query"], more: int
+) -> tuple[list[_StageRun], list[int | None]]:
+    """Retrieves, and writes both files of what the last stage gives; returns each stage, and the queries' answer ranks.
 
     Where ``more`` is not 0, documents with the id of their query are dropped, and so many more passages are retrieved.
     """
     from model_hub_rqa.data.rankings import trec_lines
     from model_hub_rqa.metrics.documents import answer_rank
+    from model_hub_rqa.retrieval.base import search_stages
+
+    def kept(query: "Query", hits: Sequence["Hit"]) -> list["Hit"]:
+        return [hit for hit in hits if not more or manifest.document_id(hit.passage.id) != query.id][: args.top_k]
 
     progress = Progress("questions")
-    run, answer_ranks = {}, []
-    n_identical = 0
+    tag = "rerank" if args.rerank else "hybrid" if len(args.index) > 1 else manifest.kind
+    stages, answer_ranks, n_identical = list[_StageRun](), [], 0
     with (
-        new_folder(output) as folder,
+        new_folder(Path(args.output)) as folder,
         (folder / "ctxs.jsonl").open("w", encoding="utf-8") as ctxs,
         (folder / "run.trec").open("w", encoding="utf-8") as trec,
     ):
-        step = max(_HITS_AT_ONCE // top_k, 1)
+        step = max(_HITS_AT_ONCE // args.top_k, 1)
         for begin in range(0, len(queries), step):
             batch = queries[begin : begin + step]
-            found = retriever.search([query.question for query in batch], top_k + more)
-            for query, hits in zip(batch, found, strict=True):
-                if more:
-                    others = [hit for hit in hits if manifest.document_id(hit.passage.id) != query.id]
-                    n_identical += len(others) < len(hits)
-                    hits = others[:top_k]
-                ctxs.write(json.dumps(_fid_record(query, hits), ensure_ascii=False) + "\n")
-                ranking = _ranked_documents(manifest, hits)
-                trec.writelines(trec_lines(query.id, ranking, tag))
-                run[query.id] = list(ranking)
-                answer_ranks.append(answer_rank((hit.passage.text for hit in hits), _answers(query)))
+            found = search_stages(args.index[0], retriever, [query.question for query in batch], args.top_k + more)
+            stages = stages or [_StageRun(stage.name) for stage in found]
+            for total, stage in zip(stages, found, strict=True):
+                total.seconds += stage.seconds
+                for query, hits in zip(batch, stage.hits, strict=True):
+                    total.run[query.id] = list(_ranked_documents(manifest, kept(query, hits)))
+            for query, hits in zip(batch, found[-1].hits, strict=True):
+                best = kept(query, hits)
+                n_identical += bool(more) and any(manifest.document_id(hit.passage.id) == query.id for hit in hits)
+                ctxs.write(json.dumps(_fid_record(query, best), ensure_ascii=False) + "\n")
+                trec.writelines(trec_lines(query.id, _ranked_documents(manifest, best), tag))
+                answer_ranks.append(answer_rank((hit.passage.text for hit in best), _answers(query)))
             progress("retrieving", begin + len(batch), len(queries))
-    say(f"{len(queries):,} questions in {output}; {progress.summary()}")
+    say(f"{len(queries):,} questions in {args.output}; {progress.summary()}")
     if n_identical:
         say(f"{n_identical:,} queries retrieved the document with their own id: it was dropped")
-    return run, answer_ranks
+    return stages, answer_ranks
+
+
+def _stage_scores(
+    stages: Sequence[_StageRun], judgments: Mapping[str, Mapping[str, int]], measures: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The measures of each stage and its milliseconds a query, which are told as a table as well."""
+    from model_hub_rqa.metrics.ranking import ranking_metrics
+
+    scores, cells = list[dict[str, Any]](), [["stage", *measures, "ms a query"]]
+    for stage in stages:
+        values, time = ranking_metrics(stage.run, judgments, measures), 1000 * stage.seconds / len(stage.run)
+        scores.append({"stage": stage.name, **values, "ms_per_query": time})
+        cells.append([stage.name, *(f"{values[name]:.4f}" for name in measures), f"{time:.1f}"])
+    first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
+    for name, *row in cells:
+        say("  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(row, others, strict=True))]))
+    return scores
 
 
 def _most_passages(manifest: "Manifest", folder: Path, queries: Sequence["Query"]) -> int:

@@ -215,7 +215,7 @@ def model_identity(model: Any) -> dict[str, str]:
         "modules": ", ".join(type(module).__name__ for module in model),
     }
     with contextlib.suppress(AttributeError):  # not every model has one
-        identity["tokenizer"] = _tokenizer_sum(model.tokenizer)
+        identity["tokenizer"] = tokenizer_sum(model.tokenizer)
     for name, module in model.named_modules():
         if hasattr(module, "get_config_dict"):
             identity.update(_values(f"{name} {type(module).__name__}", module.get_config_dict()))
@@ -250,7 +250,7 @@ def weights_sum(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _tokenizer_sum(tokenizer: Any) -> str:
+def tokenizer_sum(tokenizer: Any) -> str:
     """SHA-256 of a tokenizer: of the fast ones the content of tokenizer.json, of others the files that they save."""
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if hasattr(backend, "to_str"):

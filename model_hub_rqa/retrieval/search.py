@@ -1,13 +1,17 @@
-"""What a search is made of: one index or several that are fused. The one place that opens what a user named."""
+"""What a search is made of: one index or several that are fused, and a reranker. The one place that opens what a user
+named."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model_hub_rqa.errors import CheckpointError, ConfigError, ErrorCollector
-from model_hub_rqa.retrieval.base import PASSAGES, Retriever
+from model_hub_rqa.retrieval.base import PASSAGES, Report, Retriever, no_report
 from model_hub_rqa.retrieval.hybrid import FUSION_DEPTH, HybridRetriever, fusion_errors
 from model_hub_rqa.retrieval.index_folder import Manifest, check_index, open_index
+from model_hub_rqa.retrieval.rerank import RERANK_DEPTH, RerankedRetriever, build_reranker, choose_reranker
 
 HYBRID = "hybrid"
 _CHUNKING = ("corpus_sha256", "n_passages", "passage_words", "passage_stride")
@@ -18,13 +22,15 @@ class SearchSettings:
     """Which indexes are searched, and how their hits become one ranking.
 
     Attributes:
-        index: folders of ``rqa index``, all of the same passages.
+        index: folders of ``rqa index``, all of the same passages; none where the caller makes its index itself.
         retriever: the kind that each index must be of, such as "bm25" or "dense"; "hybrid" asks for several indexes;
             None for any.
         embedding_model: where the embedding model of the dense indexes is now.
         fusion: how several indexes are fused, "rrf" or "convex" (see `hybrid`); None for rrf.
         fusion_weights: with convex, one for each index; None for equal ones.
         fusion_depth: hits of each index that are fused; None for 100.
+        rerank: what puts the first hits in another order, as `rerank.choose_reranker` takes it; None for nothing.
+        rerank_depth: hits that are reranked; None for 100.
     """
 
     index: tuple[str, ...]
@@ -33,20 +39,26 @@ class SearchSettings:
     fusion: str | None = None
     fusion_weights: tuple[float, ...] | None = None
     fusion_depth: int | None = None
+    rerank: str | Mapping[str, Any] | None = None
+    rerank_depth: int | None = None
 
     def errors(self) -> list[str]:
         """A line for each field that breaks a rule."""
         names = [os.path.realpath(name) for name in self.index]
         twice = dict.fromkeys(name for i, name in enumerate(self.index) if names[i] in names[:i])
         errors = [f"index: names {name} twice" for name in twice]
+        if self.rerank_depth is not None and self.rerank is None:
+            errors.append("rerank_depth: needs rerank")
+        if self.rerank_depth is not None and self.rerank_depth < 1:
+            errors.append(f"rerank_depth: must be at least 1, got {self.rerank_depth}")
         if len(self.index) > 1:
             depth = FUSION_DEPTH if self.fusion_depth is None else self.fusion_depth
             return errors + fusion_errors(len(self.index), self.fusion or "rrf", self.fusion_weights, depth)
         for name in ("fusion", "fusion_weights", "fusion_depth"):
             if getattr(self, name) is not None:
-                errors.append(f"{name}: needs several indexes, got one")
+                errors.append(f"{name}: needs several indexes, got {len(self.index)}")
         if self.retriever == HYBRID:
-            errors.append("retriever: hybrid needs several indexes, got one")
+            errors.append(f"retriever: hybrid needs several indexes, got {len(self.index)}")
         return errors
 
 
@@ -75,20 +87,24 @@ def check_retriever(
         same = corpus if folder == settings.index[0] else None
         manifests.append(errors.attempt(check_index, folder, retriever=kind, corpus=same, verify=verify))
     known = [manifest for manifest in manifests if manifest is not None]
-    if len(known) == len(manifests) and (lines := _corpus_differences(settings.index, known)):
+    if known and len(known) == len(manifests) and (lines := _corpus_differences(settings.index, known)):
         errors.add(CheckpointError(lines))
+    if settings.rerank is not None:
+        errors.attempt(choose_reranker, settings.rerank)
     errors.raise_any()
     return known
 
 
-def open_retriever(settings: SearchSettings, *, verify: bool = True) -> Retriever:
-    """Opens what is to be searched: an :class:`Index`, or a :class:`HybridRetriever` over several.
+def open_retriever(settings: SearchSettings, *, verify: bool = True, report: Report = no_report) -> Retriever:
+    """Opens what is to be searched: an :class:`Index`, or a :class:`HybridRetriever` over several, within a
+    :class:`RerankedRetriever` where there is a reranker.
 
     It has a ``fingerprint``, which says all that a search depends on.
 
     Args:
         settings: what to open.
         verify: as for :func:`check_retriever`, which is called first.
+        report: told of a reranker's progress.
 
     Raises:
         ConfigError, CheckpointError: as :func:`check_retriever`, or an embedding model cannot be loaded, or is another.
@@ -103,14 +119,28 @@ def open_retriever(settings: SearchSettings, *, verify: bool = True) -> Retrieve
         opened[folder] = errors.attempt(open_index, folder, embedding_model=model, verify=False)
     errors.raise_any()
     indexes: dict[str, Retriever] = {folder: index for folder, index in opened.items() if index is not None}
-    if len(indexes) == 1:
-        return indexes[settings.index[0]]
-    return HybridRetriever(
-        indexes,
-        fusion=settings.fusion or "rrf",
-        weights=settings.fusion_weights,
-        depth=settings.fusion_depth or FUSION_DEPTH,
-    )
+    retriever = indexes[settings.index[0]]
+    if len(indexes) > 1:
+        retriever = HybridRetriever(
+            indexes,
+            fusion=settings.fusion or "rrf",
+            weights=settings.fusion_weights,
+            depth=settings.fusion_depth or FUSION_DEPTH,
+        )
+    return with_reranker(retriever, settings, settings.index[0], report)
+
+
+def with_reranker(retriever: Retriever, settings: SearchSettings, name: str, report: Report = no_report) -> Retriever:
+    """The retriever, within a :class:`RerankedRetriever` where the settings ask for one.
+
+    Raises:
+        ConfigError: the reranker cannot be made.
+    """
+    if settings.rerank is None:
+        return retriever
+    reranker = build_reranker(choose_reranker(settings.rerank))
+    depth = settings.rerank_depth or RERANK_DEPTH
+    return RerankedRetriever(retriever, reranker, depth=depth, name=name, report=report)
 
 
 def _corpus_differences(folders: tuple[str, ...], manifests: list[Manifest]) -> list[str]:

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 from tokenizers_for_tests import bert, t5
-from transformers import BertConfig, BertForQuestionAnswering, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from model_hub_rqa.checkpoints import write_manifest
 
@@ -31,6 +37,25 @@ def model_folder(folder: Path, **settings: Any) -> Path:
     }
     config = BertConfig(**{**plain, **settings})
     BertForQuestionAnswering(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def cross_encoder_folder(folder: Path, *, num_labels: int = 1, seed: int = 0) -> Path:
+    """A BERT that scores pairs, of a few thousand random weights, with its tokenizer, as transformers saves it."""
+    torch.manual_seed(seed)
+    tokenizer = bert()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+        num_labels=num_labels,
+        initializer_range=0.5,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from tiny_fusion import WORDS, memorised, run, trial_of, write_lines
 
 from model_hub_rqa.cli import main
-from model_hub_rqa.errors import CheckpointError
+from model_hub_rqa.errors import CheckpointError, ConfigError
+from model_hub_rqa.records import Passage
+from model_hub_rqa.retrieval.rerank import CrossEncoderReranker
 
 DOCUMENTS = [{"_id": f"d{i}", "title": "", "text": f"the {word} number {i}"} for i, word in enumerate(WORDS)]
 
@@ -75,6 +78,33 @@ def test_several_indexes_are_fused(settings: dict[str, Any], tmp_path: Path) -> 
     assert [row["score"] for row in read[0][0]] != [row["score"] for row in alone[0][0]]  # from 0 to 1
     settings["data"] |= {"index": [*indexes, str(tmp_path)]}
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        trial_of(settings)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_hits_are_reranked(indexed: bool, settings: dict[str, Any], tmp_path: Path, minilm: str) -> None:
+    """What a validation reads is in the order of the cross-encoder, whose scores it has; another one is another
+    retrieval. It is looked for before any data is read."""
+    models = [str(tiny.cross_encoder_folder(tmp_path / f"cross{seed}", seed=seed)) for seed in (0, 1)]
+    settings["data"] |= {"n_context": 8, "embedding_max_num_to_retrieve": 8}
+    if indexed:
+        settings["data"]["index"] = str(tmp_path / "index")
+    else:
+        settings["data"] |= {"embedding_model": minilm, "corpus_file": str(tmp_path / "corpus.jsonl")}
+    plain = trial_of(settings).read["validation"]["passages"]
+    read = []
+    for name in models:
+        settings["data"]["rerank"] = name
+        read.append(trial_of(settings).read["validation"]["passages"])
+        scores = CrossEncoderReranker(name)
+        for question, row in zip(records(), read[-1], strict=True):
+            pairs = [(question["question"], Passage(one["id"], one["text"], one["title"])) for one in row]
+            assert [one["score"] for one in row] == pytest.approx(scores.score(pairs), abs=1e-5)
+            assert [one["score"] for one in row] == sorted((one["score"] for one in row), reverse=True)
+    ids = [[[one["id"] for one in row] for row in rows] for rows in (plain, *read)]
+    assert ids[0] != ids[1] != ids[2]
+    settings["data"] |= {"rerank": minilm, "train_file": "none.jsonl"}
+    with pytest.raises(ConfigError, match=r"data\.rerank: must be a cross-encoder, .* got BertModel"):
         trial_of(settings)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,10 @@ import numpy as np
 from model_hub_rqa.data.arrow_cache import map_examples
 from model_hub_rqa.errors import CheckpointError, DataError
 from model_hub_rqa.records import Hit
-from model_hub_rqa.retrieval.base import Retriever
+from model_hub_rqa.retrieval.base import Report, Retriever
 from model_hub_rqa.retrieval.dense import DenseSettings
 from model_hub_rqa.retrieval.index_folder import Index, build_index, open_index
-from model_hub_rqa.retrieval.search import open_retriever
+from model_hub_rqa.retrieval.search import open_retriever, with_reranker
 from model_hub_rqa.tasks.passages.settings import PassageKwargs
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ Retrieve = Callable[[list[str]], list[list[Hit]]]
 Row = dict[str, Any]  # a passage: id, title, text, score, gold
 
 _QUESTIONS_A_BATCH = 1024  # retrieved for at a time
+_SECONDS_BETWEEN_REPORTS = 30.0
 
 
 def choose_passages(
@@ -179,7 +181,7 @@ def task_retriever(settings: PassageKwargs, records: Iterable[Mapping[str, Any]]
     Args:
         settings: ``index`` names a folder, or several that are fused, which must fit ``embedding_model`` where that is
             given; otherwise a dense index of ``corpus_file`` is made with ``embedding_model``, or of all passages of
-            the records.
+            the records. ``rerank`` names what reranks the hits.
         records: rows with passages and negatives; only looked at where they are the corpus.
         cache_dir: where an index that is made is kept for the next run.
 
@@ -189,11 +191,26 @@ def task_retriever(settings: PassageKwargs, records: Iterable[Mapping[str, Any]]
         DataError: every error of the corpus.
     """
     search = settings.search
-    if search is not None:
-        return open_retriever(search)
+    assert search is not None, "no retrieval is asked for"
+    if search.index:
+        return open_retriever(search, report=log_progress())
     cache_dir.mkdir(parents=True, exist_ok=True)
     corpus = settings.corpus_file or _corpus_of(records, cache_dir)
-    return _cached_index(Path(corpus), settings.embedding_model, cache_dir)
+    index = _cached_index(Path(corpus), settings.embedding_model, cache_dir)
+    return with_reranker(index, search, "dense", log_progress())
+
+
+def log_progress() -> Report:
+    """Logs the progress of a long step, every half a minute."""
+    told = time.monotonic()
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _SECONDS_BETWEEN_REPORTS:
+            told = time.monotonic()
+            logger.info("%s: %d/%d questions", what, done, total)
+
+    return report
 
 
 def _cached_index(corpus: Path, embedding_model: str, cache_dir: Path) -> Index:

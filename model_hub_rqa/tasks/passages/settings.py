@@ -1,6 +1,6 @@
 """The settings of passages: which are read for a question, and how an answer is searched for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,10 @@ class PassageKwargs(Kwargs):
         None, help="with fusion: convex, a weight for each index; unset: equal ones"
     )
     fusion_depth: int | None = option(None, ge=1, help="hits of each index that are fused; unset: 100")
+    rerank: str | Mapping[str, Any] | None = option(
+        None, help="the cross-encoder (a folder, a run, a name on the hub) or registered reranker of the first hits"
+    )
+    rerank_depth: int | None = option(None, ge=1, help="hits that are reranked; unset: 100")
     embedding_max_num_to_retrieve: int = option(3, ge=1, help="passages retrieved for a question, gold not counted")
     num_beams: int = option(1, ge=1, help="beams of the search for an answer; 1 is greedy")
     length_penalty: float = option(1.0, help="exponent of the length that beams' scores are divided by")
@@ -51,17 +55,19 @@ class PassageKwargs(Kwargs):
 
     @property
     def search(self) -> SearchSettings | None:
-        """What `index` and the settings beside it ask for; None without an index."""
-        if self.index is None:
+        """What the retrieval settings ask for, without an index where one is made; None without retrieval."""
+        if not self.retrieves:
             return None
-        several = isinstance(self.index, list)
+        index = self.index if isinstance(self.index, list) else [self.index] if self.index else []
         return SearchSettings(
-            index=tuple(self.index) if isinstance(self.index, list) else (self.index,),
-            retriever="dense" if self.embedding_model and not several else None,
+            index=tuple(index),
+            retriever="dense" if self.embedding_model and len(index) == 1 else None,
             embedding_model=self.embedding_model or None,
             fusion=self.fusion,
             fusion_weights=None if self.fusion_weights is None else tuple(self.fusion_weights),
             fusion_depth=self.fusion_depth,
+            rerank=self.rerank,
+            rerank_depth=self.rerank_depth,
         )
 
     @property
@@ -96,7 +102,7 @@ class PassageKwargs(Kwargs):
         yield from self._search_errors()
 
     def _search_errors(self) -> Iterator[FieldError]:
-        fields = ("index", "fusion", "fusion_weights", "fusion_depth")
+        fields = ("index", "fusion", "fusion_weights", "fusion_depth", "rerank", "rerank_depth")
         for name, kinds, rule in (
             ("index", str, "a folder or a list of folders"),
             ("fusion_weights", int | float, "a list of numbers"),
@@ -105,13 +111,11 @@ class PassageKwargs(Kwargs):
             if isinstance(values, list) and not all(isinstance(value, kinds) and value != "" for value in values):
                 yield FieldError((name,), f"must be {rule}, got {show(values)}")
                 return
-        if self.index is None:
-            given = [name for name in fields if getattr(self, name) is not None]
-            yield from (FieldError((name, "index"), "needs index, a list of several") for name in given)
-            return
         try:
-            lines = [] if self.search is None else self.search.errors()
+            lines = self.search.errors() if self.search is not None else []
         except TypeError:  # a field of another type, which breaks its own rule
             return
+        if self.search is None:
+            lines = [f"{name}: needs index, got none" for name in fields if getattr(self, name) is not None]
         for name, _, text in (line.partition(": ") for line in lines):
             yield FieldError((name, *(other for other in fields if other != name)), text)

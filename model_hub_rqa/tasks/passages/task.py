@@ -1,21 +1,23 @@
 """PassageTask: what tasks share that generate answers from passages, the records' own or retrieved ones."""
 
+import contextlib
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from model_hub_rqa.data.arrow_cache import Reader as FileLoader
 from model_hub_rqa.data.arrow_cache import cache_folder
 from model_hub_rqa.data.formats.fid import fusion_reader
+from model_hub_rqa.errors import RqaError, renamed
 from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.metrics.documents import document_metrics
 from model_hub_rqa.metrics.generation import generation_metrics
 from model_hub_rqa.records import Answer, Passage, Question
-from model_hub_rqa.registry import RETRIEVERS
 from model_hub_rqa.retrieval.base import Retriever
-from model_hub_rqa.retrieval.index_folder import read_manifest
+from model_hub_rqa.retrieval.dense import DenseSettings
+from model_hub_rqa.retrieval.search import SearchSettings, check_retriever
 from model_hub_rqa.tasks.base import Task
 from model_hub_rqa.tasks.passages.choose import choose_passages, retrieve_passages, task_retriever
 from model_hub_rqa.tasks.passages.generation import AnswerDecoder, answer_sources
@@ -73,11 +75,11 @@ class PassageTask(Task):
         return False
 
     def file_loader(self, *, labelled: bool = True) -> FileLoader | None:
-        if self.settings.retrieves:  # a search comes at the end of long work
-            search = self.settings.search
-            kinds = ["dense"] if search is None else [read_manifest(Path(folder)).kind for folder in search.index]
-            retrievers: list[Any] = [RETRIEVERS.find(kind) for kind in kinds]
-            check_libraries("ir_measures", *(name for one in retrievers for name in one.libraries))
+        search = self.settings.search
+        if search is not None:  # a search comes at the end of long work
+            check_libraries("ir_measures", *([] if search.index else DenseSettings.libraries))
+            with _named_in_data():
+                check_retriever(search, verify=False)
         # Retrieval among the records' own passages needs them; without, gold passages are welcome and not needed.
         retrieved = self.settings.embedding_model and (self.settings.index or self.settings.corpus_file)
         return fusion_reader(require_passages=not retrieved)
@@ -85,7 +87,8 @@ class PassageTask(Task):
     def build_retriever(self, examples: Mapping[str, Any]) -> tuple[Retriever, str]:
         """What finds passages where the settings ask for retrieval, and a text that says what it depends on."""
         records = (record for split in examples.values() for record in split)
-        retriever: Any = task_retriever(self.settings, records, cache_folder(self.cache_dir) / "indexes")
+        with _named_in_data():
+            retriever: Any = task_retriever(self.settings, records, cache_folder(self.cache_dir) / "indexes")
         return retriever, retriever.fingerprint
 
     def prepare(self, examples: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -240,3 +243,12 @@ class PassageTask(Task):
                 shares = (*shares, *[0.0] * (len(question.passages) - len(shares)))
             given.append(Answer(result.answer, result.confidence, passage_scores=shares))
         return given
+
+
+@contextlib.contextmanager
+def _named_in_data() -> Iterator[None]:
+    """Errors of a search's settings name them as the ``data`` section has them."""
+    try:
+        yield
+    except RqaError as error:
+        raise renamed(error, {field.name: f"data.{field.name}" for field in fields(SearchSettings)}) from error

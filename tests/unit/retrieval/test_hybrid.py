@@ -266,8 +266,8 @@ def test_every_error_of_the_options_at_once(world: Path, capsys: pytest.CaptureF
     one = ["--index", str(world / "bm25"), "--fusion", "rrf", "--retriever", "hybrid"]
     assert main([*words, *one]) == 2
     err = capsys.readouterr().err
-    assert "--fusion: needs several indexes, got one" in err
-    assert "--retriever: hybrid needs several indexes, got one" in err
+    assert "--fusion: needs several indexes, got 1" in err
+    assert "--retriever: hybrid needs several indexes, got 1" in err
     assert main([*words, *one[:2], *one[:2]]) == 2
     assert f"--index: names {world}/bm25 twice" in capsys.readouterr().err
     assert main(["index", "--corpus", "none", "--retriever", "hybrid", "--output", str(world / "out")]) == 2
@@ -319,9 +319,9 @@ def test_evaluate_without_an_index(world: Path, capsys: pytest.CaptureFixture[st
     [
         ({"index": ["a", "b"], "fusion": "sum"}, "fusion: must be one of rrf, convex, got 'sum'"),
         ({"index": ["a", "b"], "fusion_weights": [1, 2]}, "fusion_weights: needs fusion convex, got rrf"),
-        ({"index": ["a"], "fusion_depth": 9}, "fusion_depth: needs several indexes, got one"),
-        ({"index": "a", "fusion": "rrf"}, "fusion: needs several indexes, got one"),
-        ({"fusion": "rrf"}, "fusion: needs index, a list of several"),
+        ({"index": ["a"], "fusion_depth": 9}, "fusion_depth: needs several indexes, got 1"),
+        ({"index": "a", "fusion": "rrf"}, "fusion: needs several indexes, got 1"),
+        ({"fusion": "rrf"}, "fusion: needs index, got none"),
         ({"index": ["a", 5]}, "index: must be a folder or a list of folders, got"),
         ({"index": ["a", ""]}, "index: must be a folder or a list of folders, got"),
         ({"index": ["a", "a"]}, "index: names a twice"),

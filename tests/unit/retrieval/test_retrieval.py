@@ -296,7 +296,10 @@ def test_retrieve_writes_ctxs_and_a_run(world: Path, capsys: pytest.CaptureFixtu
     ndcg = pytest.approx((1 / math.log2(3) + 1) / 2)
     measures = {"nDCG@3": ndcg, "Recall@3": 1, "MRR@3": 0.75}
     counts = {"n_queries": 2, "n_unknown_documents": 0, "n_unknown_queries": 0}
-    assert json.loads(out) == measures | counts | {"has_answer@1": 0, "has_answer@3": 0, "n_with_answers": 2}
+    scores = json.loads(out)
+    (stage,) = scores.pop("stages")
+    assert scores == measures | counts | {"has_answer@1": 0, "has_answer@3": 0, "n_with_answers": 2}
+    assert stage == {"stage": f"{world}/index", **measures, "ms_per_query": stage["ms_per_query"]}
     assert "1 of 3 queries have no judgments" in err
     records = [json.loads(line) for line in (world / "out/ctxs.jsonl").read_text().splitlines()]
     assert list(records[0]) == list(records[2]) == ["id", "question", "target", "answers", "ctxs"]
