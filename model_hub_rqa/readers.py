@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from model_hub_rqa.checkpoints import READER, TASK, check_tokenizer, pretrained_folder
 from model_hub_rqa.config import Kwargs, parse_dict_to_dataclasses
-from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError, renamed
+from model_hub_rqa.errors import CheckpointError, ConfigError, DataError, RqaError, renamed
 from model_hub_rqa.libraries import sentencepiece_hint
 from model_hub_rqa.records import Answer, Passage, Question
 from model_hub_rqa.registry import TASKS
@@ -97,20 +97,51 @@ class Reader:
             examples: as `Task.load` gives them.
             scores: also how confident each answer is and how much each passage counts, where that takes extra work.
         """
+        self.task.wants_files, self.task.wants_scores = True, scores
+        predictions = self._run(self.task.features(examples, training=False), self.task.predict)
+        return self.task.decode({key: predictions[key] for key in sorted(predictions)}, examples)
+
+    def score_passages(self, rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+        """What each passage of a question is worth to the reader: labels to train a retriever on.
+
+        Args:
+            rows: of `read_fusion`: questions with passages and, for a causal language model, answers.
+
+        Returns:
+            For each question a score for each of the passages that were read, the first ones: to be compared within
+            the question, as logarithms of shares are. See the ``score_passages`` of the reader's task.
+
+        Raises:
+            DataError: a question lacks a passage or an answer, or this kind of reader gives no scores.
+        """
+        task: Any = self.task
+        if not hasattr(task, "scoring_examples"):
+            raise DataError(f"{task.name}: gives passages no scores")
+        examples, owners = task.scoring_examples(rows)
+        before, task.wants_loss = task.wants_loss, task.scores_answers
+        try:
+            found = self._run(task.features(examples, training=False), task.score_passages)
+        finally:
+            task.wants_loss = before
+        scores: list[list[float]] = [[] for _ in rows]
+        for example, owner in enumerate(owners):
+            scores[owner] += found[example]
+        return scores
+
+    def _run(self, features: Any, function: Callable[[Any, Any], Mapping[Any, Any]]) -> dict[Any, Any]:
+        """What a function of model and batch gives for all features, by id."""
         import torch
 
         from model_hub_rqa.data.batching import EvalBatchSampler
 
-        self.task.wants_files, self.task.wants_scores = True, scores
-        features = self.task.features(examples, training=False)
         lengths = features["length"][:] if "length" in features.column_names else [1] * len(features)
         sampler = EvalBatchSampler(lengths, self.batch_size)
         predictions: dict[Any, Any] = {}
         for batch in torch.utils.data.DataLoader(features, batch_sampler=sampler, collate_fn=self.task.collate):
             on_device = {name: _to(value, self.device) for name, value in batch.items()}
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                predictions.update(self.task.predict(self.model, on_device))
-        return self.task.decode({key: predictions[key] for key in sorted(predictions)}, examples)
+                predictions.update(function(self.model, on_device))
+        return predictions
 
     def answer_questions(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
         """One answer a question, from its own passages.

@@ -49,6 +49,11 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT_HELP)
     command.add_argument("--data", metavar="FILE", help="questions: SQuAD's form, JSONL, CSV, Parquet; FiD's for FiD")
     command.add_argument("--output", metavar="FILE", help="where predictions go (JSON); nbest_... is written beside")
+    command.add_argument(
+        "--passage-scores",
+        metavar="FILE",
+        help="what each passage is worth to the reader, in FiD's form: labels for a retriever (--output is not needed)",
+    )
     command.add_argument("--question")
     command.add_argument("--context")
     command.add_argument(
@@ -252,18 +257,22 @@ def predict(args: argparse.Namespace) -> None:
     quiet_libraries()
     errors = ErrorCollector()
     kind = errors.attempt(lambda: task_of(pretrained_folder(Path(args.checkpoint))))
-    examples = None
+    examples = rows = None
     if args.data is None and kind is not None and not kind.takes_questions():
         raise ConfigError("--question: this task needs more than a question and a context: give --data FILE")
-    if args.data is not None:
+    if args.output is not None:
         examples = errors.attempt(_read, kind, args)
+    if args.passage_scores is not None:
+        rows = errors.attempt(_read_rows, kind, args)
     errors.raise_any()
     with named_as_typed(args):
         reader = Reader.from_pretrained(args.checkpoint, batch_size=args.batch_size, tell=say, **reading_settings(args))
     if args.data is None:
         _predict_one(reader, args.question, args.context)
-    else:
+    if args.output is not None:
         _predict_all(reader, examples, Path(args.output))
+    if rows is not None:
+        _score_passages(reader, rows, Path(args.passage_scores))
 
 
 def _read(kind: "type[Task] | None", args: argparse.Namespace) -> Any:
@@ -312,14 +321,47 @@ def _predict_all(reader: "Reader", examples: Any, output: Path) -> None:
     say(f"{len(examples)} predictions in {output}")
 
 
+def _read_rows(kind: "type[Task] | None", args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The questions of a file with their passages and answers, for scores of the passages."""
+    from model_hub_rqa.data.formats.fid import read_fusion
+    from model_hub_rqa.data.slices import parse_slice
+
+    if kind is not None and not hasattr(kind, "score_passages"):
+        raise ConfigError(f"--passage-scores: {kind.description} gives passages no scores")
+    part = parse_slice(args.data)
+    answers = bool(getattr(kind, "scores_answers", False))
+    records = read_fusion(part.path, require_answers=answers, on_bad_record=args.on_bad_record)
+    start, stop = part.bounds(len(records.rows))
+    return records.rows[start:stop]
+
+
+def _score_passages(reader: "Reader", rows: list[dict[str, Any]], output: Path) -> None:
+    """Writes the questions with the passages that were read, and the reader's score of each."""
+    from model_hub_rqa.tasks.base import write_file
+
+    lines = []
+    for row, scores in zip(rows, reader.score_passages(rows), strict=True):
+        ctxs = [
+            {**{name: passage[name] for name in ("id", "title", "text")}, "score": score, "isgold": passage["gold"]}
+            for passage, score in zip(row["passages"], scores, strict=False)  # the first n_context are read
+        ]
+        answers = {"answers": row["answers"]} if row["answers"] else {}
+        lines.append({"id": row["id"], "question": row["question"], **answers, "ctxs": ctxs})
+    write_file(output, lines)
+    say(f"passages of {len(lines):,} questions scored in {output}")
+
+
 def _check_arguments(args: argparse.Namespace) -> None:
     one = args.question is not None or args.context is not None
     if one == (args.data is not None) or (one and (args.question is None or args.context is None)):
         raise ConfigError("rqa predict: give either --data FILE --output FILE, or --question Q with --context C")
-    if not one and args.output is None:
+    if one and (given := [name for name in ("output", "passage_scores") if getattr(args, name) is not None]):
+        raise ConfigError(f"--{name.replace('_', '-')}: needs --data" for name in given)
+    if not one and args.output is None and args.passage_scores is None:
         raise ConfigError("--output: say where the predictions go")
-    if not one:
-        check_output_file(Path(args.output))
+    for name in ("output", "passage_scores"):
+        if getattr(args, name) is not None:
+            check_output_file(Path(getattr(args, name)), f"--{name.replace('_', '-')}")
     if args.batch_size is not None and args.batch_size < 1:
         raise ConfigError(f"--batch-size: must be at least 1, got {args.batch_size}")
     if one:

@@ -56,7 +56,7 @@ def read_questions(
     )
 
 
-def question_of(row: dict[str, Any]) -> Question:
+def question_of(row: Mapping[str, Any]) -> Question:
     """A row as a reader is asked it."""
     passages = tuple(Passage(passage["id"], passage["text"], passage["title"]) for passage in row["passages"])
     history = tuple(Turn(turn["role"], turn["text"]) for turn in row["chat_history"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from model_hub_rqa.data.predictions import question_of
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.models.limits import Limits
 from model_hub_rqa.records import Question
@@ -42,6 +43,7 @@ class CausalLM(PassageTask):
     name, description = "causal-lm", "a causal language model"
     model_mode, Settings = "causal-lm", GenerationKwargs
     metric, smaller_is_better = "eval_loss", True
+    scores_answers = True
 
     @property
     def higher_is_better(self) -> Mapping[str, bool | None]:
@@ -164,6 +166,23 @@ class CausalLM(PassageTask):
     def answer_log_probs(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
         """The logarithm of the probability of each answer, [B]; for objectives that compare models."""
         return -self.answer_losses(model, batch)[0]
+
+    def scoring_examples(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Any, list[int]]:
+        """Each passage by itself, with the gold answer to its question: the target, or the first one."""
+        errors = [f"record {row['id']}: must have an answer, whose likelihood is the score" for row in rows]
+        golds = [row["target"] or next(iter(row["answers"]), "") for row in rows]
+        if missing := [line for line, gold in zip(errors, golds, strict=True) if not gold]:
+            raise DataError(missing)
+        owners = [number for number, row in enumerate(rows) for _ in row["passages"]]
+        alone = [{**row, "passages": [passage]} for row in rows for passage in row["passages"]]
+        examples = self.examples_of([question_of(row) for row in alone]).remove_columns("target")
+        return examples.add_column("target", [golds[number] for number in owners]), owners
+
+    def score_passages(self, model: Any, batch: Mapping[str, Any]) -> dict[Any, list[float]]:
+        """The logarithm of the likelihood of the gold answer, given the passage alone (REPLUG, Shi et al. 2023,
+        arXiv:2301.12652)."""
+        found = self.answer_log_probs(model, batch).tolist()
+        return {index: [score] for index, score in zip(batch["example_index"].tolist(), found, strict=True)}
 
     def predict(self, model: Any, batch: Mapping[str, Any]) -> dict[Any, Any]:
         indices = batch["example_index"].tolist()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from model_hub_rqa.data.predictions import question_of
 from model_hub_rqa.data.tokens import end_token_id
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
 from model_hub_rqa.models.build import loading_kwargs
@@ -174,6 +175,15 @@ class FusionInDecoder(PassageTask):
             columns.append([tuple(found.softmax(dim=0).tolist()) for found in scores])
         rows = zip(tokens.tolist(), *columns, strict=True)
         return dict(zip(indices, (Generated(*row) for row in rows), strict=True))
+
+    def scoring_examples(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Any, list[int]]:
+        return self.examples_of([question_of(row) for row in rows]), list(range(len(rows)))
+
+    def score_passages(self, model: Any, batch: Mapping[str, Any]) -> dict[Any, list[float]]:
+        """The reader's attention, see `model.passage_scores`."""
+        scores = passage_scores(model, batch, encoder_chunk_size=self.settings.encoder_chunk_size)
+        parts = scores.split(batch["passage_counts"].tolist())
+        return dict(zip(batch["example_index"].tolist(), (part.tolist() for part in parts), strict=True))
 
     def metrics(self, results: Sequence[Any], examples: Any) -> dict[str, float]:
         return {**self.answer_metrics(results, examples), "loss": self.mean_loss(results)}

@@ -5,12 +5,12 @@ import functools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from model_hub_rqa.data.arrow_cache import Reader as FileLoader
 from model_hub_rqa.data.arrow_cache import cache_folder
 from model_hub_rqa.data.formats.fid import fusion_reader
-from model_hub_rqa.errors import RqaError, renamed
+from model_hub_rqa.errors import DataError, RqaError, renamed
 from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.metrics.documents import document_metrics
 from model_hub_rqa.metrics.generation import generation_metrics
@@ -62,6 +62,7 @@ class PassageTask(Task):
 
     smooths_labels = True
     reads_hub = False
+    scores_answers: ClassVar[bool] = False  # whether the scores of passages need the gold answers
     batch_size = 8
 
     @property
@@ -162,6 +163,28 @@ class PassageTask(Task):
                 "answers": [[""]] * len(questions),
             }
         )
+
+    # ---- what a passage is worth to the reader ----
+
+    def scoring_examples(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Any, list[int]]:
+        """What is read to score passages.
+
+        Args:
+            rows: of `read_fusion`: questions with passages and, where the score needs them, answers.
+
+        Returns:
+            Examples, a datasets.Dataset, and of each the number of its question: an example has the passages of its
+            question in their order, or one of them.
+
+        Raises:
+            DataError: the task gives no scores, or a question lacks what it needs.
+        """
+        raise DataError(f"{self.name}: gives passages no scores")
+
+    def score_passages(self, model: Any, batch: Mapping[str, Any]) -> dict[Any, list[float]]:
+        """The scores of the passages of each example of a batch, by example_index: to be compared within a question,
+        as logarithms of shares are."""
+        raise DataError(f"{self.name}: gives passages no scores")
 
     # ---- predictions ----
 
