@@ -11,6 +11,7 @@ from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.readers import Reader
 from model_hub_rqa.records import Answer, Hit, Question
 from model_hub_rqa.retrieval.base import Retriever
+from model_hub_rqa.retrieval.queries import QueryBuilder
 
 DEFAULT_TOP_K = 10
 
@@ -33,6 +34,7 @@ class RQAPipeline:
         reader: answers; see `load_reader`.
         retriever: finds the passages; None to read those that the questions bring.
         top_k: passages retrieved for a question.
+        queries: makes the retriever's queries of the questions; by default each is the question alone.
 
     Attributes:
         retrieval_seconds, reading_seconds: spent so far on all questions.
@@ -42,12 +44,20 @@ class RQAPipeline:
         ConfigError: top_k is below 1.
     """
 
-    def __init__(self, reader: Reader, retriever: Retriever | None = None, *, top_k: int = DEFAULT_TOP_K) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        retriever: Retriever | None = None,
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        queries: QueryBuilder | None = None,
+    ) -> None:
         if top_k < 1:
             raise ConfigError(f"top_k: must be at least 1, got {top_k}")
         self.reader = reader
         self.retriever = retriever
         self.top_k = top_k
+        self.queries = queries or QueryBuilder()
         self.retrieval_seconds = self.reading_seconds = 0.0
         self.n_questions = 0
 
@@ -65,7 +75,7 @@ class RQAPipeline:
         begun = time.perf_counter()
         found: list[list[Hit]] = [[] for _ in asked]
         if self.retriever is not None:
-            found = self.retriever.search([question.text for question in asked], self.top_k)
+            found = self.retriever.search(self.queries(asked), self.top_k)
             asked = [
                 replace(question, passages=tuple(hit.passage for hit in hits))
                 for question, hits in zip(asked, found, strict=True)

@@ -225,6 +225,8 @@ CALLBACKS = Registry(
 RETRIEVERS = Registry("retriever", "model_hub_rqa.retrieval", base="model_hub_rqa.retrieval.base:RetrieverSettings")
 RERANKERS = Registry("reranker", "model_hub_rqa.retrieval")
 """Factories return an object with ``score(pairs)``; see `retrieval.rerank.Reranker`."""
+REWRITERS = Registry("query rewriter", "model_hub_rqa.retrieval", positional=1)
+"""Functions ``rewrite(questions, **args)``, or classes whose instances are called so; see `retrieval.queries`."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from model_hub_rqa.progress import format_seconds, peak_memory_mib
 
 if TYPE_CHECKING:
     from model_hub_rqa.retrieval.index_folder import Manifest
+    from model_hub_rqa.retrieval.queries import QueryBuilder
     from model_hub_rqa.retrieval.search import SearchSettings
 
 CHECKPOINT_HELP = "a run (its best checkpoint; RUN@best, RUN@last, RUN@STEP), a checkpoint or a model folder"
@@ -154,6 +155,29 @@ def add_search(command: argparse.ArgumentParser, *, required: bool) -> None:
     command.add_argument("--rerank-depth", type=int, metavar="N", help="hits that are reranked (default 100)")
 
 
+def add_queries(command: argparse.ArgumentParser) -> None:
+    """The options of a command that searches for questions of dialogues."""
+    command.add_argument(
+        "--query-template",
+        metavar="TEXT",
+        help="what an index is asked: a text with {question} and {history}, {history:N} (N turns), {last_question} or "
+        "{last_answer} (default: the question alone)",
+    )
+    command.add_argument(
+        "--query-rewriter",
+        metavar="NAME",
+        help="a registered function, or package.module:function, that rewrites the questions before that",
+    )
+
+
+def query_builder(args: argparse.Namespace) -> "QueryBuilder":
+    """What the options of `add_queries` ask for."""
+    from model_hub_rqa.retrieval.queries import build_queries
+
+    with named_as_typed(args):
+        return build_queries(args.query_template, args.query_rewriter)
+
+
 def search_settings(args: argparse.Namespace) -> "SearchSettings":
     """What was given of the options of `add_search`; --index must be."""
     from model_hub_rqa.retrieval.search import SearchSettings
@@ -169,18 +193,27 @@ def check_search(args: argparse.Namespace) -> "list[Manifest]":
     Raises:
         RqaError: all errors of the options and of the indexes; no model is loaded.
     """
+    from model_hub_rqa.retrieval.queries import choose_queries
     from model_hub_rqa.retrieval.search import SearchSettings, check_retriever
 
+    queries = {name: getattr(args, name, None) for name in ("query_template", "query_rewriter")}
     errors = ErrorCollector()
     if args.top_k is not None and args.top_k < 1:
         errors.add(ConfigError(f"--top-k: must be at least 1, got {args.top_k}"))
     manifests = None
     if args.index is None:
-        others = ("top_k", "corpus", *(field.name for field in fields(SearchSettings) if field.name != "index"))
-        lines = [f"--{name.replace('_', '-')}: needs --index" for name in others if getattr(args, name) is not None]
+        names = [
+            "top_k",
+            "corpus",
+            *queries,
+            *(field.name for field in fields(SearchSettings) if field.name != "index"),
+        ]
+        given = [name for name in names if getattr(args, name, None) is not None]
+        lines = [f"--{name.replace('_', '-')}: needs --index" for name in given]
         if lines:
             errors.add(ConfigError(lines))
     else:
+        errors.attempt(choose_queries, *queries.values())
         manifests = errors.attempt(check_retriever, search_settings(args), corpus=args.corpus)
     with named_as_typed(args):
         errors.raise_any()

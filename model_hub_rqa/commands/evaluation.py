@@ -13,6 +13,7 @@ from model_hub_rqa.commands.common import (
     ErrorCollector,
     Progress,
     add_language,
+    add_queries,
     add_reading,
     add_search,
     check_language,
@@ -20,6 +21,7 @@ from model_hub_rqa.commands.common import (
     check_search,
     named_as_typed,
     new_folder,
+    query_builder,
     reading_settings,
     say,
     say_rules,
@@ -45,6 +47,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--data", required=True, metavar="FILE", help="FiD's, LocalRQA's or SQuAD's form, or FILE[:N]")
     command.add_argument("--top-k", type=int, metavar="N", help="passages a question (default: as trained, or 10)")
     add_search(command, required=False)
+    add_queries(command)
     command.add_argument("--output-dir", required=True, metavar="DIR", help="for score.json, predictions.jsonl ...")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="questions at a time (default 64)")
     command.add_argument(
@@ -59,6 +62,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT_HELP)
     command.add_argument("--top-k", type=int, metavar="N", help="passages a question (default: as trained, or 10)")
     add_search(command, required=True)
+    add_queries(command)
     command.add_argument(
         "--turn",
         dest="turns",
@@ -216,7 +220,7 @@ def _pipeline(args: argparse.Namespace) -> "RQAPipeline":
         report = Progress("questions")
         opened = open_retriever(search_settings(args), verify=False, report=report)  # verified before
     top_k = args.top_k or reader.n_context or DEFAULT_TOP_K
-    return RQAPipeline(reader, opened, top_k=top_k)
+    return RQAPipeline(reader, opened, top_k=top_k, queries=query_builder(args))
 
 
 def _all_args(args: argparse.Namespace, pipeline: "RQAPipeline", manifests: "Sequence[Manifest]") -> dict[str, Any]:

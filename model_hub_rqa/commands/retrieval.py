@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from model_hub_rqa.commands.common import (
     ErrorCollector,
     Progress,
+    add_queries,
     add_search,
     check_new_folder,
     check_search,
     named_as_typed,
     new_folder,
+    query_builder,
     say,
     search_settings,
 )
@@ -68,6 +70,7 @@ def add_commands(commands: Any) -> None:
 
     command = commands.add_parser("retrieve", help="find passages for questions, and score them against judgments")
     add_search(command, required=True)
+    add_queries(command)
     command.add_argument("--queries", required=True, metavar="FILE", help="BEIR's, FiD's, SQuAD's or dialogues")
     command.add_argument("--qrels", metavar="FILE", help="relevance judgments: prints the measures")
     command.add_argument(
@@ -251,12 +254,13 @@ def _write(
     """
     from model_hub_rqa.data.rankings import trec_lines
     from model_hub_rqa.metrics.documents import answer_rank
+    from model_hub_rqa.records import Question
     from model_hub_rqa.retrieval.base import search_stages
 
     def kept(query: "Query", hits: Sequence["Hit"]) -> list["Hit"]:
         return [hit for hit in hits if not more or manifest.document_id(hit.passage.id) != query.id][: args.top_k]
 
-    progress = Progress("questions")
+    progress, build = Progress("questions"), query_builder(args)
     tag = "rerank" if args.rerank else "hybrid" if len(args.index) > 1 else manifest.kind
     stages, answer_ranks, n_identical = list[_StageRun](), [], 0
     with (
@@ -267,16 +271,17 @@ def _write(
         step = max(_HITS_AT_ONCE // args.top_k, 1)
         for begin in range(0, len(queries), step):
             batch = queries[begin : begin + step]
-            found = search_stages(args.index[0], retriever, [query.question for query in batch], args.top_k + more)
+            texts = build([Question(query.question, (), query.chat_history, query.id) for query in batch])
+            found = search_stages(args.index[0], retriever, texts, args.top_k + more)
             stages = stages or [_StageRun(stage.name) for stage in found]
             for total, stage in zip(stages, found, strict=True):
                 total.seconds += stage.seconds
                 for query, hits in zip(batch, stage.hits, strict=True):
                     total.run[query.id] = list(_ranked_documents(manifest, kept(query, hits)))
-            for query, hits in zip(batch, found[-1].hits, strict=True):
+            for query, text, hits in zip(batch, texts, found[-1].hits, strict=True):
                 best = kept(query, hits)
                 n_identical += bool(more) and any(manifest.document_id(hit.passage.id) == query.id for hit in hits)
-                ctxs.write(json.dumps(_fid_record(query, best), ensure_ascii=False) + "\n")
+                ctxs.write(json.dumps(_fid_record(query, text, best), ensure_ascii=False) + "\n")
                 trec.writelines(trec_lines(query.id, _ranked_documents(manifest, best), tag))
                 answer_ranks.append(answer_rank((hit.passage.text for hit in best), _answers(query)))
             progress("retrieving", begin + len(batch), len(queries))
@@ -318,9 +323,11 @@ def _answers(query: "Query") -> list[str]:
     return list(query.answers) if query.answers is not None else [] if query.target is None else [query.target]
 
 
-def _fid_record(query: "Query", hits: Sequence["Hit"]) -> dict[str, Any]:
+def _fid_record(query: "Query", text: str, hits: Sequence["Hit"]) -> dict[str, Any]:
     """A question in the form of FiD's data, with what its file said of the answer."""
     record: dict[str, Any] = {"id": query.id, "question": query.question}
+    if text != query.question:
+        record["retrieval_query"] = text
     if query.chat_history:
         record["chat_history"] = [{"role": turn.role, "text": turn.text} for turn in query.chat_history]
     if query.answers == ("",):  # it cannot be answered

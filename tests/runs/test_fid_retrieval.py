@@ -108,6 +108,32 @@ def test_hits_are_reranked(indexed: bool, settings: dict[str, Any], tmp_path: Pa
         trial_of(settings)
 
 
+def test_queries_of_dialogues(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template and a rewriter decide what is retrieved, and another one is another retrieval."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "to_oil.py").write_text("def rewrite(questions):\n    return ['oil' for question in questions]\n")
+    rows = records()
+    for row, word in zip(rows, [*WORDS[1:], WORDS[0]], strict=True):
+        row["question"] = "number?"  # which each document has
+        row["chat_history"] = [{"role": "user", "text": "x"}, {"role": "assistant", "text": word}]
+    settings["data"] |= {
+        "validation_file": write_lines(tmp_path / "dialogues.jsonl", rows),
+        "index": str(tmp_path / "index"),
+        "n_context": 1,
+    }
+    read = []
+    for change in ({"query_template": "{question} {last_answer}"}, {"query_rewriter": "to_oil:rewrite"}, {}):
+        settings["data"] |= {"query_template": None, "query_rewriter": None, **change}
+        read.append([row[0] for row in texts(trial_of(settings), "validation")])
+    documents = [document["text"] for document in DOCUMENTS]
+    assert read[0] == [*documents[1:], documents[0]]
+    assert read[1] == [documents[1]] * 8
+    assert read[2] == [documents[0]] * 8
+    settings["data"] |= {"query_rewriter": "to_oil:none", "train_file": "none.jsonl"}
+    with pytest.raises(ConfigError, match=r"data\.query_rewriter: to_oil has no none"):
+        trial_of(settings)
+
+
 def test_retrieval_metrics_follow_what_was_found(settings: dict[str, Any], tmp_path: Path) -> None:
     """A question about another document than its gold one finds the wrong one first; ids tell, not texts."""
     rows = records()

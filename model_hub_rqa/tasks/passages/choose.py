@@ -14,10 +14,11 @@ import numpy as np
 
 from model_hub_rqa.data.arrow_cache import map_examples
 from model_hub_rqa.errors import CheckpointError, DataError
-from model_hub_rqa.records import Hit
+from model_hub_rqa.records import Hit, Question
 from model_hub_rqa.retrieval.base import Report, Retriever
 from model_hub_rqa.retrieval.dense import DenseSettings
 from model_hub_rqa.retrieval.index_folder import Index, build_index, open_index
+from model_hub_rqa.retrieval.queries import QueryBuilder, turns_of
 from model_hub_rqa.retrieval.search import open_retriever, with_reranker
 from model_hub_rqa.tasks.passages.settings import PassageKwargs
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Retrieve = Callable[[list[str]], list[list[Hit]]]
-"""From questions to hits, best first: some more than are to be kept, since gold ones among them do not count."""
+"""From queries to hits, best first: some more than are to be kept, since gold ones among them do not count."""
 
 Row = dict[str, Any]  # a passage: id, title, text, score, gold
 
@@ -64,6 +65,7 @@ def retrieve_passages(
     max_num_to_retrieve: int,
     n_context: int | None,
     keep_gold: bool,
+    queries: QueryBuilder | None = None,
     seed: int = 0,
     fingerprint: str | None = None,
     overwrite_cache: bool = False,
@@ -72,11 +74,12 @@ def retrieve_passages(
 
     Args:
         examples: rows as `fusion_records.FUSION_FEATURES` describes them.
-        retrieve: called with the questions of a batch.
+        retrieve: called with the queries of a batch.
         max_num_to_retrieve: passages kept of those retrieved, gold ones not counted.
         n_context: passages read in the end, the first that are not gold dropped last; None for all.
         keep_gold: True for training: the record's gold passages are read wherever they were ranked (see
             `insert_gold`). False for an honest evaluation.
+        queries: makes queries of the questions and the turns before them; by default each is the question alone.
         seed: of the places of gold passages that were not retrieved.
         fingerprint: says what the retrieval depends on (corpus, model), so that a cached result may be used; None to
             retrieve anew.
@@ -87,9 +90,12 @@ def retrieve_passages(
 
     from datasets.fingerprint import generate_random_fingerprint
 
+    build = queries or QueryBuilder()
+
     def replace(rows: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         questions = list(rows["question"])
-        found = retrieve(questions)
+        turns = [turns_of(history) for history in rows["chat_history"]]
+        found = retrieve(build([Question(*pair) for pair in zip(questions, ((),) * len(turns), turns, strict=True)]))
         if len(found) != len(questions):
             raise DataError(f"retrieval: asked {len(questions)} questions, got {len(found)} lists of passages")
         unanswered = [question for question, passages in zip(questions, found, strict=True) if not passages]
@@ -104,7 +110,7 @@ def retrieve_passages(
         return {"passages": chosen}
 
     # retrievers are large, and their own text says what they depend on
-    found_by = generate_random_fingerprint() if fingerprint is None else fingerprint
+    found_by = generate_random_fingerprint() if fingerprint is None else (fingerprint, build.fingerprint)
     return map_examples(
         examples,
         replace,

@@ -7,6 +7,7 @@ from typing import Any
 from model_hub_rqa.config.fields import FieldError, option, show
 from model_hub_rqa.config.kwargs import Kwargs
 from model_hub_rqa.retrieval.hybrid import FUSIONS
+from model_hub_rqa.retrieval.queries import template_error
 from model_hub_rqa.retrieval.search import SearchSettings
 
 
@@ -38,6 +39,14 @@ class PassageKwargs(Kwargs):
         None, help="the cross-encoder (a folder, a run, a name on the hub) or registered reranker of the first hits"
     )
     rerank_depth: int | None = option(None, ge=1, help="hits that are reranked; unset: 100")
+    query_template: str | None = option(
+        None,
+        help="what is retrieved for: a text with {question}, {history}, {history:N}, {last_question} or {last_answer}; "
+        "unset: the question",
+    )
+    query_rewriter: str | Mapping[str, Any] | None = option(
+        None, help="a registered function, or package.module:function, that rewrites the questions before that"
+    )
     embedding_max_num_to_retrieve: int = option(3, ge=1, help="passages retrieved for a question, gold not counted")
     num_beams: int = option(1, ge=1, help="beams of the search for an answer; 1 is greedy")
     length_penalty: float = option(1.0, help="exponent of the length that beams' scores are divided by")
@@ -115,7 +124,11 @@ class PassageKwargs(Kwargs):
             lines = self.search.errors() if self.search is not None else []
         except TypeError:  # a field of another type, which breaks its own rule
             return
+        queries = ("query_template", "query_rewriter")
         if self.search is None:
-            lines = [f"{name}: needs index, got none" for name in fields if getattr(self, name) is not None]
+            given = [name for name in (*fields, *queries) if getattr(self, name) is not None]
+            lines = [f"{name}: needs index or embedding_model, got neither" for name in given]
+        elif isinstance(self.query_template, str) and (error := template_error(self.query_template)):
+            lines.append(f"query_template: {error}")
         for name, _, text in (line.partition(": ") for line in lines):
             yield FieldError((name, *(other for other in fields if other != name)), text)

@@ -17,6 +17,7 @@ from model_hub_rqa.metrics.generation import generation_metrics
 from model_hub_rqa.records import Answer, Passage, Question
 from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.retrieval.dense import DenseSettings
+from model_hub_rqa.retrieval.queries import build_queries, choose_queries
 from model_hub_rqa.retrieval.search import SearchSettings, check_retriever
 from model_hub_rqa.tasks.base import Task
 from model_hub_rqa.tasks.passages.choose import choose_passages, retrieve_passages, task_retriever
@@ -80,6 +81,7 @@ class PassageTask(Task):
         if search is not None:  # a search comes at the end of long work
             check_libraries("ir_measures", *([] if search.index else DenseSettings.libraries))
             with _named_in_data():
+                choose_queries(self.settings.query_template, self.settings.query_rewriter)
                 check_retriever(search, verify=False)
         # Retrieval among the records' own passages needs them; without, gold passages are welcome and not needed.
         retrieved = self.settings.embedding_model and (self.settings.index or self.settings.corpus_file)
@@ -132,6 +134,8 @@ class PassageTask(Task):
 
     def _retrieved(self, examples: Any, retriever: tuple[Retriever, str], wanted: int, *, keep_gold: bool) -> Any:
         index, fingerprint = retriever
+        with _named_in_data():
+            queries = build_queries(self.settings.query_template, self.settings.query_rewriter)
         gold = max((sum(passage["gold"] for passage in row) for row in examples["passages"]), default=0)
         return retrieve_passages(
             examples,
@@ -140,6 +144,7 @@ class PassageTask(Task):
             n_context=self.settings.n_context,
             keep_gold=keep_gold,
             seed=self.seed,
+            queries=queries,
             fingerprint=fingerprint,
             overwrite_cache=self.overwrite_cache,
         )
@@ -274,4 +279,5 @@ def _named_in_data() -> Iterator[None]:
     try:
         yield
     except RqaError as error:
-        raise renamed(error, {field.name: f"data.{field.name}" for field in fields(SearchSettings)}) from error
+        names = ["query_template", "query_rewriter", *(field.name for field in fields(SearchSettings))]
+        raise renamed(error, {name: f"data.{name}" for name in names}) from error

@@ -321,7 +321,7 @@ def test_evaluate_without_an_index(world: Path, capsys: pytest.CaptureFixture[st
         ({"index": ["a", "b"], "fusion_weights": [1, 2]}, "fusion_weights: needs fusion convex, got rrf"),
         ({"index": ["a"], "fusion_depth": 9}, "fusion_depth: needs several indexes, got 1"),
         ({"index": "a", "fusion": "rrf"}, "fusion: needs several indexes, got 1"),
-        ({"fusion": "rrf"}, "fusion: needs index, got none"),
+        ({"fusion": "rrf"}, "fusion: needs index or embedding_model, got neither"),
         ({"index": ["a", 5]}, "index: must be a folder or a list of folders, got"),
         ({"index": ["a", ""]}, "index: must be a folder or a list of folders, got"),
         ({"index": ["a", "a"]}, "index: names a twice"),
