@@ -13,6 +13,7 @@ from model_hub_rqa.commands.common import (
     add_reading,
     check_language,
     check_output_file,
+    chosen_measures,
     named_as_typed,
     reading_settings,
     say,
@@ -97,7 +98,6 @@ def score(args: argparse.Namespace) -> None:
 
 def _score_run(args: argparse.Namespace) -> None:
     """Prints the measures of a run of ranked documents."""
-    from model_hub_rqa.commands.retrieval import chosen_measures
     from model_hub_rqa.data.corpus import read_qrels
     from model_hub_rqa.data.rankings import ranked, read_run, trec_id
     from model_hub_rqa.metrics.ranking import measures_beyond, measures_within, ranking_metrics

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.errors import ConfigError, RqaError, folder_error, renamed
 from model_hub_rqa.errors import ErrorCollector as ErrorCollector  # for the commands
+from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.metrics.languages import Choice, language_error
 from model_hub_rqa.progress import format_seconds, peak_memory_mib
 
@@ -218,6 +219,30 @@ def check_search(args: argparse.Namespace) -> "list[Manifest]":
     with named_as_typed(args):
         errors.raise_any()
     return manifests or []
+
+
+def chosen_measures(args: argparse.Namespace, retrieved: int | None = None) -> list[str]:
+    """The measures that --measures names, or the usual ones; an error if they count more documents than ``retrieved``.
+
+    Raises:
+        ConfigError: one is unknown, counts too many, or there are no judgments for them.
+    """
+    from model_hub_rqa.metrics import ranking
+
+    if args.measures is None:
+        if args.qrels:
+            check_libraries("ir_measures")
+        return list(ranking.MEASURES) if retrieved is None else ranking.measures_within(retrieved)
+    measures = ranking.split_measures(args.measures)
+    errors = [f"--{line}" for line in ranking.measure_errors(measures)]
+    if not errors and retrieved is not None:
+        beyond = ranking.measures_beyond(measures, retrieved)
+        errors = [f"--measures: must count at most the --top-k {retrieved} documents, got {name!r}" for name in beyond]
+    if not args.qrels:
+        errors.append("--measures: needs --qrels")
+    if errors:
+        raise ConfigError(errors)
+    return measures
 
 
 def say(text: str) -> None:

@@ -15,6 +15,7 @@ from model_hub_rqa.commands.common import (
     add_search,
     check_new_folder,
     check_search,
+    chosen_measures,
     named_as_typed,
     new_folder,
     query_builder,
@@ -22,7 +23,6 @@ from model_hub_rqa.commands.common import (
     search_settings,
 )
 from model_hub_rqa.errors import ConfigError, DataError
-from model_hub_rqa.libraries import check_libraries
 
 if TYPE_CHECKING:
     from model_hub_rqa.data.corpus import Qrels, Query
@@ -177,30 +177,6 @@ def retrieve(args: argparse.Namespace) -> None:
     scores |= has_answer_metrics(answer_ranks, args.top_k)
     if scores:
         print(json.dumps(scores))
-
-
-def chosen_measures(args: argparse.Namespace, retrieved: int | None = None) -> list[str]:
-    """The measures that --measures names, or the usual ones; an error if they count more documents than ``retrieved``.
-
-    Raises:
-        ConfigError: one is unknown, counts too many, or there are no judgments for them.
-    """
-    from model_hub_rqa.metrics import ranking
-
-    if args.measures is None:
-        if args.qrels:
-            check_libraries("ir_measures")
-        return list(ranking.MEASURES) if retrieved is None else ranking.measures_within(retrieved)
-    measures = ranking.split_measures(args.measures)
-    errors = [f"--{line}" for line in ranking.measure_errors(measures)]
-    if not errors and retrieved is not None:
-        beyond = ranking.measures_beyond(measures, retrieved)
-        errors = [f"--measures: must count at most the --top-k {retrieved} documents, got {name!r}" for name in beyond]
-    if not args.qrels:
-        errors.append("--measures: needs --qrels")
-    if errors:
-        raise ConfigError(errors)
-    return measures
 
 
 def _judgments(
