@@ -35,7 +35,7 @@ class PassageKwargs(Kwargs):
         None, help="with fusion: convex, a weight for each index; unset: equal ones"
     )
     fusion_depth: int | None = option(None, ge=1, help="hits of each index that are fused; unset: 100")
-    rerank: str | Mapping[str, Any] | None = option(
+    rerank: Mapping[str, Any] | str | None = option(
         None, help="the cross-encoder (a folder, a run, a name on the hub) or registered reranker of the first hits"
     )
     rerank_depth: int | None = option(None, ge=1, help="hits that are reranked; unset: 100")
@@ -44,7 +44,7 @@ class PassageKwargs(Kwargs):
         help="what is retrieved for: a text with {question}, {history}, {history:N}, {last_question} or {last_answer}; "
         "unset: the question",
     )
-    query_rewriter: str | Mapping[str, Any] | None = option(
+    query_rewriter: Mapping[str, Any] | str | None = option(
         None, help="a registered function, or package.module:function, that rewrites the questions before that"
     )
     embedding_max_num_to_retrieve: int = option(3, ge=1, help="passages retrieved for a question, gold not counted")

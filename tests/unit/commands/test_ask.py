@@ -202,4 +202,4 @@ def test_the_embedding_model_may_be_elsewhere(
     letters.weights = "others"
     words[-1] += "-2" if command == "evaluate" else ""
     assert main([*words, "--embedding-model", "where-it-is"]) == 2
-    assert "was built with another embedding model: where-it-was" in capsys.readouterr().err
+    assert "/index: where-it-is: weights: must be SHA-256 weights of o as in the index, got" in capsys.readouterr().err

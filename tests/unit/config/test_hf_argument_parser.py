@@ -52,6 +52,8 @@ BESIDE: dict[str, dict[str, Any]] = {
     "length_penalty": {"num_beams": 2},
     "early_stopping": {"num_beams": 2},
     "corpus_file": {"embedding_model": "m"},
+    **dict.fromkeys(("rerank", "query_template", "query_rewriter"), {"index": "i"}),
+    "rerank_depth": {"index": "i", "rerank": "m"},
     "system_prompt": {"apply_chat_template": True},
     "mixing": {"train": "a"},
     "mixing_temperature": {"train": "a", "mixing": "temperature"},
@@ -65,6 +67,7 @@ VALUES: dict[str, Any] = {
     "max_seq_length": 500,
     "prompt_template": "{question} {context}",
     "passage_template": "{context}",
+    "query_template": "{question} {history}",
     **dict.fromkeys(("fusion", "fusion_depth")),  # need a list beside them
 }
 

@@ -327,7 +327,7 @@ def test_ask_and_evaluate_rerank(world: Path, model: Path, capsys: pytest.Captur
     [
         ({"rerank": "m"}, "rerank: needs index or embedding_model, got neither"),
         ({"rerank_depth": 5, "index": "a"}, "rerank_depth: needs rerank"),
-        ({"rerank": 5, "index": "a"}, "rerank: must be text that is not empty or a mapping, got 5"),
+        ({"rerank": 5, "index": "a"}, "rerank: must be a mapping or text that is not empty, got 5"),
         ({"rerank": "m", "rerank_depth": 0, "index": "a"}, "rerank_depth: must be >= 1, got 0"),
     ],
 )
