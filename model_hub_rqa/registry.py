@@ -222,6 +222,7 @@ METRICS = Registry("metric", "model_hub_rqa.metrics", positional=2)
 CALLBACKS = Registry(
     "callback", "model_hub_rqa.trials.callbacks", flat=True, base="model_hub_rqa.trials.callbacks:TrialCallback"
 )
+FORMATS = Registry("format", "model_hub_rqa.data.formats", base="model_hub_rqa.data.formats.questions:QuestionFormat")
 RETRIEVERS = Registry("retriever", "model_hub_rqa.retrieval", base="model_hub_rqa.retrieval.base:RetrieverSettings")
 RERANKERS = Registry("reranker", "model_hub_rqa.retrieval")
 """Factories return an object with ``score(pairs)``; see `retrieval.rerank.Reranker`."""

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from model_hub_rqa.commands.common import (
     CHECKPOINT_HELP,
     ErrorCollector,
+    add_format,
     add_language,
     add_reading,
     check_language,
     check_output_file,
     chosen_measures,
+    given_format,
     named_as_typed,
     reading_settings,
     say,
@@ -41,6 +43,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--version-2", action="store_true", help="SQuAD v2.0: questions may be unanswerable")
     command.add_argument("--na-prob-file", metavar="FILE", help="JSON object of no-answer probabilities by id (v2.0)")
     command.add_argument("--na-prob-thresh", metavar="P", type=float, default=1.0, help="answer below it only")
+    add_format(command)
     add_language(command)
     command.add_argument("--qrels", metavar="FILE", help="score a run of ranked documents by these relevance judgments")
     command.add_argument("--measures", metavar="NAMES", help='for a run, of ir_measures: "nDCG@10 R@100 AP@100" ...')
@@ -61,6 +64,7 @@ def add_commands(commands: Any) -> None:
         "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad questions out"
     )
     command.add_argument("--batch-size", type=int, metavar="N", help="windows (default 32) or questions (8) at a time")
+    add_format(command)
     add_reading(command)
     command.set_defaults(command=predict)
 
@@ -89,7 +93,9 @@ def score(args: argparse.Namespace) -> None:
     collector = ErrorCollector()
     collector.attempt(check_language, args.language)
     predictions = collector.attempt(read_predictions, args.predictions)
+    args.form = collector.attempt(given_format, args)
     squad = args.data is not None and (args.version_2 or collector.attempt(is_squad_form, args.data) is not False)
+    squad = squad and args.format is None and args.fields is None
     scores, warnings = (_score_squad if squad else _score_generated)(args, predictions, collector)
     print(json.dumps(scores), flush=True)
     for line in warnings:  # last, where they are seen
@@ -184,7 +190,9 @@ def _score_generated(
     from model_hub_rqa.data.formats.nested import NO_ANSWER_WORDS
     from model_hub_rqa.metrics.generation import generation_metrics
 
-    records = errors.attempt(read_fusion, args.data, require_passages=False) if args.data is not None else None
+    records = None
+    if args.data is not None:
+        records = errors.attempt(read_fusion, args.data, require_passages=False, form=args.form)
     if args.data is None and predictions is not None:
         without = [key for key, line in predictions.lines.items() if not line.get("references")]
         if without:
@@ -277,12 +285,13 @@ def predict(args: argparse.Namespace) -> None:
 
 def _read(kind: "type[Task] | None", args: argparse.Namespace) -> Any:
     """The examples of a file that the task reads itself, or else the questions in it."""
-    if kind is not None and kind.reads_file(args.data):
+    form = given_format(args)
+    if form is None and kind is not None and kind.reads_file(args.data):
         return kind().load(args.data, labelled=False, on_bad_record=args.on_bad_record)
-    return _read_questions(args)
+    return _read_questions(args, form)
 
 
-def _read_questions(args: argparse.Namespace) -> "list[Question]":
+def _read_questions(args: argparse.Namespace, form: Any) -> "list[Question]":
     """The questions of a file in any format; answers are not needed."""
     from model_hub_rqa.data.formats.fid import read_fusion
     from model_hub_rqa.data.loading import load_file
@@ -290,7 +299,7 @@ def _read_questions(args: argparse.Namespace) -> "list[Question]":
     from model_hub_rqa.data.slices import parse_slice
 
     part = parse_slice(args.data)
-    if is_squad_form(part.path):
+    if form is None and is_squad_form(part.path):
         examples = load_file(
             args.data,
             version_2_with_negative=True,
@@ -299,7 +308,7 @@ def _read_questions(args: argparse.Namespace) -> "list[Question]":
             on_bad_record=args.on_bad_record,
         )
         return [question_of(from_squad(row)) for row in examples]
-    records = read_fusion(part.path, require_answers=False, on_bad_record=args.on_bad_record)
+    records = read_fusion(part.path, require_answers=False, on_bad_record=args.on_bad_record, form=form)
     for line in records.skipped:
         say(f"left out: {line}")
     start, stop = part.bounds(len(records.rows))

@@ -103,6 +103,31 @@ _READING: tuple[tuple[str, type, str], ...] = (
 )
 
 
+def add_format(command: argparse.ArgumentParser) -> None:
+    """Adds --format and --fields."""
+    known = "kilt, dpr, hotpotqa ..., or package.module:Class (default: by the first record)"
+    command.add_argument("--format", metavar="NAME", help=f"of the questions: {known}")
+    command.add_argument(
+        "--fields", nargs="+", metavar="PART=PATH", help="where they have what: question=q answers=answer.aliases ..."
+    )
+
+
+def given_format(args: argparse.Namespace) -> Any:
+    """The format that the options of `add_format` choose; None without them.
+
+    Raises:
+        ConfigError: an option breaks a rule.
+    """
+    from model_hub_rqa.data.formats.fields import chosen_format
+
+    errors = [f"--fields: must be PART=PATH, got {one!r}" for one in args.fields or () if "=" not in one]
+    if errors:
+        raise ConfigError(errors)
+    fields = None if args.fields is None else dict(one.split("=", 1) for one in args.fields)
+    with named_as_typed(args):
+        return chosen_format(args.format, fields)
+
+
 def add_reading(command: argparse.ArgumentParser) -> None:
     """The options of a command that override what a reader was trained with."""
     group = command.add_argument_group("in place of what the reader was trained with")

@@ -12,6 +12,7 @@ from model_hub_rqa.commands.common import (
     CHECKPOINT_HELP,
     ErrorCollector,
     Progress,
+    add_format,
     add_language,
     add_queries,
     add_reading,
@@ -19,6 +20,7 @@ from model_hub_rqa.commands.common import (
     check_language,
     check_new_folder,
     check_search,
+    given_format,
     named_as_typed,
     new_folder,
     query_builder,
@@ -44,7 +46,7 @@ def add_commands(commands: Any) -> None:
     """Registers ``evaluate`` and ``ask`` with what ``ArgumentParser.add_subparsers`` returned."""
     command = commands.add_parser("evaluate", help="evaluate retriever and reader together, from question to answer")
     command.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT_HELP)
-    command.add_argument("--data", required=True, metavar="FILE", help="FiD's, LocalRQA's or SQuAD's form, or FILE[:N]")
+    command.add_argument("--data", required=True, metavar="FILE", help="FiD's, KILT's, SQuAD's ... format, or FILE[:N]")
     command.add_argument("--top-k", type=int, metavar="N", help="passages a question (default: as trained, or 10)")
     add_search(command, required=False)
     add_queries(command)
@@ -53,6 +55,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument(
         "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad questions out"
     )
+    add_format(command)
     add_language(command)
     add_reading(command)
     command.set_defaults(command=evaluate)
@@ -92,7 +95,8 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         errors.add(ConfigError(f"--batch-size: must be at least 1, got {args.batch_size}"))
     errors.attempt(check_language, args.language)
-    records = errors.attempt(_read_questions, args.data, args.index is None, args.on_bad_record)
+    form = errors.attempt(given_format, args)
+    records = errors.attempt(_read_questions, args.data, args.index is None, args.on_bad_record, form)
     manifests = errors.attempt(check_search, args) or []
     errors.attempt(check_libraries, "sacrebleu", *([] if args.index is None else ["ir_measures"]))
     errors.raise_any()
@@ -145,6 +149,8 @@ def _evaluate_task(args: argparse.Namespace, output: Path) -> None:
 
     if args.index is not None:
         raise ConfigError("--index: this task has no passages to retrieve")
+    if args.format is not None or args.fields is not None:
+        raise ConfigError("--format, --fields: are ignored, this task reads its own format")
     with named_as_typed(args):
         reader = Reader.from_pretrained(args.checkpoint, tell=say, **reading_settings(args))
     examples = reader.task.load(args.data, on_bad_record=args.on_bad_record)
@@ -174,7 +180,7 @@ def ask(args: argparse.Namespace) -> None:
     print(json.dumps(_as_json(answered)) if args.json else _as_text(answered))
 
 
-def _read_questions(data: str, require_passages: bool, on_bad_record: str) -> "Records":
+def _read_questions(data: str, require_passages: bool, on_bad_record: str, form: Any) -> "Records":
     from dataclasses import replace
 
     from model_hub_rqa.data.predictions import read_questions
@@ -182,13 +188,21 @@ def _read_questions(data: str, require_passages: bool, on_bad_record: str) -> "R
 
     part = parse_slice(data, "--data")
     try:
-        records = read_questions(part.path, require_passages=require_passages, on_bad_record=on_bad_record)
+        records = read_questions(part.path, require_passages=require_passages, on_bad_record=on_bad_record, form=form)
     except DataError as error:
-        if require_passages and any("ctxs" in line for line in error.errors):
+        if require_passages and any(_lacks_passages(line) for line in error.errors):
             raise DataError([*error.errors, "--index: says where to find passages for questions without"]) from error
         raise
     start, stop = part.bounds(len(records.rows))
     return replace(records, rows=records.rows[start:stop])
+
+
+def _lacks_passages(line: str) -> bool:
+    """Whether an error is that of a question without passages."""
+    from model_hub_rqa.data.formats.questions import all_formats
+
+    names = [name for one in all_formats() for name in one.passages]
+    return any(f"{name} {rule}" in line for name in names for rule in ("is missing", "must hold at least one"))
 
 
 def _readable(reader: Any, records: "Records", on_bad_record: str) -> "Records":

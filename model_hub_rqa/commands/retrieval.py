@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from model_hub_rqa.commands.common import (
     ErrorCollector,
     Progress,
+    add_format,
     add_queries,
     add_search,
     check_new_folder,
     check_search,
     chosen_measures,
+    given_format,
     named_as_typed,
     new_folder,
     query_builder,
@@ -71,7 +73,7 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser("retrieve", help="find passages for questions, and score them against judgments")
     add_search(command, required=True)
     add_queries(command)
-    command.add_argument("--queries", required=True, metavar="FILE", help="BEIR's, FiD's, SQuAD's or dialogues")
+    command.add_argument("--queries", required=True, metavar="FILE", help="BEIR's, FiD's, KILT's ... (docs/data.rst)")
     command.add_argument("--qrels", metavar="FILE", help="relevance judgments: prints the measures")
     command.add_argument(
         "--measures",
@@ -86,6 +88,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument(
         "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad questions out"
     )
+    add_format(command)
     command.set_defaults(command=retrieve)
 
 
@@ -150,9 +153,9 @@ def retrieve(args: argparse.Namespace) -> None:
     errors = ErrorCollector()
     errors.attempt(check_new_folder, Path(args.output))
     manifests = errors.attempt(check_search, args)
-    queries = errors.attempt(
-        read_queries, args.queries, on_bad_record=args.on_bad_record, require_ids=args.ignore_identical_ids
-    )
+    form = errors.attempt(given_format, args)
+    options = {"on_bad_record": args.on_bad_record, "require_ids": args.ignore_identical_ids, "form": form}
+    queries = errors.attempt(read_queries, args.queries, **options)
     qrels = errors.attempt(read_qrels, args.qrels) if args.qrels else None
     measures = errors.attempt(chosen_measures, args, max(args.top_k, 1))
     judged = None

@@ -26,6 +26,8 @@ def text_error(name: str, value: Any) -> str | None:
     """Why a value is not text that says something, or None."""
     if not isinstance(value, str):
         return wrong_type(name, str, value)
+    if isinstance(value, Unreadable):
+        return str(value)
     if not value or value.isspace():
         return f"{name} must not be blank, got {short(value)}"
     return None if value.isascii() else _unstorable(name, value)
@@ -54,7 +56,10 @@ def text_or_empty(record: Mapping[str, Any], name: str, errors: list[str], *, nu
         return ""
     if numbers and type(value) is int:
         return str(value)
-    error = _unstorable(name, value) if isinstance(value, str) else wrong_type(name, str, value)
+    if isinstance(value, Unreadable):
+        error: str | None = str(value)
+    else:
+        error = _unstorable(name, value) if isinstance(value, str) else wrong_type(name, str, value)
     if error:
         errors.append(error)
         return ""

@@ -16,6 +16,7 @@ from typing import Any
 from model_hub_rqa.data.checks import DOCUMENT_IDS, Checks, check_policy, filled_text, text_or_empty
 from model_hub_rqa.data.files import iter_file
 from model_hub_rqa.data.formats.fid import read_fusion
+from model_hub_rqa.data.formats.questions import QuestionFormat
 from model_hub_rqa.data.text_files import read_text, short
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.records import Passage, Turn
@@ -102,20 +103,27 @@ class CorpusReader:
         self.sha256 = digest.hexdigest()
 
 
-def read_queries(path: str | PathLike[str], *, on_bad_record: str = "error", require_ids: bool = False) -> list[Query]:
+def read_queries(
+    path: str | PathLike[str],
+    *,
+    on_bad_record: str = "error",
+    require_ids: bool = False,
+    form: QuestionFormat | None = None,
+) -> list[Query]:
     """The questions of a file, in their order.
 
     Args:
         path: in any format that `fusion_records.read_fusion` takes, or BEIR's queries (_id, text).
         on_bad_record: "error", or "skip" to leave bad questions out.
         require_ids: whether questions without ids, which are numbered, are an error.
+        form: the format; None to look at the records.
 
     Raises:
         DataError: all errors of the file, or no question remains.
         ConfigError: on_bad_record is neither "error" nor "skip".
     """
     records = read_fusion(
-        path, require_answers=False, require_passages=False, on_bad_record=on_bad_record, queries=True
+        path, require_answers=False, require_passages=False, on_bad_record=on_bad_record, queries=True, form=form
     )
     if require_ids and records.numbered:
         raise DataError(f"{path}: questions must have ids")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.data.checks import QUESTION_IDS, Checks
-from model_hub_rqa.data.files import Needed, ending_of, iter_file
+from model_hub_rqa.data.files import Needed, ending_of, iter_file, iter_table
 from model_hub_rqa.data.formats.answers import ANSWERS, SINGLE, unknown_answers
+from model_hub_rqa.data.formats.fields import Fields
 from model_hub_rqa.data.formats.nested import flatten
-from model_hub_rqa.data.formats.questions import PASSAGE_FIELDS
-from model_hub_rqa.data.formats.squad import SquadRows
+from model_hub_rqa.data.formats.questions import QuestionFormat, all_formats, format_of
+from model_hub_rqa.data.formats.squad import SquadQuestions, SquadRows
 from model_hub_rqa.data.text_files import Location, Unreadable, garbage_later, loads, short
 
 if TYPE_CHECKING:
@@ -133,21 +134,39 @@ def read_squad(
 _ANSWER_NAMES = ("answers", "answer_text", *(name for name in ANSWERS if name != "answers"), "target")
 
 
-def iter_questions(path: str | PathLike[str], needed: Needed = (("question",),)) -> Iterator[tuple[Location, Any]]:
-    """The flat records of a file of questions in any format, not validated, with their places.
+def iter_questions(
+    path: str | PathLike[str], needed: Needed = (("question",),), form: QuestionFormat | None = None
+) -> Iterator[tuple[Location, Any]]:
+    """The records of a file of questions in any format, a question each, not validated, with their locations.
 
     Args:
         path: the file, or a folder of ``Dataset.save_to_disk``.
         needed: the columns that a table must have.
+        form: the format; None to look at the records.
 
     Raises:
         DataError: the file is missing, empty, damaged or of another kind.
     """
     file = Path(path)
-    records = iter_file(file, needed, known=_CSV_COLUMNS)
-    if ending_of(file) == ".csv" and not file.is_dir():
+    form = form or table_format(file)
+    if form is not None and form.columns:
+        return iter_table(file, form.columns, quoted=form.quoted)
+    if isinstance(form, Fields):
+        needed = [(name,) for name in form.names]
+    records = iter_file(file, needed, known=_CSV_COLUMNS if form is None else ())
+    if ending_of(file) in (".csv", ".tsv") and not file.is_dir():
         records = ((location, _from_csv(record)) for location, record in records)
-    return flatten(records)
+    return flatten(records) if form is None or form.nested else records
+
+
+def table_format(file: Path) -> QuestionFormat | None:
+    """The format of a tab-separated file without a header, by its first line; None for other files."""
+    if ending_of(file) not in (".csv", ".tsv") or not file.is_file():
+        return None
+    first = next(iter_table(file, (), quoted=True), None)
+    cells = [] if first is None else first[1]
+    known = (one for one in all_formats() if one.columns and (one.quoted or ending_of(file) == ".tsv"))
+    return next((one for one in known if one.matches_line(cells)), None)
 
 
 def _from_csv(record: Any) -> Any:
@@ -184,9 +203,10 @@ def _unfit(record: Mapping[str, Any], *, nested: bool) -> str | None:
     """What a question has that an extractive reader of one context does not read."""
     if record.get("chat_history") or (nested and "chat_history" in record):
         return "turns before them (chat_history, as in QuAC and CoQA)"
-    context = record.get("context")
-    titled = isinstance(context, dict) or (isinstance(context, list) and bool(context) and isinstance(context[0], list))
-    if titled or any(isinstance(record.get(name), list) for name in PASSAGE_FIELDS if name != "context"):
+    form = format_of(record)
+    names = () if isinstance(form, SquadQuestions) else form.passages
+    lists = [value if isinstance(value := record.get(name), list) else [value] for name in names]
+    if any(one and isinstance(one[0], dict | list) for one in lists):
         return "several passages (as in FiD's, LocalRQA's, HotpotQA's and MuSiQue's files)"
     return None
 

@@ -56,6 +56,40 @@ def iter_csv(
         raise DataError(f"{path}: empty file")
 
 
+def iter_table(path: Path, columns: Sequence[str], *, quoted: bool) -> Iterator[tuple[Location, Any]]:
+    """The records of a tab-separated file without a header.
+
+    Args:
+        path: the file.
+        columns: the names of its cells; empty to give the cells as a list.
+        quoted: whether cells may stand in quotes, as CSV's may.
+
+    Raises:
+        DataError: the file cannot be read, or is empty.
+    """
+    limit = csv.field_size_limit(sys.maxsize)
+    texts = (decoded(line) for line in iter_lines(path))
+    rows = csv.reader(texts, delimiter="\t", quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    begins, empty = 1, True
+    try:
+        for row in rows:
+            empty = empty and not row
+            if row and columns and len(row) != len(columns):
+                names = ", ".join(columns)
+                yield ("line", begins), Unreadable(f"must have {len(columns)} fields ({names}), got {len(row)}")
+            elif row:
+                yield ("line", begins), dict(zip(columns, row, strict=True)) if columns else row
+            begins = rows.line_num + 1
+    except DataError:
+        raise
+    except (csv.Error, ValueError) as error:
+        raise DataError(f"{path}: line {begins}: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
+    if empty:
+        raise DataError(f"{path}: empty file")
+
+
 def _is_index(name: str) -> bool:
     return not name.strip() or (name.startswith("Unnamed: ") and name[9:].isdecimal())
 
@@ -152,7 +186,7 @@ def _one_line(error: Exception) -> str:
     return short(str(error)) if "\n" in str(error) else str(error)
 
 
-ENDINGS = (".json", ".jsonl", ".csv", ".parquet")  # each but the last also with .gz
+ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # each but the last also with .gz
 
 
 def file_errors(path: Path, endings: Collection[str] = ENDINGS, *, folders: bool = False) -> list[str]:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.data.checks import check_policy
-from model_hub_rqa.data.file_loaders import Records
+from model_hub_rqa.data.file_loaders import Records, table_format
 from model_hub_rqa.data.files import ending_of, iter_file
 from model_hub_rqa.data.formats.fid import read_fusion
 from model_hub_rqa.data.formats.nested import is_article, is_conversation
+from model_hub_rqa.data.formats.questions import QuestionFormat, format_of
+from model_hub_rqa.data.formats.squad import SquadQuestions
 from model_hub_rqa.data.text_files import Unreadable, iter_jsonl, read_json_or_lines, short, where
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.records import Passage, Question, Turn
@@ -32,12 +34,12 @@ def is_squad_form(path: str | PathLike[str]) -> bool:
     """
     file = Path(path)
     if ending_of(file) not in (".json", ".jsonl"):
-        return True
+        return ending_of(file) != ".tsv" and table_format(file) is None
     if not file.is_file():
         raise DataError(f"{path}: no such file")
     for _, record in iter_file(file):
         if isinstance(record, dict):
-            flat = isinstance(record.get("context"), str) and "ctxs" not in record and not record.get("chat_history")
+            flat = isinstance(format_of(record), SquadQuestions) and not record.get("chat_history")
             return flat or (is_article(record) and not is_conversation(record))
     return False
 
@@ -48,11 +50,12 @@ def read_questions(
     require_answers: bool = True,
     require_passages: bool = True,
     on_bad_record: str = "error",
+    form: QuestionFormat | None = None,
 ) -> Records:
     """Reads and validates questions with their gold answers and passages; see `fusion_records.read_fusion`."""
     check_policy(on_bad_record)
     return read_fusion(
-        path, require_answers=require_answers, require_passages=require_passages, on_bad_record=on_bad_record
+        path, require_answers=require_answers, require_passages=require_passages, on_bad_record=on_bad_record, form=form
     )
 
 

@@ -238,7 +238,8 @@ def read_json_or_lines(path: Path) -> Any:
 
 
 def iter_json(path: Path) -> Iterator[tuple[Location, Any]]:
-    """The records of a .json file with their places: a list, by itself or under "data", or one record a line (JSONL).
+    """The records of a .json file with their places: a list, by itself or under "data", records by their ids, or
+    one record a line (JSONL).
 
     Raises:
         DataError: as :func:`read_json`, or the file holds something else.
@@ -249,11 +250,14 @@ def iter_json(path: Path) -> Iterator[tuple[Location, Any]]:
         return
     rule = 'must be a list of records, or an object with such a list under "data"'
     if isinstance(root, dict):
-        if "data" not in root:
+        name = "Data" if "Data" in root and "data" not in root else "data"  # TriviaQA's
+        if name not in root and root and all(isinstance(value, dict) for value in root.values()):  # PubMedQA's
+            root = {name: [{"id": key, **value} for key, value in root.items()]}
+        if name not in root:
             raise DataError(f"{path}: {rule}, got the keys {short(sorted(root))}")
-        if not isinstance(root["data"], list):
-            raise DataError(f'{path}: "data" must be a list of records, got {short(root["data"])}')
-        root = root["data"]
+        if not isinstance(root[name], list):
+            raise DataError(f'{path}: "{name}" must be a list of records, got {short(root[name])}')
+        root = root[name]
     if not isinstance(root, list):
         raise DataError(f"{path}: {rule}, got {short(root)}")
     yield from ((("record", number), record) for number, record in enumerate(root, 1))

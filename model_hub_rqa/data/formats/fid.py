@@ -3,13 +3,14 @@
 import functools
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.checks import Checks
-from model_hub_rqa.data.file_loaders import Records, iter_questions
+from model_hub_rqa.data.file_loaders import Records, iter_questions, table_format
 from model_hub_rqa.data.formats.answers import unknown_answers
-from model_hub_rqa.data.formats.questions import PASSAGE_FIELDS, question_row
+from model_hub_rqa.data.formats.questions import QuestionFormat, format_of, question_row
 from model_hub_rqa.data.text_files import garbage_later
 
 _PASSAGE = {"id": "string", "title": "string", "text": "string", "score": "float64", "gold": "bool"}
@@ -34,21 +35,22 @@ def read_fusion(
     require_passages: bool = True,
     on_bad_record: str = "error",
     queries: bool = False,
+    form: QuestionFormat | None = None,
 ) -> Records:
     """Reads and validates a file of questions with passages.
 
-    Each record is read in the format that its fields tell: FiD's (ctxs), LocalRQA's (gold_docs), HotpotQA's, MuSiQue's,
-    SQuAD's (its context is the one passage, which is gold), QuAC's or CoQA's, whose turns become chat_history. Where
-    the first record has no id, records are named by their numbers, counted from 1. A question that cannot be answered
-    has the one gold answer "".
+    The fields of the first record tell the format, one of `registry.FORMATS`; a later record that fits another one is
+    read as that. Turns of QuAC and CoQA become chat_history. Where the first record has no id, records are named by
+    their numbers, counted from 1. A question that cannot be answered has the one gold answer "".
 
     Args:
-        path: .json (a list of records, by itself or under "data", or one record a line), .jsonl or .csv, each also
-            with .gz; .parquet; or a folder of ``Dataset.save_to_disk``.
+        path: .json (a list of records, by itself or under "data", or one record a line), .jsonl, .csv or .tsv, each
+            also with .gz; .parquet; or a folder of ``Dataset.save_to_disk``.
         require_answers: False for a file to predict on.
         require_passages: False where passages are retrieved.
         on_bad_record: "error", or "skip" to leave bad records out and return their errors.
         queries: True for a file to retrieve for: passages are not read, and ``text`` may be the question (BEIR).
+        form: the format; None to look at the records.
 
     Returns:
         Rows as :data:`FUSION_FEATURES` describes them.
@@ -61,18 +63,19 @@ def read_fusion(
     checks = Checks(path, on_bad_record)
     rows: list[dict[str, Any]] = []
     dropped: list[str] = []
-    for location, record in iter_questions(path, needed=(("question",),)):
+    usual = form = form or table_format(Path(path))
+    for location, record in iter_questions(path, form=form):
         if not checks.is_object(location, record):
             continue
         errors: list[str] = []
-        id_ = checks.identify(location, record, errors)
-        question = "question"
-        if queries:  # passages are not read, and BEIR's queries have text in place of question
-            record = {name: value for name, value in record.items() if name not in PASSAGE_FIELDS}
-            question = "text" if "text" in record and "question" not in record else question
+        found = form or format_of(record, usual, queries=queries)
+        usual = usual or found
+        common = found.read(record)
+        id_ = checks.identify(location, common, errors)
         if not require_answers:
-            dropped += [name for name in unknown_answers(record) if name not in dropped]
-        row = question_row(record, errors, answers=require_answers, passages=require_passages, question=question)
+            dropped += [name for name in unknown_answers(common) if name not in dropped]
+        needs_passages = None if queries else require_passages
+        row = question_row(record, common, found, errors, answers=require_answers, passages=needs_passages)
         if checks.passed(location, id_, errors):
             rows.append({"id": id_, **row})
     if queries:
@@ -83,12 +86,13 @@ def read_fusion(
     return Records(rows, skipped, checks.n_bad, FUSION_FEATURES, numbered=checks.numbered)
 
 
-def fusion_reader(*, require_answers: bool = True, require_passages: bool = True) -> Reader:
+def fusion_reader(
+    *, require_answers: bool = True, require_passages: bool = True, form: QuestionFormat | None = None
+) -> Reader:
     """:func:`read_fusion` in the form of a reader: ``reader(path, on_bad_record)``."""
-    return functools.partial(_read, require_answers, require_passages)
+    options = {"require_answers": require_answers, "require_passages": require_passages, "form": form}
+    return functools.partial(_read, options)
 
 
-def _read(require_answers: bool, require_passages: bool, path: str, on_bad_record: str) -> Records:
-    return read_fusion(
-        path, require_answers=require_answers, require_passages=require_passages, on_bad_record=on_bad_record
-    )
+def _read(options: Mapping[str, Any], path: str, on_bad_record: str) -> Records:
+    return read_fusion(path, on_bad_record=on_bad_record, **options)

@@ -1,82 +1,242 @@
-"""The row of a question with its passages, whatever format its record has: FiD's, LocalRQA's, HotpotQA's, MuSiQue's,
-or SQuAD's, whose context is the one passage.
+"""What a format of questions is, how the one of a record is found, and the checked row that every format becomes.
 
-HotpotQA: Yang et al. 2018, arXiv:1809.09600. MuSiQue: Trivedi et al. 2022, arXiv:2108.00573.
+A format is a class of its own file, registered in `registry.FORMATS`::
+
+    @FORMATS.register("my-format")
+    class MyFormat(QuestionFormat):
+        passages = ("docs",)
+
+        def matches(self, record):
+            return "docs" in record
+
+        def read(self, record):
+            return {**record, "passages": passages_of(record, "docs", text=("body",), gold=True)}
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from model_hub_rqa.data.checks import (
-    add_item_errors,
-    filled_text,
-    items_of,
-    text_error,
-    text_or_empty,
-    true_or_false,
-    wrong_type,
-)
+from model_hub_rqa.data.checks import add_item_errors, filled_text, items_of, text_error, text_or_empty, true_or_false
 from model_hub_rqa.data.formats.answers import answer_fields
-from model_hub_rqa.data.text_files import short
+from model_hub_rqa.data.text_files import Unreadable, short
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.registry import FORMATS
 
 MAX_CTXS = 1000  # the depth of a usual retrieval run; far more is a mistake, and would not fit into memory
-PASSAGE_FIELDS = ("ctxs", "gold_docs", "hard_neg_docs", "paragraphs", "context", "supporting_facts")
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "system": "assistant", "bot": "assistant"}
 
 Row = dict[str, Any]
+Record = Mapping[str, Any]
+
+
+class QuestionFormat:
+    """One public layout of questions.
+
+    Attributes:
+        question: the field of the question, for messages.
+        passages: the fields of passages; the first is named where a record has none.
+        item: what one of them is called.
+        columns: of a tab-separated file without a header.
+        quoted: whether cells of such a file may stand in quotes, as CSV's may.
+        nested: whether SQuAD's, QuAC's or CoQA's articles are made into flat records first.
+        queries_only: whether it is looked for in files of queries alone.
+    """
+
+    question: ClassVar[str] = "question"
+    passages: ClassVar[tuple[str, ...]] = ("ctxs",)
+    item: ClassVar[str] = "passage"
+    columns: tuple[str, ...] = ()
+    quoted: ClassVar[bool] = False
+    nested: ClassVar[bool] = False
+    queries_only: ClassVar[bool] = False
+
+    def matches(self, record: Record) -> bool:
+        """Whether a record is in this format, by the names of its fields."""
+        return False
+
+    def matches_line(self, cells: Sequence[str]) -> bool:
+        """Whether the first line of a tab-separated file is of this format, which has ``columns``."""
+        return False
+
+    def read(self, record: Record) -> Row:
+        """The common record; nothing is checked, and nothing is raised whatever the record holds.
+
+        Returns:
+            question, id (under one of its usual names), answers (under one of the names of `formats.answers`), target,
+            chat_history; and passages, best first, as `passages_of` gives them, or objects with text, and optionally
+            title, id, score, gold and negative. An `Unreadable` among the passages is an error.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define read")
+
+
+def all_formats() -> list[QuestionFormat]:
+    """One object of each registered format: FiD's first, since ctxs are passages whatever else a record has."""
+    return [found() for found in dict.fromkeys(FORMATS.find(name) for name in ("fid", *FORMATS.names()))]
+
+
+def format_of(record: Any, usual: QuestionFormat | None = None, *, queries: bool = False) -> QuestionFormat:
+    """The format of a record; of one that fits none, ``usual``, or FiD's.
+
+    Args:
+        record: as its file has it.
+        usual: the format of the file's first record, which is looked at first.
+        queries: whether formats of queries alone count.
+    """
+    if usual is not None and (not isinstance(record, Mapping) or usual.matches(record)):
+        return usual
+    known = all_formats()
+    if not isinstance(record, Mapping):
+        return known[0]
+    fits = (one for one in known if (queries or not one.queries_only) and one.matches(record))
+    return next(fits, usual or known[0])
+
+
+def named_format(name: str | None) -> QuestionFormat | None:
+    """The format of a name, or that ``package.module:Class`` names; None for None.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name is None:
+        return None
+    try:
+        made: QuestionFormat = FORMATS.find(name)()
+    except ValueError as error:
+        raise ConfigError(f"format: {error}") from error
+    return made
+
+
+def passages_of(
+    record: Record,
+    name: str,
+    *,
+    text: Sequence[str] = ("text", "contents"),
+    title: str = "title",
+    ids: Sequence[str] = ("id",),
+    score: str = "score",
+    gold: str | bool = "isgold",
+    negative: bool = False,
+    item: str = "passage",
+) -> list[Any]:
+    """The passages of a list of objects, for a common record.
+
+    Args:
+        record: the record, or a part of it.
+        name: its field that holds the list.
+        text: names of the text, the first that an object has counts.
+        title, score: the names of these.
+        ids: names of the id.
+        gold: the field that says whether a passage is gold, or what holds for all.
+        negative: whether they are known not to answer.
+        item: what one is called in messages.
+    """
+    errors: list[str] = []
+    items = items_of(record, name, errors)
+    if len(items) > MAX_CTXS:
+        errors.append(f"{name} must hold at most {MAX_CTXS:,} {item}s, got {len(items):,}")
+    if errors:
+        return [Unreadable(error) for error in errors]
+    made: list[Any] = []
+    for number, value in enumerate(items, 1):
+        location = f"{name} {number}"
+        if not isinstance(value, Mapping):
+            with_title = "title and text" if text[0] == "text" else text[0]
+            made.append(Unreadable(f"{location}: must be an object with {with_title}, got {short(value)}"))
+            continue
+        text_name = next((one for one in text if one in value), text[0])
+        one = {
+            "location": location,
+            "names": {"text": text_name, "gold": gold},
+            "title": value.get(title),
+            "id": next((value[one] for one in ids if value.get(one) is not None), None),
+            "score": value.get(score),
+            "gold": value.get(gold) if isinstance(gold, str) else gold,
+            "negative": negative,
+        }
+        made.append(one | ({"text": value[text_name]} if text_name in value else {}))
+    return made
+
+
+# ---- checks ----
 
 
 def question_row(
-    record: Mapping[str, Any], errors: list[str], *, answers: bool, passages: bool, question: str = "question"
+    record: Record, common: Row, form: QuestionFormat, errors: list[str], *, answers: bool, passages: bool | None
 ) -> Row:
-    """The row of a record, without its id; see :data:`~model_hub_rqa.data.formats.fid.FUSION_FEATURES`.
+    """The checked row of a common record, without its id; see :data:`~model_hub_rqa.data.formats.fid.FUSION_FEATURES`.
 
     Turns of chat_history are texts, of which the last is the assistant's and the others alternate, or objects with
     ``role`` and ``text`` (also ``speaker`` and ``content``); "" is no turn.
 
     Args:
-        record: a flat record; see `formats.nested` for those with several questions.
+        record: as its file has it.
+        common: what ``form`` read of it.
+        form: its format.
         errors: receives what is wrong with it.
         answers: whether gold answers must be there.
-        passages: whether passages must be there.
-        question: the field of the question.
+        passages: whether passages must be there; None not to look at them.
     """
-    asked = filled_text(record, question, errors)
-    target, references = answer_fields(record, errors, required=answers)
-    history = _history(record, errors)
-    read = _passages(record, errors, required=passages)
-    negatives = _items(record, "hard_neg_docs", "documents", errors, _document)
+    named = {form.question: common["question"]} if "question" in common else {}
+    asked = filled_text(named, form.question, errors)
+    target, references = answer_fields(common, errors, required=answers)
+    history = _history(common, errors)
+    rows = [] if passages is None else _passages(common.get("passages"), errors, required=passages)
+    read = [row for negative, row in rows if not negative]
+    if passages and not any(isinstance(one, Unreadable) for one in common.get("passages") or ()) and not read:
+        errors.append(_no_passage(record, form))
     row = {"question": asked, "chat_history": history, "target": target, "answers": references}
-    return row | {"passages": read, "negatives": negatives}
+    return row | {"passages": read, "negatives": [row for negative, row in rows if negative]}
 
 
-def _passages(record: Mapping[str, Any], errors: list[str], *, required: bool) -> list[Row]:
-    """The passages, from whichever of the fields the record has."""
-    if "ctxs" in record:
-        name, kind, rows = "ctxs", "passage", _ctxs(record, errors)
-    elif "gold_docs" in record:
-        name, kind = "gold_docs", "document"
-        rows = [row | {"gold": True} for row in _items(record, name, "documents", errors, _document)]
-    elif isinstance(record.get("paragraphs"), list):
-        name, kind = "paragraphs", "paragraph"
-        rows = _items(record, name, "passages", errors, _paragraph)
-    elif isinstance(record.get("context"), str):
-        if not required and not record["context"].strip():
-            return []
-        title, text = text_or_empty(record, "title", errors), filled_text(record, "context", errors)
-        return [{"id": "", "title": title, "text": text, "score": None, "gold": True}]
-    elif record.get("context") is not None:
-        name, kind, rows = "context", "passage", _titled_sentences(record, errors)
-    else:
-        if required:
-            dialogue = "gold_answer" in record or "hard_neg_docs" in record
-            errors.append(f"{'gold_docs' if dialogue else 'ctxs'} is missing")
-        return []
-    if required and not rows and isinstance(record[name], list | None) and not record[name]:
-        errors.append(f"{name} must hold at least one {kind}, got {short(record[name])}")
+def _no_passage(record: Record, form: QuestionFormat) -> str:
+    name = next((name for name in form.passages if name in record), None)
+    if name is None:
+        return f"{form.passages[0]} is missing"
+    return f"{name} must hold at least one {form.item}, got {short(record[name])}"
+
+
+def _passages(items: Any, errors: list[str], *, required: bool) -> list[tuple[bool, Row]]:
+    """Whether each passage is a negative one, and its row; of the errors, the first are named."""
+    rows = []
+    found: list[str] = []
+    for number, item in enumerate(items or (), 1):
+        if isinstance(item, Unreadable):
+            found.append(str(item))
+        elif required or not item.get("optional") or str(item.get("text")).strip():
+            of_item: list[str] = []
+            rows.append((item.get("negative") is True, _passage(item, of_item)))
+            location = item.get("location", f"passages {number}")
+            found += [f"{location}: {error}" if location else error for error in of_item]
+    add_item_errors(found, errors)
     return rows
+
+
+def _passage(item: Record, errors: list[str]) -> Row:
+    names = item.get("names", {"text": "text", "gold": "gold"})
+    text = filled_text({names["text"]: item["text"]} if "text" in item else {}, names["text"], errors)
+    id_ = text_or_empty(item, "id", errors, numbers=True)
+    title = text_or_empty(item, "title", errors, numbers=True)
+    gold = true_or_false({names["gold"]: item.get("gold")}, names["gold"], errors) is True
+    return {"id": id_, "title": title, "text": text, "score": _score(item.get("score"), errors), "gold": gold}
+
+
+def _score(score: Any, errors: list[str]) -> float | None:
+    """A number, also as text: FiD's and DPR's own files write it so."""
+    if score is None:
+        return None
+    number = score
+    if isinstance(score, str):
+        with contextlib.suppress(ValueError):
+            number = float(score)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        errors.append(f"score must be a number, got {short(score)}")
+        return None
+    if not math.isfinite(number):
+        errors.append(f"score must be finite, got {number}")
+        return None
+    return number
 
 
 def _history(record: Mapping[str, Any], errors: list[str]) -> list[dict[str, str]]:
@@ -99,136 +259,3 @@ def _history(record: Mapping[str, Any], errors: list[str]) -> list[dict[str, str
         history.append({"role": role or "", "text": text if isinstance(text, str) else ""})
     add_item_errors(found, errors)
     return history
-
-
-def _items(
-    record: Mapping[str, Any], name: str, kind: str, errors: list[str], read: Callable[[Any, list[str]], Row]
-) -> list[Row]:
-    """The rows of a list of passages; of the errors of its items, the first are named."""
-    items = items_of(record, name, errors)
-    if len(items) > MAX_CTXS:
-        errors.append(f"{name} must hold at most {MAX_CTXS:,} {kind}, got {len(items):,}")
-        return []
-    rows = []
-    found: list[str] = []
-    for number, item in enumerate(items, 1):
-        of_item: list[str] = []
-        rows.append(read(item, of_item))
-        found += [f"{name} {number}: {error}" for error in of_item]
-    add_item_errors(found, errors)
-    return rows
-
-
-# ---- FiD's ----
-
-
-def _ctxs(record: Mapping[str, Any], errors: list[str]) -> list[Row]:
-    gold_id = record.get("gold_id")
-
-    def read(item: Any, errors: list[str]) -> Row:
-        return _ctx(item, gold_id, errors)
-
-    return _items(record, "ctxs", "passages", errors, read)
-
-
-def _ctx(item: Any, gold_id: Any, errors: list[str]) -> Row:
-    if not isinstance(item, Mapping):
-        errors.append(f"must be an object with title and text, got {short(item)}")
-        return {}
-    text = filled_text(item, "contents" if "contents" in item and "text" not in item else "text", errors)
-    id_ = text_or_empty(item, "id", errors, numbers=True)
-    marked = true_or_false(item, "isgold", errors)
-    gold = marked is True or (gold_id is not None and id_ != "" and str(gold_id) == id_)
-    title = text_or_empty(item, "title", errors, numbers=True)
-    return {"id": id_, "title": title, "text": text, "score": _score(item.get("score"), errors), "gold": gold}
-
-
-def _score(score: Any, errors: list[str]) -> float | None:
-    """A number, also as text: FiD's and DPR's own files write it so."""
-    if score is None:
-        return None
-    number = score
-    if isinstance(score, str):
-        with contextlib.suppress(ValueError):
-            number = float(score)
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        errors.append(f"score must be a number, got {short(score)}")
-        return None
-    if not math.isfinite(number):
-        errors.append(f"score must be finite, got {number}")
-        return None
-    return number
-
-
-# ---- LocalRQA's ----
-
-
-def _document(document: Any, errors: list[str]) -> Row:
-    if not isinstance(document, Mapping):
-        errors.append(f"must be an object with page_content, got {short(document)}")
-        return {}
-    text = filled_text(document, "page_content", errors)
-    metadata = document.get("metadata")
-    if metadata is None:
-        metadata = {}
-    elif not isinstance(metadata, Mapping):
-        errors.append(wrong_type("metadata", dict, metadata))
-        metadata = {}
-    title = text_or_empty(metadata, "title", errors, numbers=True)
-    source, number = metadata.get("source"), metadata.get("seq_num")
-    id_ = "" if source is None else str(source) if number is None else f"{source}#{number}"
-    return {"id": id_, "title": title.strip(), "text": text, "score": None, "gold": False}
-
-
-# ---- multi-hop questions ----
-
-
-def _paragraph(paragraph: Any, errors: list[str]) -> Row:
-    """MuSiQue's."""
-    if not isinstance(paragraph, Mapping):
-        errors.append(f"must be an object with paragraph_text, got {short(paragraph)}")
-        return {}
-    text = filled_text(paragraph, "paragraph_text", errors)
-    gold = true_or_false(paragraph, "is_supporting", errors) is True
-    id_ = text_or_empty(paragraph, "idx", errors, numbers=True)
-    return {"id": id_, "title": text_or_empty(paragraph, "title", errors), "text": text, "score": None, "gold": gold}
-
-
-def _titled_sentences(record: Mapping[str, Any], errors: list[str]) -> list[Row]:
-    """HotpotQA's context: pairs of a title and its sentences, or, as on the hub, a list of each."""
-    context, facts = record["context"], record.get("supporting_facts")
-    if isinstance(context, Mapping):
-        titles, sentences = (items_of(context, name, errors) for name in ("title", "sentences"))
-        if len(titles) != len(sentences):
-            errors.append(f"context must have as many titles as sentences, got {len(titles)} and {len(sentences)}")
-            return []
-        context = [list(pair) for pair in zip(titles, sentences, strict=True)]
-    if isinstance(facts, Mapping):
-        named = items_of(facts, "title", errors)
-    else:
-        facts = items_of(record, "supporting_facts", errors)
-        named = [fact[0] if isinstance(fact, list) and fact else fact for fact in facts]
-    supporting = {title for title in named if isinstance(title, str)}
-    if len(supporting) < len(set(map(str, named))):
-        errors.append(f"supporting_facts must hold titles, got {short(named)}")
-
-    def read(item: Any, errors: list[str]) -> Row:
-        if not (isinstance(item, list) and len(item) == 2 and isinstance(item[1], list)):
-            errors.append(f"must be a title and a list of sentences, got {short(item)}")
-            return {}
-        title, parts = item
-        text = "".join(parts) if all(isinstance(part, str) for part in parts) else None
-        if error := text_error("title", title) or text_error("sentences", text):
-            errors.append(error)
-        return {
-            "id": "",
-            "title": title,
-            "text": text,
-            "score": None,
-            "gold": isinstance(title, str) and title in supporting,
-        }
-
-    if not isinstance(context, list):
-        errors.append(f"context must be text, or titles with their sentences, got {short(context)}")
-        return []
-    return _items({"context": context}, "context", "passages", errors, read)

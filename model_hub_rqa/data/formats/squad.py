@@ -1,14 +1,35 @@
-"""The row of a flat SQuAD record: id, title, context, question and answers with their offsets."""
+"""The row of a flat SQuAD record: id, title, context, question and answers with their offsets; and SQuAD as a format
+of questions with one passage."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from model_hub_rqa.data.checks import filled_text, text_error, text_or_empty, true_or_false, wrong_type
 from model_hub_rqa.data.formats.answers import ANSWERS, SINGLE, TARGETS, mend, offset_error, whole_number
+from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row
 from model_hub_rqa.data.text_files import Unreadable, short
+from model_hub_rqa.registry import FORMATS
 
 Answers = tuple[list[str], list[int]]  # texts and where each begins in the context, in characters
 NO_OFFSET = -1
+
+
+@FORMATS.register("squad")
+class SquadQuestions(QuestionFormat):
+    """The context is the one passage, which is gold. QuAC and CoQA become flat records of this format."""
+
+    passages = ("context",)
+    nested = True
+
+    def matches(self, record: Record) -> bool:
+        return isinstance(record.get("context"), str)
+
+    def read(self, record: Record) -> Row:
+        if "context" not in record:
+            return dict(record)
+        passage = {"location": "", "names": {"text": "context", "gold": "gold"}, "title": record.get("title")}
+        passage |= {"text": record["context"], "gold": True, "optional": True}
+        return {**record, "passages": [passage]}
 
 
 class SquadRows:

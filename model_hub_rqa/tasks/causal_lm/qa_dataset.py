@@ -12,7 +12,7 @@ from model_hub_rqa.data.arrow_cache import feature_types
 from model_hub_rqa.data.checks import Checks
 from model_hub_rqa.data.formats.answers import ANSWERS, TARGETS
 from model_hub_rqa.data.formats.fid import FUSION_FEATURES
-from model_hub_rqa.data.formats.questions import question_row
+from model_hub_rqa.data.formats.questions import format_of, question_row
 from model_hub_rqa.data.shards import FileCounts, count_file
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.registry import DATASETS, Loaded
@@ -76,7 +76,8 @@ def qa_dataset(
         if checks.is_object(location, record):
             named = {**_without_other_answers(record, answer_key), "question": record[question_key]}
             id_ = checks.identify(location, named, wrong)
-            row = question_row(named, wrong, answers=True, passages=False)
+            form = format_of(named)
+            row = question_row(named, form.read(named), form, wrong, answers=True, passages=False)
             if checks.passed(location, id_, wrong):
                 read.append({"id": id_, **row})
     skipped = checks.finish(len(read))

@@ -6,6 +6,8 @@ from typing import Any
 
 from model_hub_rqa.config.fields import FieldError, option, show
 from model_hub_rqa.config.kwargs import Kwargs
+from model_hub_rqa.data.formats.fields import chosen_format
+from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.retrieval.hybrid import FUSIONS
 from model_hub_rqa.retrieval.queries import template_error
 from model_hub_rqa.retrieval.search import SearchSettings
@@ -15,6 +17,12 @@ from model_hub_rqa.retrieval.search import SearchSettings
 class PassageKwargs(Kwargs):
     """What every task that generates answers has: passages of the records, or retrieved ones, and beams."""
 
+    format: str | None = option(
+        None, help="the format of the files, as kilt or dpr, or package.module:Class; unset: by the first record"
+    )
+    fields: Mapping[str, Any] | None = option(
+        None, help='where the parts of a record are, for other files: {question: q, passages: "docs[*].text"}'
+    )
     n_context: int | None = option(None, ge=1, help="passages read for a question; unset: all that a record has")
     num_hard_negatives: int = option(0, ge=0, help="passages of hard_neg_docs put among the gold ones in training")
     embedding_model: str = option(
@@ -104,6 +112,11 @@ class PassageKwargs(Kwargs):
         if all(isinstance(length, int) for length in lengths) and lengths[0] > lengths[1]:
             text = f"must be at most the longest answer ({self.generation_length:,}), got {self.min_new_tokens:,}"
             yield FieldError(("min_new_tokens", "max_new_tokens"), text)
+        if isinstance(self.fields, Mapping):
+            try:
+                chosen_format(self.format, self.fields)
+            except ConfigError as error:
+                yield from (FieldError(("fields",), line.removeprefix("fields: ")) for line in error.errors)
         if self.corpus_file is not None and not self.embedding_model:
             yield FieldError(("corpus_file", "embedding_model"), "needs embedding_model, got none")
         if self.corpus_file is not None and self.index is not None:

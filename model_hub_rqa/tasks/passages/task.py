@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from model_hub_rqa.data.arrow_cache import Reader as FileLoader
 from model_hub_rqa.data.arrow_cache import cache_folder
 from model_hub_rqa.data.formats.fid import fusion_reader
+from model_hub_rqa.data.formats.fields import chosen_format
 from model_hub_rqa.errors import DataError, RqaError, renamed
 from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.metrics.documents import document_metrics
@@ -85,7 +86,8 @@ class PassageTask(Task):
                 check_retriever(search, verify=False)
         # Retrieval among the records' own passages needs them; without, gold passages are welcome and not needed.
         retrieved = self.settings.embedding_model and (self.settings.index or self.settings.corpus_file)
-        return fusion_reader(require_passages=not retrieved)
+        form = chosen_format(self.settings.format, self.settings.fields)
+        return fusion_reader(require_passages=not retrieved, form=form)
 
     def build_retriever(self, examples: Mapping[str, Any]) -> tuple[Retriever, str]:
         """What finds passages where the settings ask for retrieval, and a text that says what it depends on."""

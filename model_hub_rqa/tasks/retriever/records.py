@@ -12,7 +12,7 @@ from typing import Any
 from model_hub_rqa.data.checks import Checks
 from model_hub_rqa.data.file_loaders import Records, iter_questions
 from model_hub_rqa.data.formats.fid import FUSION_FEATURES
-from model_hub_rqa.data.formats.questions import question_row
+from model_hub_rqa.data.formats.questions import format_of, question_row
 from model_hub_rqa.data.text_files import short
 
 Row = dict[str, Any]
@@ -39,7 +39,10 @@ def read_judged(path: str, on_bad_record: str) -> Records:
         errors: list[str] = []
         id_ = checks.identify(location, record, errors)
         plain, question = _as_fusion(record, errors)
-        row = {} if errors else question_row(plain, errors, answers=False, passages=False, question=question)
+        plain = plain if question == "question" else {**plain, "question": record[question]}
+        form = format_of(plain)
+        common = form.read(plain)
+        row = {} if errors else question_row(plain, common, form, errors, answers=False, passages=False)
         if not errors:
             errors += _contradictions(row)
         if checks.passed(location, id_, errors):

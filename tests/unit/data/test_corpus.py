@@ -340,7 +340,7 @@ def test_query_files_of_another_structure(tmp_path: Path) -> None:
     """A .json file without questions, and an unknown ending, are refused."""
     assert errors(lines(tmp_path / "q.json", {"a": 1}), read_queries)[0].startswith("must be a list of records, or an")
     assert errors(lines(tmp_path / "q.json", []), read_queries) == ["holds no record"]
-    assert errors(lines(tmp_path / "q.tsv", "1\twho?"), read_queries)[0].startswith("unknown file ending '.tsv'")
+    assert errors(lines(tmp_path / "q.txt", "1\twho?"), read_queries)[0].startswith("unknown file ending '.txt'")
 
 
 @pytest.mark.parametrize(

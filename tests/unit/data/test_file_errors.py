@@ -183,7 +183,7 @@ FILES: list[tuple[str, bytes, str]] = [
         "must be UTF-8, got UTF-16 or UTF-32 (a zero byte at byte offset 0)",
     ),
     ("a.json", UTF8.decode().encode("utf-32"), "must be UTF-8, got UTF-32 (byte order mark at byte offset 0)"),
-    ("a.txt", b"x", "unknown file ending '.txt' (known: .json, .jsonl, .csv, .parquet; or a folder"),
+    ("a.txt", b"x", "unknown file ending '.txt' (known: .json, .jsonl, .csv, .tsv, .parquet; or a folder"),
     ("a.parquet.gz", b"x", "unknown file ending '.gz' (known: "),
     ("a.parquet", b"PAR1 but not really", "cannot be read as Parquet: "),
 ]
