@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import tiny
 import tiny_beams
 import torch
 from readers_for_tests import CORPUS, InOrder, Repeater, fusion_folder
+from tiny_generation import causal_folder
 from transformers import BertConfig, BertModel, FSMTConfig
 
+from model_hub_rqa.checkpoints import TOKENIZER_SUM, tokenizer_sum
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
 from model_hub_rqa.pipeline import RQAPipeline, load_reader
-from model_hub_rqa.readers import BeamSearchReader, ExtractiveReader, FusionReader
+from model_hub_rqa.readers import BeamSearchReader, ExtractiveReader, FusionReader, GenerationReader, Reader
 from model_hub_rqa.records import Question
 from model_hub_rqa.registry import TASKS
 from model_hub_rqa.tasks.beam_search.decoding import decode_beams
@@ -243,6 +246,55 @@ def test_a_folder_of_version_0_1_is_read(kind: str, kept: dict[str, Any] | None,
     assert reader.settings.max_seq_length == expected
     answer = reader.answer("oil price?", PASSAGES[0].text)
     assert PASSAGES[0].text[answer.start : answer.end] == answer.text != ""
+
+
+# What version 0.1 wrote into reader.json: every setting of the task, and no task.
+KEPT_BY_BOTH = {
+    **{"n_context": None, "num_hard_negatives": 0, "embedding_model": "", "corpus_file": None, "index": None},
+    **{"embedding_max_num_to_retrieve": 3, "num_beams": 1, "length_penalty": 1.0, "early_stopping": False},
+    **{"no_repeat_ngram_size": 0, "min_new_tokens": 0, "do_sample": False, "temperature": 1.0, "top_p": 1.0},
+}
+KEPT = {
+    "fid": {
+        **{**KEPT_BY_BOTH, "max_encoder_seq_length": 32, "max_decoder_seq_length": 8, "prompt_template": "fid"},
+        **{"user_prefix": "USER:", "assistant_prefix": "ASSISTANT:", "encoder_chunk_size": 32},
+        **{"max_new_tokens": None, "encoder_decoder_from": None},
+    },
+    "causal-lm": {
+        **{**KEPT_BY_BOTH, "max_length": 128, "max_new_tokens": 6, "predict_with_generate": True},
+        **{"apply_chat_template": False, "user_start_tag": "", "user_end_tag": "\n", "asst_tag": "Answer: "},
+        **{"system_prompt": None, "passage_template": "{title}: {context}\n"},
+    },
+}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "reader_class", "make"),
+    [("fid", FusionReader, fusion_folder), ("causal-lm", GenerationReader, causal_folder)],
+    ids=["fid", "causal-lm"],
+)
+def test_a_folder_of_version_0_1_that_generates_is_read(
+    kind: str, reader_class: type[Reader], make: Callable[[Path], Path], kept: bool, tmp_path: Path
+) -> None:
+    """Its settings hold where they were kept, whose tokenizer is checked, and give the answers of today's folder."""
+    folder = make(tmp_path / "model")
+    settings = {**KEPT[kind], TOKENIZER_SUM: tokenizer_sum(folder)}
+    (folder / "reader.json").write_text(json.dumps(settings), encoding="utf-8")
+    if not kept:
+        (folder / "reader.json").unlink()
+    reader = load_reader(folder, num_beams=2)
+    assert (type(reader), reader.task.name) == (reader_class, kind)
+    assert vars(reader.settings).items() >= ({**KEPT[kind], "num_beams": 2} if kept else {"num_beams": 2}).items()
+    question = Question("oil price?", PASSAGES)
+    (answer,) = reader.answer_questions([question], scores=True)
+    assert 0 < (answer.score or 0) <= 1
+    (folder / "reader.json").write_text(json.dumps({**vars(reader.settings), "task": kind}), encoding="utf-8")
+    assert load_reader(folder).answer_questions([question], scores=True) == [answer]
+    if kept:
+        (folder / "reader.json").write_text(json.dumps({**settings, TOKENIZER_SUM: "0" * 64}), encoding="utf-8")
+        with pytest.raises(CheckpointError, match="its tokenizer is not the one that the model was trained with"):
+            load_reader(folder)
 
 
 def test_a_task_that_derives_from_another_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
