@@ -70,10 +70,10 @@ def mine(args: argparse.Namespace) -> None:
     with named_as_typed(args):
         errors.raise_any()
         assert questions is not None
-        retriever = open_retriever(search_settings(args), verify=False)  # verified above
+        progress = Progress("questions")
+        retriever = open_retriever(search_settings(args), verify=False, report=progress)  # verified above
     texts = [[*one.answers] or [one.positives[0].text] for one in questions]
     rules = choose_rules(args.language, [text for some in texts for text in some]).rules
-    progress = Progress("questions")
     try:
         records, counts = mine_negatives(questions, retriever, settings, rules=rules, report=progress)
     except DataError as error:

@@ -150,10 +150,9 @@ class CrossEncoderReranker:
     """
 
     def __init__(self, model: str, batch_size: int = 32, max_seq_length: int | None = None) -> None:
-        errors = cross_encoder_errors(model, batch_size, max_seq_length)
+        source, errors = _checked(model, batch_size, max_seq_length)
         if errors:
             raise ConfigError(errors)
-        source = _source(model)
         self.batch_size = batch_size
         self._model = _load(source)
         if error := _head_error(source):  # of the hub, only now are its files here
@@ -161,6 +160,11 @@ class CrossEncoderReranker:
         if self._model.num_labels != 1:
             raise ConfigError(f"model: must give one score for a pair, got {self._model.num_labels} of {model!r}")
         if max_seq_length is not None:
+            from model_hub_rqa.models.limits import model_limits
+
+            limit = model_limits(self._model.model).tokens
+            if max_seq_length > limit:
+                raise ConfigError(f"max_seq_length: must be at most {limit}, the longest input, got {max_seq_length}")
             self._model.max_seq_length = max_seq_length
 
     @property
@@ -176,26 +180,20 @@ class CrossEncoderReranker:
         return scores
 
 
-def cross_encoder_errors(model: str, batch_size: int = 32, max_seq_length: int | None = None) -> list[str]:
-    """Why no cross-encoder can be loaded so, as far as that shows without loading it."""
+def _checked(model: str, batch_size: int = 32, max_seq_length: int | None = None) -> tuple[str, list[str]]:
+    """What is loaded (a folder, or a name on the hub), and why it cannot be, as far as that shows before."""
     errors = missing_libraries("sentence_transformers")
     for name, value in (("batch_size", batch_size), ("max_seq_length", max_seq_length)):
         if value is not None and value < 1:
             errors.append(f"{name}: must be at least 1, got {value}")
     try:
-        source = _source(model)
+        folder = Path(model)
+        nested = (folder / _MODULES).is_file() and not (folder / CONFIG_FILES[0]).is_file()
+        source = str(pretrained_folder(folder)) if (folder.is_dir() or "@" in model) and not nested else model
     except CheckpointError as damage:
-        return [*errors, *(f"model: {line}" for line in damage.errors)]
+        return model, [*errors, *(f"model: {line}" for line in damage.errors)]
     error = check_model_name("model", source, files=(_MODULES, *CONFIG_FILES)) or _head_error(source)
-    return errors if error is None else [*errors, error]
-
-
-def _source(model: str) -> str:
-    """The folder, or the name on the hub, that is loaded."""
-    folder = Path(model)
-    if any((folder / name).is_file() for name in (_MODULES, *CONFIG_FILES)):
-        return model
-    return str(pretrained_folder(folder)) if folder.is_dir() or "@" in model else model
+    return source, errors if error is None else [*errors, error]
 
 
 def _head_error(source: str) -> str | None:
@@ -231,31 +229,35 @@ def _load(source: str) -> Any:
         raise ConfigError(f"model: cannot load {source!r}: {type(error).__name__}: {reason}") from error
 
 
-def choose_reranker(choice: Any, path: str = "rerank") -> RegisteredObject:
+def choose_reranker(choice: Any) -> RegisteredObject:
     """What a configuration chose: ``MODEL``, a registered name, ``package.module:object``, or a mapping with arguments.
 
     Args:
         choice: as it was given. A text without a colon that is no registered name is the model of a cross-encoder.
-        path: where it stands, for messages.
 
     Raises:
         ConfigError: there is no such object or model, or its arguments do not fit.
     """
-    if isinstance(choice, str) and choice not in RERANKERS.names() and ":" not in choice:
-        choice = {"name": _CROSS_ENCODER, "args": {"model": choice}}
-    chosen = RERANKERS.from_config(choice, path)
-    if chosen.factory is CrossEncoderReranker and (errors := cross_encoder_errors(**chosen.args)):
-        given = path if set(chosen.args) == {"model"} else chosen.args_path
+    chosen = _chosen(choice)
+    if chosen.factory is CrossEncoderReranker and (errors := _checked(**chosen.args)[1]):
+        given = chosen.path if isinstance(choice, str) else chosen.args_path
         raise ConfigError([f"{given}: {line.removeprefix('model: ')}" for line in errors])
     return chosen
 
 
-def build_reranker(chosen: RegisteredObject) -> Reranker:
-    """The reranker.
+def _chosen(choice: Any) -> RegisteredObject:
+    if isinstance(choice, str) and choice not in RERANKERS.names() and ":" not in choice:
+        choice = {"name": _CROSS_ENCODER, "args": {"model": choice}}
+    return RERANKERS.from_config(choice, "rerank")
+
+
+def build_reranker(choice: Any) -> Reranker:
+    """Makes what :func:`choose_reranker` takes.
 
     Raises:
-        ConfigError: it cannot be made, or has no method ``score``.
+        ConfigError: as there, or it cannot be made, or has no method ``score``.
     """
+    chosen = _chosen(choice)
     reranker: Reranker = chosen.build()
     if not callable(getattr(reranker, "score", None)):
         raise ConfigError(f"{chosen.path}: {chosen.name} must make an object with a method score, got {reranker!r}")

@@ -76,8 +76,14 @@ def check_retriever(
         The manifests of the indexes.
 
     Raises:
-        ConfigError, CheckpointError, DataError: all errors of the settings and of every index.
+        ConfigError, CheckpointError, DataError: all errors of the settings, of every index and of the reranker's name.
     """
+    return _check(settings, corpus, verify, check_model=True)
+
+
+def _check(
+    settings: SearchSettings, corpus: str | os.PathLike[str] | None, verify: bool, *, check_model: bool
+) -> list[Manifest]:
     errors = ErrorCollector()
     if lines := settings.errors():
         errors.add(ConfigError(lines))
@@ -89,7 +95,7 @@ def check_retriever(
     known = [manifest for manifest in manifests if manifest is not None]
     if known and len(known) == len(manifests) and (lines := _corpus_differences(settings.index, known)):
         errors.add(CheckpointError(lines))
-    if settings.rerank is not None:
+    if settings.rerank is not None and check_model:
         errors.attempt(choose_reranker, settings.rerank)
     errors.raise_any()
     return known
@@ -103,13 +109,14 @@ def open_retriever(settings: SearchSettings, *, verify: bool = True, report: Rep
 
     Args:
         settings: what to open.
-        verify: as for :func:`check_retriever`, which is called first.
+        verify: False where :func:`check_retriever` has been called: the indexes' files and the reranker's name are not
+            checked again.
         report: told of a reranker's progress.
 
     Raises:
         ConfigError, CheckpointError: as :func:`check_retriever`, or an embedding model cannot be loaded, or is another.
     """
-    manifests = check_retriever(settings, verify=verify)
+    manifests = _check(settings, None, verify, check_model=verify)
     encoded = [
         folder for folder, one in zip(settings.index, manifests, strict=True) if "embedding_model" in one.settings
     ]
@@ -138,7 +145,7 @@ def with_reranker(retriever: Retriever, settings: SearchSettings, name: str, rep
     """
     if settings.rerank is None:
         return retriever
-    reranker = build_reranker(choose_reranker(settings.rerank))
+    reranker = build_reranker(settings.rerank)
     depth = settings.rerank_depth or RERANK_DEPTH
     return RerankedRetriever(retriever, reranker, depth=depth, name=name, report=report)
 

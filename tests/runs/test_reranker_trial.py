@@ -11,6 +11,7 @@ import tiny_retrieval
 from sentence_transformers import CrossEncoder
 
 from model_hub_rqa import cli, train
+from model_hub_rqa.checkpoints import pretrained_folder
 
 
 def run(folder: Path, config: dict[str, Any], *words: str, name: str = "run") -> dict[str, Any]:
@@ -45,6 +46,26 @@ def test_a_cross_encoder_ranks_as_the_validation(learned: Path) -> None:
         scores = model.predict(pairs).tolist()
         assert scores == sorted(scores, reverse=True)
         assert len(scores) == 3
+
+
+def test_a_run_reranks_what_an_index_finds(learned: Path, tmp_path: Path) -> None:
+    """``--rerank RUN`` takes its best checkpoint: the passages of the index stand in its order."""
+    line = json.loads((learned / "run/rankings.jsonl").read_text().splitlines()[0])
+    passages = [{"_id": str(number), "text": one["text"]} for number, one in enumerate(line["passages"])]
+    tiny_retrieval.write_lines(tmp_path / "corpus.jsonl", passages)
+    tiny_retrieval.write_lines(tmp_path / "queries.jsonl", [{"id": "q", "question": line["question"]}])
+    index = str(tmp_path / "index")
+    corpus = str(tmp_path / "corpus.jsonl")
+    assert cli.main(["index", "--corpus", corpus, "--retriever", "bm25", "--output", index]) == 0
+    words = ["retrieve", "--index", index, "--queries", str(tmp_path / "queries.jsonl"), "--output"]
+    assert cli.main([*words, str(tmp_path / "out"), "--rerank", str(learned / "run")]) == 0
+    found = json.loads((tmp_path / "out/ctxs.jsonl").read_text())["ctxs"]
+    model = CrossEncoder(str(pretrained_folder(learned / "run")), device="cpu")
+    scores = model.predict([(line["question"], one["text"]) for one in found]).tolist()
+    assert [one["score"] for one in found] == pytest.approx(scores, abs=1e-5)
+    assert len(found) > 1
+    assert scores == sorted(scores, reverse=True)
+    assert cli.main([*words, str(tmp_path / "none"), "--rerank", f"{learned / 'run'}@7"]) == 2
 
 
 @pytest.mark.parametrize("loss", ["lambda", "margin_mse"])

@@ -7,8 +7,10 @@ import pytest
 
 from model_hub_rqa.data.corpus import read_qrels, read_queries
 from model_hub_rqa.metrics.ranking import ranking_metrics
+from model_hub_rqa.retrieval.bm25 import BM25Settings
 from model_hub_rqa.retrieval.dense import DenseSettings
-from model_hub_rqa.retrieval.index_folder import build_index, open_index
+from model_hub_rqa.retrieval.index_folder import build_index
+from model_hub_rqa.retrieval.search import SearchSettings, open_retriever
 
 CUTOFFS = (1, 3, 5, 10, 20, 100, 1000)
 # all-MiniLM-L6-v2 on SciFact's test queries, as MTEB's authors report it (Muennighoff et al. 2023, arXiv:2210.07316)
@@ -40,16 +42,46 @@ def reference_means(run: dict[str, list[str]], qrels: dict[str, dict[str, int]])
     return {f"{name}@{k}": float(values[:, k - 1].mean()) for name, values in of_rank.items() for k in CUTOFFS}
 
 
-@pytest.mark.slow
-def test_minilm_on_scifact(tmp_path: Path, rqa_data: Path, minilm: str) -> None:
-    """Every figure that MTEB reports for all-MiniLM-L6-v2 on SciFact, to four digits; and all measures, at more
-    cutoffs, are those of the formulas."""
+@pytest.fixture(scope="module")
+def indexes(tmp_path_factory: pytest.TempPathFactory, rqa_data: Path, minilm: str) -> dict[str, str]:
+    """SciFact's corpus for MiniLM and for BM25."""
+    folder = tmp_path_factory.mktemp("scifact")
+    kinds = {"dense": DenseSettings(minilm), "bm25": BM25Settings()}
+    for name, settings in kinds.items():
+        build_index(rqa_data / "beir/scifact/corpus.jsonl", folder / name, settings)
+    return {name: str(folder / name) for name in kinds}
+
+
+Judgments = dict[str, dict[str, int]]
+
+
+def searched(rqa_data: Path, settings: SearchSettings, k: int) -> tuple[dict[str, list[str]], Judgments]:
+    """What is found for SciFact's test queries, and their judgments."""
     scifact = rqa_data / "beir/scifact"
-    build_index(scifact / "corpus.jsonl", tmp_path / "index", DenseSettings(minilm))
     qrels = read_qrels(scifact / "qrels/test.tsv").judgements
     queries = [query for query in read_queries(scifact / "queries.jsonl") if query.id in qrels]
-    found = open_index(tmp_path / "index").search([query.question for query in queries], max(CUTOFFS))
-    run = {query.id: [hit.passage.id for hit in hits] for query, hits in zip(queries, found, strict=True)}
+    found = open_retriever(settings, verify=False).search([query.question for query in queries], k)
+    return {query.id: [hit.passage.id for hit in hits] for query, hits in zip(queries, found, strict=True)}, qrels
+
+
+@pytest.mark.slow
+def test_hybrids_on_scifact(indexes: dict[str, str], rqa_data: Path) -> None:
+    """Each fusion of BM25 and MiniLM ranks better than both, and by more than a point better than the better one."""
+
+    def ndcg(names: tuple[str, ...], fusion: str | None = None) -> float:
+        return ranking_metrics(*searched(rqa_data, SearchSettings(names, fusion=fusion), 100))["nDCG@10"]
+
+    both = (indexes["bm25"], indexes["dense"])
+    alone = [ndcg((one,)) for one in both]
+    assert ndcg(both, "rrf") > max(alone) + 0.01
+    assert ndcg(both, "convex") > max(alone) + 0.01
+
+
+@pytest.mark.slow
+def test_minilm_on_scifact(indexes: dict[str, str], rqa_data: Path) -> None:
+    """Every figure that MTEB reports for all-MiniLM-L6-v2 on SciFact, to four digits; and all measures, at more
+    cutoffs, are those of the formulas."""
+    run, qrels = searched(rqa_data, SearchSettings((indexes["dense"],)), max(CUTOFFS))
     expected = reference_means(run, qrels)
     scores = ranking_metrics(run, qrels, list(expected))
     assert scores == pytest.approx(expected, abs=1e-9)

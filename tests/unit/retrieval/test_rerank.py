@@ -183,6 +183,8 @@ def test_models_that_are_no_cross_encoders(tmp_path: Path, minilm: str) -> None:
         ConfigError, match=r"^batch_size: must be at least 1, got 0\nmax_seq_length: must be at least 1"
     ):
         CrossEncoderReranker(str(several), batch_size=0, max_seq_length=0)
+    with pytest.raises(ConfigError, match="max_seq_length: must be at most 128, the longest input, got 129"):
+        CrossEncoderReranker(str(tiny.cross_encoder_folder(tmp_path / "short")), max_seq_length=129)
 
 
 # ---- commands and training ----
