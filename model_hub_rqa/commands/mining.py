@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from model_hub_rqa.commands.common import (
     ErrorCollector,
     Progress,
+    add_format,
     add_language,
     add_search,
     check_language,
     check_output_file,
     check_search,
+    given_format,
     named_as_typed,
     say,
     search_settings,
@@ -40,6 +42,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument(
         "--keep-answers", action="store_true", help="keep candidates that have an answer of the question in their text"
     )
+    add_format(command)
     add_language(command)
     command.add_argument(
         "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad questions out"
@@ -64,7 +67,7 @@ def mine(args: argparse.Namespace) -> None:
     manifests = errors.attempt(check_search, args)
     questions = None
     if args.qrels is None:
-        questions = errors.attempt(_questions, args.data, args.on_bad_record)
+        questions = errors.attempt(lambda: _questions(args.data, args.on_bad_record, given_format(args)))
     elif manifests is not None:
         questions = errors.attempt(_judged_questions, args, manifests[0])
     with named_as_typed(args):
@@ -83,13 +86,13 @@ def mine(args: argparse.Namespace) -> None:
     print(json.dumps(counts))
 
 
-def _questions(path: str, on_bad_record: str) -> "list[Asked]":
+def _questions(path: str, on_bad_record: str, form: Any) -> "list[Asked]":
     """The questions of a file that have positives."""
     from model_hub_rqa.records import Passage
     from model_hub_rqa.retrieval.mining import Asked
     from model_hub_rqa.tasks.retriever.records import positives_of, read_judged
 
-    records = read_judged(path, on_bad_record)
+    records = read_judged(path, on_bad_record, form)
     found, bad = [], []
     for row in records.rows:
         positives = tuple(Passage(one["id"], one["text"], one["title"]) for one in positives_of(row))

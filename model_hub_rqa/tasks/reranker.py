@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from model_hub_rqa.config import Kwargs, option
+from model_hub_rqa.config import option
 from model_hub_rqa.config.fields import FieldError
 from model_hub_rqa.data.arrow_cache import map_examples
 from model_hub_rqa.errors import ConfigError
@@ -16,7 +16,7 @@ from model_hub_rqa.metrics.ranking import ranking_metrics
 from model_hub_rqa.models import build
 from model_hub_rqa.records import Answer
 from model_hub_rqa.registry import TASKS
-from model_hub_rqa.tasks.retriever.judged import JudgedTask
+from model_hub_rqa.tasks.retriever.judged import JudgedKwargs, JudgedTask
 from model_hub_rqa.tasks.retriever.records import Row, passage_text
 
 MEASURES = ("nDCG@10", "MRR@10")
@@ -24,7 +24,7 @@ LOSSES = ("binary_cross_entropy", "softmax", "lambda", "margin_mse")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RerankerKwargs(Kwargs):
+class RerankerKwargs(JudgedKwargs):
     """What a reranker learns from, and by which loss."""
 
     loss: str = option(
@@ -39,6 +39,7 @@ class RerankerKwargs(Kwargs):
     max_seq_length: int = option(512, ge=16, help="tokens of a question with a passage; the longer one is cut")
 
     def errors(self) -> Iterator[FieldError]:
+        yield from super().errors()
         if self.positive_weight is not None and self.loss != LOSSES[0]:
             yield FieldError(("positive_weight", "loss"), f"is ignored with loss {self.loss}")
 

@@ -1,18 +1,41 @@
 """JudgedTask: what retrievers and rerankers share, the records that they learn from and the passages of an epoch."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from model_hub_rqa.config import Kwargs, option
+from model_hub_rqa.config.fields import FieldError
 from model_hub_rqa.data.arrow_cache import Reader as FileLoader
+from model_hub_rqa.data.formats.fields import chosen_format
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.tasks.base import Task
-from model_hub_rqa.tasks.retriever.records import Row, negatives_of, passage_key, positives_of, read_judged
+from model_hub_rqa.tasks.retriever.records import Row, judged_reader, negatives_of, passage_key, positives_of
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedKwargs(Kwargs):
+    """Where a record has its question and its passages."""
+
+    format: str | None = option(
+        None, help="the format of the files, as kilt or dpr, or package.module:Class; unset: by the first record"
+    )
+    fields: Mapping[str, Any] | None = option(
+        None, help='where the parts of a record are, for other files: {question: q, passages: "docs[*].text"}'
+    )
+
+    def errors(self) -> Iterator[FieldError]:
+        try:
+            chosen_format(self.format, self.fields if isinstance(self.fields, Mapping) else None)
+        except ConfigError as error:
+            lines = (line.partition(":") for line in error.errors)
+            yield from (FieldError((name.partition(".")[0],), f"{name}:{text}") for name, _, text in lines)
 
 
 class JudgedTask(Task):
@@ -42,7 +65,7 @@ class JudgedTask(Task):
 
     def file_loader(self, *, labelled: bool = True) -> FileLoader | None:
         check_libraries("sentence_transformers", "ir_measures")
-        return read_judged
+        return judged_reader(chosen_format(self.settings.format, self.settings.fields))
 
     def load(self, path: str, *, labelled: bool = True, on_bad_record: str = "error") -> Any:
         if labelled:

@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from model_hub_rqa.config import Kwargs, option
+from model_hub_rqa.config import option
 from model_hub_rqa.config.fields import FieldError
+from model_hub_rqa.tasks.retriever.judged import JudgedKwargs
 
 IN_BATCH = ("multiple_negatives", "cached_multiple_negatives")
 DISTILLED = ("margin_mse", "kl")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrieverKwargs(Kwargs):
+class RetrieverKwargs(JudgedKwargs):
     """What a retriever learns from, and by which loss of sentence-transformers."""
 
     loss: str = option(
@@ -33,5 +34,6 @@ class RetrieverKwargs(Kwargs):
     )
 
     def errors(self) -> Iterator[FieldError]:
+        yield from super().errors()
         if self.loss not in IN_BATCH and self.num_hard_negatives == 0:
             yield FieldError(("num_hard_negatives", "loss"), f"must be at least 1 with loss {self.loss}, got 0")

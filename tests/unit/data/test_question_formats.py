@@ -296,7 +296,15 @@ def test_every_format_has_a_case_and_fits_its_own_alone() -> None:
         if record is TWO_WIKI_HUB:  # its context is a text, as SQuAD's
             assert fits.pop() is FORMATS.find("squad")
         assert fits == ([] if name == "nq-open" else [FORMATS.find(name)])
-    assert {name for name, *_ in CASES} | {"fid", "localrqa", "squad", "beir", "queries-tsv"} == set(FORMATS.names())
+    elsewhere = {
+        "fid",
+        "localrqa",
+        "squad",
+        "beir",
+        "queries-tsv",
+        "sentence-transformers",
+    }  # tested beside their users
+    assert {name for name, *_ in CASES} | elsewhere == set(FORMATS.names())
 
 
 def test_a_table_of_queries(tmp_path: Path) -> None:

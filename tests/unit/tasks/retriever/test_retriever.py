@@ -14,6 +14,7 @@ from tokenizers_for_tests import bert
 from transformers import BertConfig
 
 from model_hub_rqa import cli
+from model_hub_rqa.config import parse_dict_to_dataclasses
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.models.build import build_config_and_tokenizer
 from model_hub_rqa.models.limits import Limits
@@ -111,9 +112,9 @@ def test_records(record: dict[str, Any], positives: list[str], negatives: list[A
             "negative 2 must not be a positive as well, got 'a'",
         ),
         ({"query": "q", "positive": "a", "negative": "b", "label": [1, 2, 3]}, "label must be a list of 2 numbers"),
-        ({"query": "q", "positive": "", "negative": "b"}, "ctxs 1: text must not be blank"),
+        ({"query": "q", "positive": "", "negative": "b"}, "positive must not be blank"),
         ({"query": " ", "positive": "a"}, "question must not be blank"),
-        ({"question": "q", "positive_ctxs": "a"}, "positive_ctxs must be a list of objects"),
+        ({"question": "q", "positive_ctxs": "a"}, "positive_ctxs must be a list, got 'a'"),
     ],
 )
 def test_wrong_records(record: dict[str, Any], error: str, tmp_path: Path) -> None:
@@ -150,6 +151,19 @@ def test_records_that_do_not_fit_are_left_out(encoder: str, tmp_path: Path) -> N
     task.on_bad_record = "skip"
     records = [tiny_retrieval.record(0) | {"hard_negative_ctxs": []}, tiny_retrieval.record(1)]
     assert batch_of(task, records, tmp_path)["example_index"].tolist() == [1]
+
+
+def test_records_of_another_layout(tmp_path: Path) -> None:
+    """data.fields says where the parts are; a format may be named; what fits neither is refused."""
+    line = {"q": "q", "docs": [{"body": "a", "good": True}, {"body": "b", "good": False}]}
+    path = tiny_retrieval.write_lines(tmp_path / "data.jsonl", [line])
+    fields = {"question": "q", "passages": "docs[*].body", "gold": "docs[*].good"}
+    (row,) = Retriever(RetrieverKwargs(fields=fields)).load(path)
+    assert [[one["text"] for one in part(row)] for part in (positives_of, negatives_of)] == [["a"], ["b"]]
+    config = tiny_retrieval.config(tmp_path)
+    config["data"] |= {"fields": {"question": "q", "passage": "docs"}}
+    with pytest.raises(ConfigError, match=r"data\.fields: .*passage: is not a part of a question"):
+        parse_dict_to_dataclasses((RetrieverKwargs,), config["data"], section="data")
 
 
 # ---- batches ----
