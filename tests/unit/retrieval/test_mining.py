@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_retrieval
 from hypothesis import given
 from hypothesis import strategies as st
+from sentence_transformers import CrossEncoder
+from transformers import BertForSequenceClassification
 
 from model_hub_rqa.cli import main
 from model_hub_rqa.errors import DataError
@@ -161,6 +164,19 @@ def test_training_reads_what_is_mined(folder: Path, tmp_path: Path, capsys: pyte
     judged = read_judged(str(tmp_path / "judged.jsonl"), "error").rows
     texts = [[[one["text"] for one in part(row)] for part in (positives_of, negatives_of)] for row in judged]
     assert texts == [[[one["text"] for one in part(row)] for part in (positives_of, negatives_of)] for row in rows]
+
+
+def test_scores_of_a_cross_encoder(folder: Path, tmp_path: Path) -> None:
+    """--rerank puts its scores in place of the index's, which margin_mse learns."""
+    model = str(tiny_retrieval.encoder_folder(tmp_path / "model", BertForSequenceClassification, num_labels=1))
+    assert run(folder, tmp_path / "mined.jsonl", "--rerank", model) == 0
+    other = CrossEncoder(model, device="cpu")
+    for line in map(json.loads, (tmp_path / "mined.jsonl").read_text().splitlines()):
+        ctxs = [*line["positive_ctxs"], *line["hard_negative_ctxs"]]
+        expected = other.predict([(line["question"], one["text"]) for one in ctxs]).tolist()
+        assert [one["score"] for one in ctxs] == pytest.approx(expected, abs=1e-6)
+        negatives = [one["score"] for one in line["hard_negative_ctxs"]]
+        assert negatives == sorted(negatives, reverse=True)
 
 
 @pytest.mark.parametrize(
