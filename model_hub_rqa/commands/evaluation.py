@@ -267,6 +267,7 @@ def _as_json(answered: "Answered") -> dict[str, Any]:
                 "id": hit.passage.id,
                 "title": hit.passage.title,
                 "text": hit.passage.text,
+                **hit.passage.source(),
                 "retrieval_score": hit.score,
                 "reader_score": share,
             }

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from model_hub_rqa.data.corpus import Qrels, Query
     from model_hub_rqa.records import Hit
     from model_hub_rqa.retrieval.base import Retriever, RetrieverSettings
+    from model_hub_rqa.retrieval.chunking import Chunking
     from model_hub_rqa.retrieval.index_folder import Manifest
 
 _OPTIONS = (
@@ -42,7 +43,12 @@ _HITS_AT_ONCE = 50_000  # kept in memory with their texts
 def add_commands(commands: Any) -> None:
     """Registers ``index`` and ``retrieve`` with what ``ArgumentParser.add_subparsers`` returned."""
     command = commands.add_parser("index", help="index a corpus for retrieval")
-    command.add_argument("--corpus", required=True, metavar="FILE", help="jsonl (BEIR's), csv, tsv or parquet")
+    command.add_argument(
+        "--corpus",
+        required=True,
+        metavar="PATH",
+        help="json(l), csv, tsv, parquet; txt, md, rst, html, pdf; a folder of these",
+    )
     command.add_argument("--retriever", required=True, metavar="NAME", help="bm25, dense, or package.module:Class")
     command.add_argument("--output", required=True, metavar="DIR", help="the index folder to make")
     command.add_argument("--passage-words", type=int, metavar="N", help="split documents into passages of N words")
@@ -52,6 +58,10 @@ def add_commands(commands: Any) -> None:
         metavar="N",
         help="words from one passage's beginning to the next's (default: all)",
     )
+    command.add_argument("--chunk-by", metavar="UNIT", help="split by words, tokens, sentences or headings")
+    command.add_argument("--chunk-size", type=int, metavar="N", help="units of a passage; of headings, words at most")
+    command.add_argument("--chunk-overlap", type=int, metavar="N", help="units in common with the passage before")
+    command.add_argument("--chunk-tokenizer", metavar="M", help="of tokens: a folder, or a name on the hub")
     command.add_argument(
         "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad documents out"
     )
@@ -105,10 +115,12 @@ def index(args: argparse.Namespace) -> None:
             settings,
             passage_words=args.passage_words,
             passage_stride=args.passage_stride,
+            chunking=_chunking(args),
             on_bad_record=args.on_bad_record,
             batch_size=args.batch_size or 32,
             report=progress,
         )
+    _say_ignored(Path(args.corpus))
     if manifest.n_skipped:
         say(f"{manifest.n_skipped:,} bad documents were left out of {args.corpus}")
     say(f"{args.output}: {manifest.n_passages:,} passages; {progress.summary()}")
@@ -117,6 +129,25 @@ def index(args: argparse.Namespace) -> None:
     if "similarity" in manifest.model:
         shown["similarity"] = manifest.model["similarity"]
     print(json.dumps({"index": args.output, **shown, **manifest.measured}))
+
+
+def _chunking(args: argparse.Namespace) -> "Chunking | None":
+    from model_hub_rqa.retrieval.chunking import Chunking
+
+    names = ("size", "overlap", "tokenizer")
+    given = {name: value for name in names if (value := getattr(args, f"chunk_{name}")) is not None}
+    if args.chunk_by is None and given:
+        raise ConfigError(f"chunk_{name}: needs chunk_by" for name in given)
+    return None if args.chunk_by is None else Chunking(args.chunk_by, **given)
+
+
+def _say_ignored(corpus: Path) -> None:
+    from model_hub_rqa.data.documents import document_files
+
+    others = document_files(corpus)[1] if corpus.is_dir() else {}
+    if others:
+        listed = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in sorted(others.items()))
+        say(f"{sum(others.values()):,} files of {corpus} are no documents and are ignored: {listed}")
 
 
 def _settings(args: argparse.Namespace) -> "RetrieverSettings":
@@ -168,7 +199,7 @@ def retrieve(args: argparse.Namespace) -> None:
     with named_as_typed(args):
         retriever = open_retriever(search_settings(args), verify=False, report=Progress("questions"))  # verified above
     if judged is not None:
-        _announce(args.top_k, len(queries) - len(judged[0]), len(queries), manifests[0].passage_words)
+        _announce(args.top_k, len(queries) - len(judged[0]), len(queries), manifests[0].is_split)
     more = _most_passages(manifests[0], Path(args.index[0]), queries) if args.ignore_identical_ids else 0
     stages, answer_ranks = _write(args, retriever, manifests[0], queries, more)
     scores: dict[str, Any] = {}
@@ -207,11 +238,11 @@ def _judgments(
     return judgments, {"n_unknown_documents": len(unknown), "n_unknown_queries": n_unknown_queries}
 
 
-def _announce(top_k: int, n_unjudged: int, n_queries: int, passage_words: int | None) -> None:
+def _announce(top_k: int, n_unjudged: int, n_queries: int, is_split: bool) -> None:
     """What the measures do not count."""
     if n_unjudged:
         say(f"{n_unjudged:,} of {n_queries:,} queries have no judgments: they are retrieved for, and not scored")
-    if passage_words is not None:
+    if is_split:
         say(f"documents are ranked by their best passage: --top-k {top_k} passages are of fewer documents")
 
 
@@ -291,7 +322,7 @@ def _most_passages(manifest: "Manifest", folder: Path, queries: Sequence["Query"
     """The most passages that a document with the id of a query has in the index; 0 where there is no such document."""
     from model_hub_rqa.retrieval.base import PassageStore
 
-    if manifest.passage_words is None:
+    if not manifest.is_split:
         return 1
     counts = Counter(manifest.document_id(passage.id) for passage in PassageStore(folder))
     return max((counts[query.id] for query in queries), default=0)
@@ -317,7 +348,9 @@ def _fid_record(query: "Query", text: str, hits: Sequence["Hit"]) -> dict[str, A
     if answers := _answers(query):
         record["answers"] = answers
     record["ctxs"] = [
-        {"id": hit.passage.id, "title": hit.passage.title, "text": hit.passage.text, "score": hit.score} for hit in hits
+        {"id": hit.passage.id, "title": hit.passage.title, "text": hit.passage.text, "score": hit.score}
+        | hit.passage.source()
+        for hit in hits
     ]
     return record
 

@@ -14,14 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.data.checks import DOCUMENT_IDS, Checks, check_policy, filled_text, text_or_empty
-from model_hub_rqa.data.files import iter_file
+from model_hub_rqa.data.documents import (
+    DOCUMENT_ENDINGS,
+    document_files,
+    document_libraries,
+    holds_documents,
+    read_document,
+)
+from model_hub_rqa.data.files import ending_of, file_errors, iter_file, iter_table
 from model_hub_rqa.data.formats.fid import read_fusion
+from model_hub_rqa.data.formats.flashrag import split_contents
 from model_hub_rqa.data.formats.questions import QuestionFormat
-from model_hub_rqa.data.text_files import read_text, short
+from model_hub_rqa.data.text_files import Location, read_text, short
 from model_hub_rqa.errors import DataError
+from model_hub_rqa.libraries import missing_libraries
 from model_hub_rqa.records import Passage, Turn
 
-CORPUS_ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")  # each but the last also with .gz
+CORPUS_ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # each but the last also with .gz
 _TEXT = ("text", "contents")
 
 
@@ -52,13 +61,17 @@ class Qrels:
 class CorpusReader:
     """The documents of a corpus file, validated one by one while they are iterated over.
 
-    By the ending of its name: .jsonl (BEIR's corpus.jsonl, or an object a line), .csv or .tsv with a header (each also
-    with .gz), or .parquet. A document has text (or contents), optionally title, and an id under _id or id; where the
-    first has no id, none may, and they are numbered from 1, whatever the form of the file. Whole numbers as ids become
-    text. Other fields are ignored.
+    By the ending of its name: .json or .jsonl (BEIR's corpus.jsonl, or an object a line), .csv or .tsv with a header
+    (DPR's psgs_w100.tsv), MS MARCO's collection.tsv without one (each also with .gz), or .parquet. A document has text,
+    or Pyserini's contents, whose first line of several is the title; optionally title, beside which the text may be
+    empty; and an id under _id or id. Where the first has no id, none may, and they are numbered from 1, whatever the
+    form of the file. Whole numbers as ids become text. Other fields are ignored.
+
+    Or documents: a .txt, .md, .rst, .html or .pdf file, or a folder of them; their ids are the names of the files below
+    the folder.
 
     Args:
-        path: the file.
+        path: the file or folder.
         on_bad_record: "error", or "skip" to leave bad documents out.
 
     Attributes:
@@ -82,25 +95,66 @@ class CorpusReader:
         self._on_bad_record = on_bad_record
 
     def __iter__(self) -> Iterator[Passage]:
+        if wrong := self.errors():
+            raise DataError(wrong)
         checks = Checks(self.path, self._on_bad_record, ids=DOCUMENT_IDS)
         digest = hashlib.sha256()
         self.n_documents = 0
-        for location, record in iter_file(
-            self.path, (_TEXT,), endings=CORPUS_ENDINGS, folders=False, columns=(*DOCUMENT_IDS, "title", *_TEXT)
-        ):
+        for document in (self._documents if holds_documents(self.path) else self._records)(checks):
+            line = json.dumps([document.id, document.title, document.text], ensure_ascii=False)
+            digest.update(line.encode() + b"\n")
+            self.n_documents += 1
+            yield document
+        self.skipped = checks.finish(self.n_documents)
+        self.sha256 = digest.hexdigest()
+
+    def errors(self) -> list[str]:
+        """What is wrong with the file by its name alone, and which libraries it needs that are missing."""
+        if holds_documents(self.path):
+            files, others = document_files(self.path)
+            if not files:
+                known = ", ".join(DOCUMENT_ENDINGS)
+                return [f"{self.path}: must hold documents ({known}), got {', '.join(others) or 'none'}"]
+            return missing_libraries(*document_libraries(files))
+        errors = file_errors(self.path, (*CORPUS_ENDINGS, *DOCUMENT_ENDINGS))
+        if not errors and ending_of(self.path) in DOCUMENT_ENDINGS:
+            errors = [f"{self.path}: must not be compressed"]
+        return errors
+
+    def _records(self, checks: Checks) -> Iterator[Passage]:
+        for location, record in self._iter_table():
             if not checks.is_object(location, record):
                 continue
             errors: list[str] = []
             id_ = checks.identify(location, record, errors)
             name = "contents" if "contents" in record and "text" not in record else "text"
-            text = filled_text(record, name, errors) or ""
+            bare = str(record.get("title") or "").strip() and record.get(name) in (None, "")  # BEIR has titles alone
+            text = "" if bare else filled_text(record, name, errors) or ""
             title = text_or_empty(record, "title", errors)
+            if name == "contents" and not title:
+                title, text = split_contents(text)
             if checks.passed(location, id_, errors) and id_ is not None:
-                digest.update(json.dumps([id_, title, text], ensure_ascii=False).encode() + b"\n")
-                self.n_documents += 1
                 yield Passage(id_, text, title)
-        self.skipped = checks.finish(self.n_documents)
-        self.sha256 = digest.hexdigest()
+
+    def _iter_table(self) -> Iterator[tuple[Location, Any]]:
+        if ending_of(self.path) == ".tsv":
+            cells: Any = next(iter_table(self.path, (), quoted=False))[1]
+            if len(cells) == 2 and re.search(r"\d", cells[0]) and cells[1] not in _TEXT:
+                return iter_table(self.path, ("id", "text"), quoted=False)
+        columns = (*DOCUMENT_IDS, "title", *_TEXT)
+        return iter_file(self.path, (_TEXT,), endings=CORPUS_ENDINGS, folders=False, columns=columns)
+
+    def _documents(self, checks: Checks) -> Iterator[Passage]:
+        for file in document_files(self.path)[0]:
+            checks.n_records += 1
+            name = file.relative_to(self.path).as_posix() if self.path.is_dir() else file.name
+            try:
+                document = read_document(file, name)
+            except DataError as error:
+                checks.n_bad += 1
+                checks.bad += error.errors
+            else:
+                yield document
 
 
 def read_queries(

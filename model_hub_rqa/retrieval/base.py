@@ -3,10 +3,9 @@
 import hashlib
 import json
 import mmap
-import re
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, overload
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 PASSAGES = "passages.jsonl"
 OFFSETS = "offsets.npy"
 PROGRESS = "progress.json"  # how far an index that is not whole yet has come
-_WORD = re.compile(r"\S+")
 
 Report = Callable[[str, int, int], None]  # (what is being done, passages done, passages in all; 0: not known)
 
@@ -159,43 +157,6 @@ def check_k(k: int) -> None:
         raise ConfigError(f"k: must be at least 1, got {k}")
 
 
-def split_document(document: Passage, words: int, stride: int | None = None) -> Iterator[Passage]:
-    """The document in passages of ``words`` words, each with the document's title.
-
-    Words are separated by white space. Passage i, counted from 0, has the id ``DOC#i`` and begins with word
-    ``i * stride``; the last one ends with the document and may be shorter. Its text is the document's own from the
-    first to the last of its words, white space within included. A document of at most ``words`` words is the one
-    passage ``DOC#0``.
-
-    Args:
-        document: what to split.
-        words: words of a passage.
-        stride: words from the beginning of a passage to that of the next; by default ``words``: no overlap.
-
-    Raises:
-        ConfigError: as :func:`split_errors` says.
-    """
-    errors = split_errors(words, stride)
-    if errors:
-        raise ConfigError(errors)
-    step = stride or words
-    spans = [match.span() for match in _WORD.finditer(document.text)]
-    for number, first in enumerate(range(0, max(len(spans) - words + step, 1), step)):
-        inside = spans[first : first + words]
-        text = document.text[inside[0][0] : inside[-1][1]] if inside else document.text
-        yield Passage(f"{document.id}#{number}", text, document.title)
-
-
-def split_errors(words: int | None, stride: int | None) -> list[str]:
-    """Why documents cannot be split so; nothing is split where ``words`` is None."""
-    if words is None:
-        return [] if stride is None else [f"passage_stride: needs passage_words, got {stride} without"]
-    errors = [] if words >= 1 else [f"passage_words: must be at least 1, got {words}"]
-    if stride is not None and not 1 <= stride <= max(words, 1):
-        errors.append(f"passage_stride: must be from 1 to passage_words ({words}), got {stride}")
-    return errors
-
-
 def top_k(scores: "np.ndarray", k: int) -> "np.ndarray":
     """Positions of the ``k`` highest of ``scores`` (n,), the highest first, equal ones by position; all if k >= n."""
     import numpy as np
@@ -251,7 +212,7 @@ def write_passages(passages: Iterable[Passage], folder: Path, report: Report = n
     try:
         with temporary.open("wb") as file:
             for passage in passages:
-                record = {"id": passage.id, "title": passage.title, "text": passage.text}
+                record = {"id": passage.id, "title": passage.title, "text": passage.text, **passage.source()}
                 offsets.append(offsets[-1] + file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n"))
                 report("reading", len(offsets) - 1, 0)
         if len(offsets) == 1:

@@ -9,14 +9,13 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.checkpoints import MANIFEST, file_sum
-from model_hub_rqa.data.corpus import CORPUS_ENDINGS, CorpusReader
-from model_hub_rqa.data.files import file_errors
+from model_hub_rqa.data.corpus import CorpusReader
 from model_hub_rqa.errors import CheckpointError, ConfigError, folder_error
 from model_hub_rqa.libraries import check_libraries, missing_libraries
 from model_hub_rqa.records import Hit, Passage
@@ -29,10 +28,9 @@ from model_hub_rqa.retrieval.base import (
     RetrieverSettings,
     json_sum,
     no_report,
-    split_document,
-    split_errors,
     write_passages,
 )
+from model_hub_rqa.retrieval.chunking import Chunking, document_splitter
 
 FORMAT_VERSION = 2  # raise it whenever folders of before cannot be used any more
 
@@ -47,7 +45,8 @@ class Manifest:
         corpus_sha256: of its content, as :class:`~model_hub_rqa.data.corpus.CorpusReader` hashes it.
         n_documents: documents of the corpus, n_skipped of its bad ones not among them.
         n_passages: passages to search; as many as documents where they were not split.
-        passage_words, passage_stride: how documents were split; None where they were not.
+        passage_words, passage_stride: how documents were split by words; None where they were not.
+        chunking: the fields of `Chunking` where they were split otherwise.
         on_bad_record: how bad documents were treated.
         settings: fields of the retriever's settings.
         model: all of the embedding model that the index depends on, by name: the SHA-256 of its weights and tokenizer,
@@ -73,6 +72,12 @@ class Manifest:
     versions: dict[str, str]
     sha256: dict[str, str]
     format_version: int = FORMAT_VERSION
+    chunking: dict[str, Any] | None = None
+
+    @property
+    def is_split(self) -> bool:
+        """Whether passages are pieces of documents."""
+        return self.passage_words is not None or self.chunking is not None
 
     def retriever_settings(self) -> RetrieverSettings:
         """The settings as an object."""
@@ -81,7 +86,7 @@ class Manifest:
 
     def document_id(self, passage_id: str) -> str:
         """The document that a passage is from."""
-        return passage_id if self.passage_words is None else passage_id.rpartition("#")[0]
+        return passage_id.rpartition("#")[0] if self.is_split else passage_id
 
     def unknown_documents(self, ids: Iterable[str], passages: Iterable[Passage]) -> set[str]:
         """Those of ``ids`` that none of the index's passages is from."""
@@ -117,22 +122,23 @@ def build_index(
     *,
     passage_words: int | None = None,
     passage_stride: int | None = None,
+    chunking: Chunking | None = None,
     on_bad_record: str = "error",
     batch_size: int = 32,
     report: Report = no_report,
 ) -> Manifest:
-    """Builds an index folder from a corpus file.
+    """Builds an index folder from a corpus.
 
     It is built in ``output`` + ".partial" and renamed when it is whole. A dense index that was interrupted goes on
     from there when the same call is made again; BM25, which takes minutes, begins anew.
 
     Args:
-        corpus: the file, as :class:`~model_hub_rqa.data.corpus.CorpusReader` takes it.
+        corpus: the file or folder, as :class:`~model_hub_rqa.data.corpus.CorpusReader` takes it.
         output: the folder to make; it must not exist, or be empty.
         settings: of the retriever; they tell its kind.
-        passage_words: split documents into passages of so many words, as
-            :func:`~model_hub_rqa.data.corpus.split_document` does; None to index whole documents.
-        passage_stride: words from the beginning of a passage to that of the next.
+        passage_words: split documents into passages of so many words; None to index whole documents.
+        passage_stride: words from the beginning of a passage to that of the next; by default as many: no overlap.
+        chunking: how to split documents otherwise, as :func:`~model_hub_rqa.retrieval.chunking.split_document` does.
         on_bad_record: "error", or "skip" to leave bad documents out.
         batch_size: passages that the embedding model encodes at a time.
         report: told of the progress.
@@ -146,16 +152,18 @@ def build_index(
     """
     target = Path(output)
     reader = CorpusReader(corpus, on_bad_record=on_bad_record)
-    errors = [*settings.errors(), *split_errors(passage_words, passage_stride), *_taken(target)]
+    chunks, errors = _chunking(passage_words, passage_stride, chunking)
+    errors = [*settings.errors(), *errors, *_taken(target)]
     errors += missing_libraries(*settings.libraries)
     errors += settings.model_errors()
     if batch_size < 1:
         errors.append(f"batch_size: must be at least 1, got {batch_size}")
     if errors:
-        raise ConfigError([*errors, *file_errors(reader.path, CORPUS_ENDINGS)])
+        raise ConfigError([*errors, *reader.errors()])
+    split = None if chunks is None else document_splitter(chunks)
     with _partial_folder(target) as partial:
         _clear(partial, settings.unfinished)
-        n_passages = write_passages(_passages(reader, passage_words, passage_stride), partial, report)
+        n_passages = write_passages(_passages(reader, split), partial, report)
         store = PassageStore(partial)
         written = settings.write(store, partial, batch_size=batch_size, report=report)
         manifest = Manifest(
@@ -167,6 +175,7 @@ def build_index(
             n_passages=n_passages,
             passage_words=passage_words,
             passage_stride=passage_stride,
+            chunking=None if chunking is None else asdict(chunking),
             on_bad_record=on_bad_record,
             settings=asdict(written.settings),
             model=dict(written.model),
@@ -336,12 +345,23 @@ def _clear(folder: Path, keep: Sequence[str]) -> None:
             path.unlink()
 
 
-def _passages(reader: CorpusReader, words: int | None, stride: int | None) -> Iterator[Passage]:
+def _passages(reader: CorpusReader, split: Callable[[Passage], Iterator[Passage]] | None) -> Iterator[Passage]:
     for document in reader:
-        if words is None:
-            yield document
-        else:
-            yield from split_document(document, words, stride)
+        yield from [document] if split is None else split(document)
+
+
+def _chunking(words: int | None, stride: int | None, chunking: Chunking | None) -> tuple[Chunking | None, list[str]]:
+    """How documents are split, and why they cannot be split so; None where they are not split."""
+    if chunking is not None:
+        given = [("passage_words", words), ("passage_stride", stride)]
+        errors = [f"{name}: is ignored beside chunk_by" for name, value in given if value is not None]
+        return chunking, [*errors, *chunking.errors()]
+    if words is None:
+        return None, [] if stride is None else [f"passage_stride: needs passage_words, got {stride} without"]
+    errors = [] if words >= 1 else [f"passage_words: must be at least 1, got {words}"]
+    if stride is not None and not 1 <= stride <= max(words, 1):
+        errors.append(f"passage_stride: must be from 1 to passage_words ({words}), got {stride}")
+    return Chunking(size=words, overlap=words - (stride or words)), errors
 
 
 def _file_sums(folder: Path) -> dict[str, str]:

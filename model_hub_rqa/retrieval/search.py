@@ -14,7 +14,7 @@ from model_hub_rqa.retrieval.index_folder import Manifest, check_index, open_ind
 from model_hub_rqa.retrieval.rerank import RERANK_DEPTH, RerankedRetriever, build_reranker, choose_reranker
 
 HYBRID = "hybrid"
-_CHUNKING = ("corpus_sha256", "n_passages", "passage_words", "passage_stride")
+_CHUNKING = ("corpus_sha256", "n_passages", "passage_words", "passage_stride", "chunking")
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,17 @@
 """README.rst, docs/ and the pages of the examples: short; links, options and files are there."""
 
 import argparse
+import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import tiny
 
 from model_hub_rqa import cli, train
 from model_hub_rqa.config.flags import flags_of
+from model_hub_rqa.data.corpus import CorpusReader
 from model_hub_rqa.tasks.extractive.task import ExtractiveKwargs
 
 ROOT = Path(__file__).parents[2]
@@ -57,3 +61,21 @@ def test_options_exist(page: Path) -> None:
     for command, words in lines:
         used = set(re.findall(r"(?<=\s)--[\w-]+", words.partition("  #")[0]))
         assert used <= options_of(command), command
+
+
+def test_the_pages_are_indexed_and_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The two commands as they stand in the README: the section that has the answer is among the first three."""
+    tiny.model_folder(tmp_path / "runs/squad")
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.rst").read_text(encoding="utf-8")
+    index, ask = re.findall(r"^    rqa ((?:index|ask) .*runs/docs.*)$", text, re.MULTILINE)
+    assert cli.main(shlex.split(index)) == 0
+    capsys.readouterr()
+    assert cli.main([*shlex.split(ask), "--json"]) == 0
+    found = {(one["document"], one["heading"]): one for one in json.loads(capsys.readouterr().out)["passages"][:3]}
+    first = found["training.rst", "Training > Stop and resume"]
+    whole = next(one.text for one in CorpusReader("docs") if one.id == "training.rst")
+    assert whole[first["start"] : first["end"]] == first["text"]

@@ -215,7 +215,10 @@ def _passages(items: Any, errors: list[str], *, required: bool) -> list[tuple[bo
 
 def _passage(item: Record, errors: list[str]) -> Row:
     names = item.get("names", {"text": "text", "gold": "gold"})
-    text = filled_text({names["text"]: item["text"]} if "text" in item else {}, names["text"], errors)
+    if item.get("text") == "" and str(item.get("title") or "").strip():  # a document of a title alone, as BEIR has them
+        text: str | None = ""
+    else:
+        text = filled_text({names["text"]: item["text"]} if "text" in item else {}, names["text"], errors)
     id_ = text_or_empty(item, "id", errors, numbers=True)
     title = text_or_empty(item, "title", errors, numbers=True)
     gold = true_or_false({names["gold"]: item.get("gold")}, names["gold"], errors) is True

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from model_hub_rqa.data.corpus import CorpusReader, Query, read_qrels, read_queries
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.records import Passage
-from model_hub_rqa.retrieval.base import split_document
 
 DOCUMENTS = [
     Passage("1", 'Zoë said "NA",\nthen null.', 'A, "quoted" title'),
@@ -189,7 +186,12 @@ FILES = [
     ("c.csv", b"id,text\n", "holds no record"),
     ("c.parquet", b"", "empty file"),
     ("c.parquet", b"PAR1", "cannot be read as Parquet: "),
-    ("c.txt", b"x", "unknown file ending '.txt' (known: .jsonl, .csv, .tsv, .parquet; text files also with .gz)"),
+    (
+        "c.doc",
+        b"x",
+        "unknown file ending '.doc' (known: .json, .jsonl, .csv, .tsv, .parquet, .txt, .md, .rst, .html, "
+        ".htm, .pdf; text files also with .gz)",
+    ),
 ]
 
 
@@ -206,7 +208,7 @@ def test_errors_of_a_corpus_file(tmp_path: Path, name: str, content: bytes, erro
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     """What is not there, or is a folder, is said so."""
     assert errors(tmp_path / "none.jsonl") == ["no such file"]
-    assert errors(tmp_path) == ["is a folder, must be a file"]
+    assert errors(tmp_path) == ["must hold documents (.txt, .md, .rst, .html, .htm, .pdf), got none"]
     assert errors(tmp_path / "none.json", read_queries) == ["no such file"]
 
 
@@ -224,47 +226,6 @@ def test_unknown_policy(tmp_path: Path) -> None:
     for step in (CorpusReader, read_queries):
         with pytest.raises(ConfigError, match="on_bad_record"):
             step(tmp_path / "c.jsonl", on_bad_record="ignore")
-
-
-# text, words, stride, passages
-SPLITS = [
-    ("a b c d", 2, None, ["a b", "c d"]),
-    ("a b c d e", 2, None, ["a b", "c d", "e"]),
-    ("a b c", 5, None, ["a b c"]),
-    ("a b c", 3, None, ["a b c"]),
-    (" a\n b  c ", 2, None, ["a\n b", "c"]),
-    ("a b c d e", 3, 2, ["a b c", "c d e"]),
-    ("a b c d e f", 3, 2, ["a b c", "c d e", "e f"]),
-    ("a b c d", 3, 1, ["a b c", "b c d"]),
-    ("a b", 1, 1, ["a", "b"]),
-]
-
-
-@pytest.mark.parametrize(("text", "words", "stride", "expected"), SPLITS)
-def test_splitting_by_hand(text: str, words: int, stride: int | None, expected: list[str]) -> None:
-    """Documents are cut at the documented boundaries, and each passage has the title and a numbered id."""
-    found = list(split_document(Passage("d", text, "t"), words, stride))
-    assert found == [Passage(f"d#{i}", piece, "t") for i, piece in enumerate(expected)]
-
-
-@given(st.lists(st.text("ab \n", max_size=3), max_size=30), st.integers(1, 8), st.integers(1, 8))
-def test_splitting_loses_no_word(pieces: list[str], words: int, stride: int) -> None:
-    """Every word is in a passage, passage i begins with word i * stride, and all but the last are full."""
-    text = " ".join(pieces)
-    stride = min(stride, words)
-    found = [passage.text.split() for passage in split_document(Passage("d", text), words, stride)]
-    every = text.split()
-    for i, piece in enumerate(found):
-        assert piece == every[i * stride : i * stride + words]
-    assert all(len(piece) == words for piece in found[:-1])
-    assert (len(found) - 1) * stride + len(found[-1]) == len(every)
-
-
-@pytest.mark.parametrize(("words", "stride"), [(0, None), (-1, 2), (3, 0), (3, 4)])
-def test_impossible_splits(words: int, stride: int | None) -> None:
-    """No passage may be empty, and no word may fall between two."""
-    with pytest.raises(ConfigError, match="passage_"):
-        list(split_document(Passage("d", "a b"), words, stride))
 
 
 CTXS = [{"id": "1", "title": "", "text": "x"}]
