@@ -4,6 +4,7 @@ import hashlib
 import json
 import mmap
 import time
+import uuid
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,6 +136,12 @@ def search_stages(name: str, retriever: Retriever, queries: Sequence[str], k: in
     """
     own: Callable[[Sequence[str], int], list[Stage]] | None = getattr(retriever, "search_stages", None)
     return [timed(name, lambda: retriever.search(queries, k))] if own is None else own(queries, k)
+
+
+def fingerprint_of(part: Any) -> str:
+    """What a retriever or reranker says of all that its results depend on; where it says nothing, a new text each time,
+    so that no cached result is taken for its."""
+    return str(getattr(part, "fingerprint", None) or uuid.uuid4().hex)
 
 
 def json_sum(content: Any) -> str:

@@ -13,7 +13,7 @@ from functools import partial
 
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.records import Hit, Passage
-from model_hub_rqa.retrieval.base import Retriever, Stage, check_k, timed
+from model_hub_rqa.retrieval.base import Retriever, Stage, check_k, fingerprint_of, timed
 
 FUSIONS = ("rrf", "convex")
 FUSION_DEPTH = 100
@@ -58,8 +58,7 @@ class HybridRetriever:
 
     @property
     def fingerprint(self) -> str:
-        parts = [getattr(retriever, "fingerprint", repr(retriever)) for retriever in self.retrievers.values()]
-        return repr((self.fusion, self.weights, self.depth, parts))
+        return repr((self.fusion, self.weights, self.depth, [*map(fingerprint_of, self.retrievers.values())]))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """As :class:`~model_hub_rqa.retrieval.base.Retriever` says; only passages that a retriever found are in it."""

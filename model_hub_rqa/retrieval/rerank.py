@@ -22,6 +22,7 @@ from model_hub_rqa.retrieval.base import (
     Retriever,
     Stage,
     check_k,
+    fingerprint_of,
     json_sum,
     no_report,
     passage_text,
@@ -82,8 +83,7 @@ class RerankedRetriever:
 
     @property
     def fingerprint(self) -> str:
-        parts = [getattr(part, "fingerprint", repr(part)) for part in (self.retriever, self.reranker)]
-        return repr(("rerank", self.depth, parts))
+        return repr(("rerank", self.depth, fingerprint_of(self.retriever), fingerprint_of(self.reranker)))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """As :class:`~model_hub_rqa.retrieval.base.Retriever` says, with the reranker's scores. Equal ones keep the
@@ -223,6 +223,7 @@ def _load(source: str) -> Any:
 
     try:
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # for weights that a checkpoint lacks
             return library.CrossEncoder(source)
     except Exception as error:  # the hub client, safetensors and transformers each raise their own kinds
         reason = str(error).strip().split("\n")[0]

@@ -60,25 +60,23 @@ def test_an_index_makes_validation_end_to_end(settings: dict[str, Any], tmp_path
     assert report["exact_match"] >= 0
 
 
-def test_several_indexes_are_fused(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_several_indexes_are_fused(settings: dict[str, Any], tmp_path: Path, minilm: str) -> None:
     """A list of indexes: a validation reads their fusion, and other weights are another retrieval."""
-    command = ["index", "--corpus", str(tmp_path / "corpus.jsonl"), "--retriever", "bm25"]
-    assert main([*command, "--stopwords", "", "--k1", "0", "--output", str(tmp_path / "other")]) == 0
-    indexes = [str(tmp_path / "index"), str(tmp_path / "other")]
-    read = []
-    for weights in ([1, 0], [0, 1]):
-        settings["data"] |= {"index": indexes, "fusion": "convex", "fusion_weights": weights, "n_context": 8}
-        read.append(trial_of(settings).read["validation"]["passages"])
-    alone = []
-    for index in indexes:
-        settings["data"] |= {"index": index, "fusion": None, "fusion_weights": None}
-        alone.append(trial_of(settings).read["validation"]["passages"])
-    for fused, single in zip(read, alone, strict=True):
-        assert [[row["id"] for row in rows] for rows in fused] == [[row["id"] for row in rows] for rows in single]
-    assert [row["score"] for row in read[0][0]] != [row["score"] for row in alone[0][0]]  # from 0 to 1
-    settings["data"] |= {"index": [*indexes, str(tmp_path)]}
+    command = ["index", "--corpus", str(tmp_path / "corpus.jsonl"), "--retriever", "dense", "--embedding-model", minilm]
+    assert main([*command, "--output", str(tmp_path / "dense")]) == 0
+    indexes = [str(tmp_path / "index"), str(tmp_path / "dense")]
+
+    def read(**data: Any) -> list[list[str]]:
+        settings["data"] |= {"fusion": None, "fusion_weights": None, "n_context": 8, **data}
+        rows = trial_of(settings).read["validation"]["passages"]
+        assert [passage["score"] for passage in rows[0]] == sorted((one["score"] for one in rows[0]), reverse=True)
+        return [[passage["id"] for passage in row] for row in rows]
+
+    words, vectors = (read(index=indexes, fusion="convex", fusion_weights=weights) for weights in ([1, 0], [0, 1]))
+    assert words != vectors == read(index=indexes[1])
+    assert [row[0] for row in words] == [row[0] for row in read(index=indexes[0])]
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
-        trial_of(settings)
+        read(index=[*indexes, str(tmp_path)])
 
 
 @pytest.mark.parametrize("indexed", [True, False])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from readers_for_tests import encode_letters, fusion_folder, write_lines
+from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 
 from model_hub_rqa.cli import main
@@ -157,8 +159,28 @@ def test_the_fingerprint_follows_weights_and_settings(model: Path, tmp_path: Pat
     other = tiny.cross_encoder_folder(tmp_path / "other", seed=1)
     prints = [CrossEncoderReranker(str(one)).fingerprint for one in (model, model, other)]
     prints.append(CrossEncoderReranker(str(model), max_seq_length=8).fingerprint)
+    cased = shutil.copytree(model, tmp_path / "cased")
+    tokenizer = json.loads((cased / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = None
+    (cased / "tokenizer.json").write_text(json.dumps(tokenizer))
+    prints.append(CrossEncoderReranker(str(cased)).fingerprint)
     assert prints[0] == prints[1]
-    assert len(set(prints)) == 3
+    assert len(set(prints)) == 4
+    names: list[Any] = [RerankedRetriever(InOrder(1), CrossEncoderReranker(str(model)), depth=5) for _ in range(2)]
+    assert names[0].fingerprint != names[1].fingerprint  # of a retriever that does not say what it depends on
+
+
+def test_weights_that_a_checkpoint_lacks(model: Path, tmp_path: Path) -> None:
+    """They are the same each time, and torch's own draws are left alone."""
+    folder = shutil.copytree(model, tmp_path / "less")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value for name, value in weights.items() if "pooler" not in name}, folder / "model.safetensors")
+    found = []
+    for seed in (1, 2):
+        before = torch.manual_seed(seed).get_state()
+        found.append(CrossEncoderReranker(str(folder)).score([("oil", PASSAGES[0])]))
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert found[0] == found[1] != CrossEncoderReranker(str(model)).score([("oil", PASSAGES[0])])
 
 
 def test_models_that_are_no_cross_encoders(tmp_path: Path, minilm: str) -> None:
