@@ -150,6 +150,41 @@ def map_examples(
     return examples.map(function, load_from_cache_file=not overwrite_cache, new_fingerprint=fingerprint, **options)
 
 
+def map_features(
+    examples: "datasets.Dataset",
+    builder: Callable[..., Any],
+    columns: Mapping[str, Any] | None = None,
+    *,
+    overwrite_cache: bool = False,
+    batch_size: int = 512,
+) -> "datasets.Dataset":
+    """The features that ``builder`` makes of all examples, from the cache unless ``overwrite_cache``.
+
+    Args:
+        examples: the data set.
+        builder: called with the columns of ``batch_size`` examples and their indices.
+        columns: the types of the features' columns; None where the builder's values say them.
+        overwrite_cache: make them anew.
+        batch_size: examples tokenised at a time.
+
+    Returns:
+        A dataset in numpy format with the builder's columns.
+    """
+    from datasets import Features
+
+    return map_examples(
+        examples,
+        builder,
+        overwrite_cache=overwrite_cache,
+        batched=True,
+        batch_size=batch_size,
+        with_indices=True,
+        remove_columns=examples.column_names,
+        features=None if columns is None else Features(columns),
+        desc="tokenising",
+    ).with_format("numpy")
+
+
 def function_digest(function: Callable[..., Any], key: Any = None) -> str:
     """A hash of a function: of its arguments and of its source, the same in every process.
 

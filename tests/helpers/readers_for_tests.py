@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from tiny_records import write_lines
 from tokenizers import Tokenizer, decoders
 from tokenizers_for_tests import t5
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
@@ -32,6 +33,7 @@ QUESTIONS = [
     {"id": "b", "question": "what?", "answers": ["a barrel of oil"], "gold_id": "2", "ctxs": CTXS[1:]},
     {"id": "c", "question": "who?", "answers": ["members"], "ctxs": CTXS[2:]},
 ]
+SHAPE: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.0}
 
 
 class Repeater:
@@ -93,13 +95,12 @@ def sentence_piece() -> PreTrainedTokenizerFast:
 def fusion_folder(folder: Path, **settings: Any) -> Path:
     """A model folder of a tiny T5 with random weights large enough that its attention is not even."""
     tokenizer = sentence_piece()
-    shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.0}
     config = T5Config(
         vocab_size=len(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=0,
         tie_word_embeddings=False,
-        **shape,
+        **SHAPE,
     )
     config.pad_token_id = tokenizer.pad_token_id
     torch.manual_seed(0)
@@ -124,11 +125,6 @@ def sharded_copy(folder: Path, copy: Path, auto_class: Any) -> Path:
     assert len(list(copy.glob("model-*-of-*.safetensors"))) > 1
     assert (copy / "model.safetensors.index.json").is_file()
     return copy
-
-
-def write_lines(path: Path, records: Sequence[Any]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
 
 
 def world_folder(folder: Path) -> Path:

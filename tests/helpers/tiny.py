@@ -115,38 +115,40 @@ def squad_file(path: Path, count: int, *, unanswerable: int = 0, seed: int = 0) 
     return path
 
 
+def write_experiment(
+    folder: Path, trial: str, metric: str, data: dict[str, Any], hyperparameters: dict[str, Any]
+) -> Path:
+    """An experiment configuration of two epochs of batches of eight, in a file."""
+    config = {
+        "name": "tiny",
+        "entrypoint": f"model_hub_rqa.trials.{trial}",
+        "data": {**data, "cache_dir": str(folder / "cache")},
+        "hyperparameters": {
+            **{"global_batch_size": 8, "learning_rate": 1e-3, "num_train_epochs": 2, "logging_steps": 1},
+            **hyperparameters,
+        },
+        "searcher": {"name": "single", "metric": metric, "smaller_is_better": False},
+    }
+    path = folder / "experiment.yaml"
+    path.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
+    return path
+
+
 def experiment(folder: Path, *, train: int = 40, validation: int = 11, unanswerable: int = 0, **changes: Any) -> Path:
     """An experiment configuration of the tiny model on tiny data; ``changes`` are hyperparameters."""
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "model"
     if not model.exists():
         model_folder(model)
-    config = {
-        "name": "tiny",
-        "entrypoint": "model_hub_rqa.trials.qa:QATrial",
-        "data": {
-            "train_file": str(squad_file(folder / "train.json", train, unanswerable=min(unanswerable, 1) * 10)),
-            "validation_file": str(
-                squad_file(folder / "validation.json", validation, unanswerable=unanswerable, seed=1)
-            ),
-            "max_seq_length": 64,
-            "doc_stride": 16,
-            "version_2_with_negative": unanswerable > 0,
-            "cache_dir": str(folder / "cache"),
-        },
-        "hyperparameters": {
-            "global_batch_size": 8,
-            "pretrained_model_name_or_path": str(model),
-            "learning_rate": 1e-3,
-            "num_train_epochs": 2,
-            "logging_steps": 1,
-            **changes,
-        },
-        "searcher": {"name": "single", "metric": "f1", "smaller_is_better": False},
+    data = {
+        "train_file": str(squad_file(folder / "train.json", train, unanswerable=min(unanswerable, 1) * 10)),
+        "validation_file": str(squad_file(folder / "validation.json", validation, unanswerable=unanswerable, seed=1)),
+        "max_seq_length": 64,
+        "doc_stride": 16,
+        "version_2_with_negative": unanswerable > 0,
     }
-    path = folder / "experiment.yaml"
-    path.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
-    return path
+    hyperparameters = {"pretrained_model_name_or_path": str(model), **changes}
+    return write_experiment(folder, "qa:QATrial", "f1", data, hyperparameters)
 
 
 def reports(run: Path, kind: str) -> list[dict[str, Any]]:

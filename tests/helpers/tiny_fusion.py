@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from readers_for_tests import sentence_piece
+from readers_for_tests import SHAPE, sentence_piece
+from tiny import write_experiment
+from tiny_records import write_lines
 
 from model_hub_rqa import train
 from model_hub_rqa.config.experiment import parse_experiment
 from model_hub_rqa.runtime import experiments
 
 WORDS = ["price", "oil", "river", "name", "embargo", "barrel", "basin", "café"]
-SHAPE = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.0}
 
 
 def records(count: int) -> list[dict[str, Any]]:
@@ -26,76 +27,42 @@ def records(count: int) -> list[dict[str, Any]]:
     return found
 
 
-def write_lines(path: Path, rows: list[Any]) -> str:
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return str(path)
-
-
 def experiment(folder: Path, *, train: int = 40, validation: int = 11, dropout: float = 0.0, **changes: Any) -> Path:
     """An experiment configuration; ``changes`` are hyperparameters."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = sentence_piece()
     tokenizer.save_pretrained(folder / "tokenizer")
     shape = {**SHAPE, "model_type": "t5", "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
-    config = {
-        "name": "tiny",
-        "entrypoint": "model_hub_rqa.trials.fid:FiDTrial",
-        "data": {
-            "train_file": write_lines(folder / "train.jsonl", records(train)),
-            "validation_file": write_lines(folder / "validation.jsonl", records(validation)),
-            "max_encoder_seq_length": 32,
-            "max_decoder_seq_length": 16,
-            "max_new_tokens": 4,
-            "cache_dir": str(folder / "cache"),
-        },
-        "hyperparameters": {
-            "global_batch_size": 8,
-            "tokenizer_name": str(folder / "tokenizer"),
-            "config_overrides": {**shape, "dropout_rate": dropout},
-            "use_pretrained_weights": False,
-            "learning_rate": 1e-3,
-            "num_train_epochs": 2,
-            "logging_steps": 1,
-            **changes,
-        },
-        "searcher": {"name": "single", "metric": "exact_match", "smaller_is_better": False},
+    data = {
+        "train_file": write_lines(folder / "train.jsonl", records(train)),
+        "validation_file": write_lines(folder / "validation.jsonl", records(validation)),
+        "max_encoder_seq_length": 32,
+        "max_decoder_seq_length": 16,
+        "max_new_tokens": 4,
     }
-    path = folder / "experiment.yaml"
-    path.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
-    return path
+    hyperparameters = {
+        "tokenizer_name": str(folder / "tokenizer"),
+        "config_overrides": {**shape, "dropout_rate": dropout},
+        "use_pretrained_weights": False,
+        **changes,
+    }
+    return write_experiment(folder, "fid:FiDTrial", "exact_match", data, hyperparameters)
 
 
 def memorised(tmp_path: Path) -> dict[str, Any]:
     """A tiny T5 from scratch on eight questions."""
-    tokenizer = sentence_piece()
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    data = write_lines(tmp_path / "data.jsonl", records(8))
-    overrides = {"model_type": "t5", "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, **SHAPE}
-    return {
-        "name": "tiny",
-        "entrypoint": "model_hub_rqa.trials.fid:FiDTrial",
-        "data": {
-            "train_file": data,
-            "validation_file": data,
-            "max_encoder_seq_length": 32,
-            "max_decoder_seq_length": 16,
-            "max_new_tokens": 8,
-            "cache_dir": str(tmp_path / "cache"),
-        },
-        "hyperparameters": {
-            "global_batch_size": 4,
-            "tokenizer_name": str(tmp_path / "tokenizer"),
-            "config_overrides": overrides,
-            "use_pretrained_weights": False,
-            "bf16": False,  # whatever the machine has, so that numbers are compared to the last digits
-            "max_steps": 4,
-            "learning_rate": 1e-3,
-            "logging_steps": 20,
-            "eval_steps": 1000,  # at the end, that is
-            "save_steps": 1000,
-        },
-        "searcher": {"name": "single", "metric": "exact_match", "smaller_is_better": False},
+    changes = {
+        "global_batch_size": 4,
+        "bf16": False,  # whatever the machine has, so that numbers are compared to the last digits
+        "max_steps": 4,
+        "logging_steps": 20,
+        "eval_steps": 1000,  # at the end, that is
+        "save_steps": 1000,
     }
+    path = experiment(tmp_path, train=8, validation=8, **changes)
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config["data"]["max_new_tokens"] = 8
+    return config
 
 
 def write_config(config: dict[str, Any], folder: Path) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny import write_experiment
 from tiny_fusion import records, write_lines
 from tokenizers_for_tests import roberta
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -35,30 +36,15 @@ def experiment(folder: Path, *, train: int = 40, validation: int = 11, dropout: 
     model = folder / "model"
     if not model.exists():
         causal_folder(model, **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), dropout))
-    config = {
-        "name": "tiny",
-        "entrypoint": "model_hub_rqa.trials.generation:GenerationTrial",
-        "data": {
-            "train_file": write_lines(folder / "train.jsonl", records(train)),
-            "validation_file": write_lines(folder / "validation.jsonl", records(validation)),
-            "n_context": 2,
-            "max_length": 128,
-            "max_new_tokens": 6,
-            "cache_dir": str(folder / "cache"),
-        },
-        "hyperparameters": {
-            "global_batch_size": 8,
-            "pretrained_model_name_or_path": str(model),
-            "learning_rate": 1e-3,
-            "num_train_epochs": 2,
-            "logging_steps": 1,
-            **changes,
-        },
-        "searcher": {"name": "single", "metric": "exact_match", "smaller_is_better": False},
+    data = {
+        "train_file": write_lines(folder / "train.jsonl", records(train)),
+        "validation_file": write_lines(folder / "validation.jsonl", records(validation)),
+        "n_context": 2,
+        "max_length": 128,
+        "max_new_tokens": 6,
     }
-    path = folder / "experiment.yaml"
-    path.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
-    return path
+    hyperparameters = {"pretrained_model_name_or_path": str(model), **changes}
+    return write_experiment(folder, "generation:GenerationTrial", "exact_match", data, hyperparameters)
 
 
 def changed(path: Path, **sections: dict[str, Any]) -> Path:

@@ -1,5 +1,8 @@
-"""Records of questions with passages, as the feature builders take them."""
+"""Records of questions with passages, as the feature builders take them, and files of records."""
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 TOFU = [{"question": f"What is author {i}?", "answer": f"A writer of {i} books."} for i in range(9)]
@@ -21,3 +24,9 @@ def row(question: str = "Who?", passages: tuple[str, ...] = ("one", "two"), **fi
         "negatives": [],
     }
     return plain | fields
+
+
+def write_lines(path: Path, records: Iterable[Any]) -> str:
+    """Writes JSON lines and returns the file's path."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return str(path)

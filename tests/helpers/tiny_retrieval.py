@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_records import write_lines
 from tokenizers_for_tests import bert
 from transformers import BertConfig, BertModel
 
@@ -41,11 +42,6 @@ def record(number: int, *, negatives: int = 2) -> dict[str, Any]:
         "positive_ctxs": [{**passage(first, second), "score": 2.0 + rng.random()}],
         "hard_negative_ctxs": hard,
     }
-
-
-def write_lines(path: Path, records: Any) -> str:
-    path.write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
-    return str(path)
 
 
 def config(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from model_hub_rqa.data.arrow_cache import map_examples
+from model_hub_rqa.data.arrow_cache import map_features
 from model_hub_rqa.data.tokens import PromptEncoder, end_token_id, padded_width, single_template, special_tokens
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.registry import COLLATORS
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IGNORED = -100  # the label of what is not learned, as cross entropy has it
-_EXAMPLES_A_BATCH = 512  # tokenised at a time
 _PROBE = "answer"
 
 
@@ -208,7 +207,7 @@ def build_generation_features(
     split: str = "",
     overwrite_cache: bool = False,
 ) -> "Dataset":
-    """The features of all examples, from the cache where it has them (see `arrow_cache.map_examples`).
+    """The features of all examples, from the cache where it has them (see `arrow_cache.map_features`).
 
     Args:
         examples: rows as `fusion_records.FUSION_FEATURES` describes them.
@@ -224,7 +223,7 @@ def build_generation_features(
     Raises:
         DataError: every example that is too long, or that the chat template refuses.
     """
-    from datasets import Features, List, Value
+    from datasets import List, Value
 
     if not builder.settings.apply_chat_template and any(map(len, examples["chat_history"][:])):
         logger.warning(
@@ -236,17 +235,7 @@ def build_generation_features(
         "predict_with_generate": Value("bool"),
         "error": Value("string"),
     }
-    features = map_examples(
-        examples,
-        builder,
-        overwrite_cache=overwrite_cache,
-        batched=True,
-        batch_size=_EXAMPLES_A_BATCH,
-        with_indices=True,
-        remove_columns=examples.column_names,
-        features=Features(columns),
-        desc="tokenising",
-    ).with_format("numpy")
+    features = map_features(examples, builder, columns, overwrite_cache=overwrite_cache)
     errors = features["error"][:]
     features = features.remove_columns("error")
     bad = np.flatnonzero([bool(error) for error in errors])

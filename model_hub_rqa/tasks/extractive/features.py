@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from model_hub_rqa.data.arrow_cache import map_examples
+from model_hub_rqa.data.arrow_cache import map_features
 from model_hub_rqa.data.tokens import padded_width, text_backend, text_backend_json
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.registry import COLLATORS
@@ -276,22 +276,13 @@ def _column(values: Any) -> pa.Array:
 
 
 def build_features(examples: "Dataset", builder: FeatureBuilder, *, overwrite_cache: bool = False) -> "Dataset":
-    """The features of all examples, from the cache unless ``overwrite_cache`` (see `arrow_cache.map_examples`).
+    """The features of all examples, from the cache unless ``overwrite_cache`` (see `arrow_cache.map_features`).
 
     Returns:
         A dataset in numpy format with the columns that `FeatureBuilder.__call__` names.
     """
-    features = map_examples(
-        examples.with_format("arrow"),
-        builder,
-        overwrite_cache=overwrite_cache,
-        batched=True,
-        batch_size=EXAMPLES_A_BATCH,
-        with_indices=True,
-        remove_columns=examples.column_names,
-        desc="tokenising",
-    )
-    return features.with_format("numpy")
+    rows = examples.with_format("arrow")
+    return map_features(rows, builder, overwrite_cache=overwrite_cache, batch_size=EXAMPLES_A_BATCH)
 
 
 def keep_negative_windows(features: "Dataset", keep: float, *, cls_index: int, seed: int) -> "Dataset":

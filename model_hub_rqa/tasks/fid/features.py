@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from model_hub_rqa.data.arrow_cache import map_examples
+from model_hub_rqa.data.arrow_cache import map_features
 from model_hub_rqa.data.tokens import TextEncoder, padded_width, single_template, target_template
 from model_hub_rqa.tasks.fid.settings import FusionKwargs, Prompt
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IGNORED = -100  # the label of padding, as cross entropy has it
-_EXAMPLES_A_BATCH = 512  # tokenised at a time
 
 
 class FusionFeatureBuilder:
@@ -111,32 +110,21 @@ class FusionFeatureBuilder:
 def build_fusion_features(
     examples: "Dataset", builder: FusionFeatureBuilder, *, overwrite_cache: bool = False
 ) -> "Dataset":
-    """The features of all examples, from the cache unless ``overwrite_cache`` (see `arrow_cache.map_examples`).
+    """The features of all examples, from the cache unless ``overwrite_cache`` (see `arrow_cache.map_features`).
 
     Returns:
         A dataset in numpy format with the columns that `FusionFeatureBuilder.__call__` names.
     """
     if not builder.prompt.shows_dialogue and any(map(len, examples["chat_history"][:])):
         logger.warning("the prompt leaves out the turns of chat_history: set data.prompt_template: chat to show them")
-    from datasets import Features, List, Value
+    from datasets import List, Value
 
     ids = List(Value("int32"))
     columns = {
         **dict.fromkeys(("question_ids", "passage_ids", "passage_lengths", "answer_ids", "answer_lengths"), ids),
         **dict.fromkeys(("length", "example_index"), Value("int32")),
     }
-    features = map_examples(
-        examples,
-        builder,
-        overwrite_cache=overwrite_cache,
-        batched=True,
-        batch_size=_EXAMPLES_A_BATCH,
-        with_indices=True,
-        remove_columns=examples.column_names,
-        features=Features(columns),
-        desc="tokenising",
-    )
-    return features.with_format("numpy")
+    return map_features(examples, builder, columns, overwrite_cache=overwrite_cache)
 
 
 class FusionCollator:

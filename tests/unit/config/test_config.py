@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from settings_for_tests import errors, parse
 
 from model_hub_rqa.config import (
     MODEL_MODES,
@@ -20,25 +21,6 @@ from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.tasks.extractive.task import ExtractiveKwargs
 
 NO_NAME = "is required (or config_name, tokenizer_name and model_name one by one)"
-
-# The least that each dataclass asks for.
-LEAST: dict[type, dict[str, Any]] = {
-    ConfigKwargs: {"pretrained_model_name_or_path": "m"},
-    TokenizerKwargs: {"pretrained_model_name_or_path": "m"},
-    ModelKwargs: {"pretrained_model_name_or_path": "m"},
-    DatasetKwargs: {"dataset_name": "d"},
-    TrainerKwargs: {"global_batch_size": 8},
-}
-
-
-def parse(kind: type, **args: Any) -> Any:
-    return parse_dict_to_dataclasses((kind,), {**LEAST.get(kind, {}), **args})[0]
-
-
-def errors(kind: type, **args: Any) -> tuple[str, ...]:
-    with pytest.raises(ConfigError, match=r"^hyperparameters\.") as caught:
-        parse(kind, **args)
-    return caught.value.errors
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from settings_for_tests import LEAST, errors, parse
 
 from model_hub_rqa.config import (
     LR_SCHEDULER_TYPES,
     MODEL_MODES,
     ConfigKwargs,
-    DatasetKwargs,
     HubKwargs,
     Kwargs,
     LRSchedulerKwargs,
     ModelKwargs,
     OptimizerKwargs,
-    TokenizerKwargs,
     TrainerKwargs,
     option,
     parse_dict_to_dataclasses,
@@ -31,25 +30,6 @@ from model_hub_rqa.config.fields import rule_of
 from model_hub_rqa.config.parsing import ALL_KWARGS
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.tasks.extractive.task import ExtractiveKwargs
-
-# The least that each dataclass asks for.
-LEAST: dict[type, dict[str, Any]] = {
-    ConfigKwargs: {"pretrained_model_name_or_path": "m"},
-    TokenizerKwargs: {"pretrained_model_name_or_path": "m"},
-    ModelKwargs: {"pretrained_model_name_or_path": "m"},
-    DatasetKwargs: {"dataset_name": "d"},
-    TrainerKwargs: {"global_batch_size": 8},
-}
-
-
-def parse(kind: type, **args: Any) -> Any:
-    return parse_dict_to_dataclasses((kind,), {**LEAST.get(kind, {}), **args})[0]
-
-
-def errors(kind: type, **args: Any) -> tuple[str, ...]:
-    with pytest.raises(ConfigError, match=r"^hyperparameters\.") as caught:
-        parse(kind, **args)
-    return caught.value.errors
 
 
 def test_a_dataclass_built_by_hand_checks_itself() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from settings_for_tests import LEAST
 from transformers import HfArgumentParser
 
 from model_hub_rqa.config import (
@@ -16,10 +17,8 @@ from model_hub_rqa.config import (
     ModelKwargs,
     OptimizerKwargs,
     TokenizerKwargs,
-    TrainerKwargs,
     parse_dict_to_dataclasses,
 )
-from model_hub_rqa.config.datasets import NamedSetKwargs
 from model_hub_rqa.config.fields import init_fields, names_of, rule_of
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.registry import TASKS
@@ -36,15 +35,7 @@ TASKS.names()  # imports the tasks, and so their settings
 # PassageKwargs has no instances: the longest answer is each task's own.
 KINDS = [kind for kind in derived(Kwargs) if kind.__name__ not in ("HubKwargs", "PassageKwargs")]
 
-# The least that each dataclass asks for, and what a field asks for beside it.
-LEAST: dict[type, dict[str, Any]] = {
-    ConfigKwargs: {"pretrained_model_name_or_path": "m"},
-    TokenizerKwargs: {"pretrained_model_name_or_path": "m"},
-    ModelKwargs: {"pretrained_model_name_or_path": "m"},
-    DatasetKwargs: {"dataset_name": "d"},
-    NamedSetKwargs: {"name": "n"},
-    TrainerKwargs: {"global_batch_size": 8},
-}
+# What a field asks for beside it.
 BESIDE: dict[str, dict[str, Any]] = {
     "warmup_init": {"relative_step": True},
     "temperature": {"do_sample": True},

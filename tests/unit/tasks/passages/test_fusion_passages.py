@@ -5,27 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
+from tiny_records import passage, row
 
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.tasks.passages.choose import choose_passages, insert_gold, retrieve_passages
-
-
-def passage(text: str, title: str = "", *, gold: bool = False) -> dict[str, Any]:
-    return {"id": "", "title": title, "text": text, "score": None, "gold": gold}
-
-
-def row(question: str = "Who?", passages: tuple[str, ...] = ("one", "two"), **fields: Any) -> dict[str, Any]:
-    plain = {
-        "id": "1",
-        "question": question,
-        "chat_history": [],
-        "target": "",
-        "answers": ["oil"],
-        "passages": [passage(text, "T") for text in passages],
-        "negatives": [],
-    }
-    return plain | fields
 
 
 @pytest.mark.parametrize(
