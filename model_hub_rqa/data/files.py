@@ -1,14 +1,23 @@
-"""Records out of a file of any kind, with their places: JSON, JSON lines, CSV, Parquet, a folder of save_to_disk."""
+"""Records out of a file of any kind, with their locations: JSON, JSON lines, CSV, Parquet, a folder of save_to_disk.
+
+Files that are not in a format of the package's own are read by the `datasets` library.
+"""
 
 import csv
 import json
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.data.text_files import Location, Unreadable, decoded, iter_json, iter_jsonl, iter_lines, short
 from model_hub_rqa.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# Loaders of `datasets`; others are named as the ending.
+_BUILDERS = {".txt": "text", ".jsonl": "json", ".tsv": "csv", ".pq": "parquet"}
 
 Needed = Sequence[Sequence[str]]
 """The columns that a table must have: one name at least of each entry."""
@@ -243,3 +252,49 @@ def iter_file(
         yield from iter_json(path)
     else:
         yield from iter_csv(path, needed, known=known, delimiter="\t" if ending == ".tsv" else ",")
+
+
+def may_be_squad(path: str) -> bool:
+    """Whether a file is in SQuAD's form by its first record, or cannot be read, which our reader says best."""
+    file = Path(path)
+    if not file.is_dir() and ending_of(file) not in ENDINGS:
+        return not file.exists()
+    try:
+        first = next((record for _, record in iter_file(file)), None)
+    except DataError:
+        return True
+    if not isinstance(first, Mapping):
+        return True
+    return "paragraphs" in first or ("question" in first and bool({"context", "answers", "answer"} & set(first)))
+
+
+def load_any_file(path: str, settings: Mapping[str, Any]) -> "Dataset":
+    """A file of any kind that `datasets` reads, by its ending; or a folder.
+
+    Raises:
+        DataError: the file is missing, or cannot be read.
+    """
+    import datasets
+
+    file = Path(path)
+    if not file.exists():
+        raise DataError(f"{path}: no such file")
+    try:
+        if file.is_dir() and any((file / name).is_file() for name in ("state.json", "dataset_info.json")):
+            return datasets.Dataset.load_from_disk(path)
+        options = {"split": "train", "cache_dir": settings.get("cache_dir")}
+        if file.is_dir():
+            return datasets.load_dataset(path, **options)
+        ending = ending_of(file)
+        options |= {"data_files": path} | ({"sep": "\t"} if ending == ".tsv" else {})
+        return datasets.load_dataset(_BUILDERS.get(ending, ending.removeprefix(".")), **options)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error.__cause__ or error).strip().split("\n")[0]
+        raise DataError(f"{path}: cannot be read: {reason}") from error
+
+
+def concatenated(parts: "Sequence[Dataset]") -> "Dataset":
+    """Data sets one after another."""
+    from datasets import concatenate_datasets
+
+    return parts[0] if len(parts) == 1 else concatenate_datasets(list(parts))

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.data.any_form import concatenated, load_any_file, may_be_squad
 from model_hub_rqa.data.arrow_cache import Reader, cached_dataset, cached_records
 from model_hub_rqa.data.file_loaders import SQUAD_FEATURES, Records, read_squad
+from model_hub_rqa.data.files import concatenated, load_any_file, may_be_squad
 from model_hub_rqa.data.hub import check_unanswerable, load_every_split, load_hub_split, load_hub_splits
-from model_hub_rqa.data.sampling import split_off, subsample
 from model_hub_rqa.data.shards import FileCounts, Shard, count_file, join, matching_files, number_through
-from model_hub_rqa.data.slices import FileSlice, parse_slice, parse_slices
+from model_hub_rqa.data.slices import FileSlice, parse_slice, parse_slices, split_off, subsample
 from model_hub_rqa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

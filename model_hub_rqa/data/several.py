@@ -11,8 +11,8 @@ from model_hub_rqa.config.datasets import NamedSetKwargs
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.hub import check_unanswerable
 from model_hub_rqa.data.loading import load_split
-from model_hub_rqa.data.sampling import subsample
 from model_hub_rqa.data.shards import counted_as
+from model_hub_rqa.data.slices import subsample
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.registry import Loaded
 
