@@ -23,7 +23,7 @@ from model_hub_rqa.records import Passage
 
 DEFAULT_BATCH = 64
 
-Row = Mapping[str, Any]  # as fusion_records.FUSION_FEATURES describes it
+Row = Mapping[str, Any]  # as formats.fid.FUSION_FEATURES describes it
 Write = Callable[[dict[str, Any]], None]
 Score = Callable[[str, str], float]
 Report = Callable[[str, int, int], None]  # (what is being done, questions done, questions in all)
@@ -88,7 +88,7 @@ def evaluate(
         "f1_passages": 100 * sum(kept) / len(kept),
         "precision_passages": 100 * sum(grounded) / len(grounded),
         **{f"answer_words_{name}": value for name, value in word_statistics(predictions).items()},
-        "reference_words_mean": word_statistics([truth for truths in references for truth in truths])["mean"],
+        "reference_words_mean": word_statistics([answer for answers in references for answer in answers])["mean"],
         "generation_latency": latency,
         "latency": latency + retrieval.get("retrieval_latency", 0.0),
     }

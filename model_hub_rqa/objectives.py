@@ -140,22 +140,22 @@ def build_objective(components: RegisteredObjects, train_sets: Sequence[str], ke
     Raises:
         ConfigError: the objective's own errors, or a data set that it needs is not there.
     """
-    chosen = components.objective
-    if chosen is None:
+    component = components.objective
+    if component is None:
         return None
-    objective: Objective = chosen.build()
+    objective: Objective = component.build()
     needed = needed_sets(objective)
     missing = [name for name in needed if name not in train_sets]
-    config_path, got = chosen.path, ", ".join(train_sets) or "none"
+    config_path, got = component.path, ", ".join(train_sets) or "none"
     wanted = " and ".join(needed)
     if missing:
         hints = "".join(did_you_mean(name, train_sets) for name in missing[:1])
         raise ConfigError(
-            f"{config_path}: {chosen.name} needs data.train to name the sets {wanted}: there is no {missing[0]} set "
+            f"{config_path}: {component.name} needs data.train to name the sets {wanted}: there is no {missing[0]} set "
             f"(found {got}){hints}"
         )
     if needed and not keyed:
-        raise ConfigError(f"{config_path}: {chosen.name} needs data.mixing: keyed, so that each batch has {wanted}")
+        raise ConfigError(f"{config_path}: {component.name} needs data.mixing: keyed, so that each batch has {wanted}")
     return objective
 
 

@@ -69,7 +69,7 @@ class Answer:
     Attributes:
         text: the answer; "" for "no answer".
         score: the confidence, 0 to 1: a probability among the answers that it weighed (extractive), or the
-            geometric mean of its tokens' probabilities (written); None where it was not asked for.
+            geometric mean of its tokens' probabilities (generated); None where it was not asked for.
         passage: for a reader that extracts, which of the question's passages holds the answer; -1 for none.
         start, end: the characters of the answer in that passage, -1 without one.
         passage_scores: how much each passage counted, in their order: shares from 0 to 1 within one question.

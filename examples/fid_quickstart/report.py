@@ -46,7 +46,7 @@ def main(run: Path) -> None:
         print(f"\nQuestion: {record['question']}")
         for ctx in record["ctxs"]:
             print(f"  {'*' if ctx['id'] == record['gold_id'] else ' '} {ctx['title']}: {ctx['text']}")
-        print(f"Answer:   {answer}   [true answer: {record['answers'][0]}]")
+        print(f"Answer:   {answer}   [gold answer: {record['answers'][0]}]")
     print(f"\nOn {len(records)} validation questions:")
     print(f"  exact match {scores['exact_match']:.1f}, F1 {scores['f1']:.1f}")
     print(f"  exact match of a passage picked at random: {scores['random_passage']:.1f}")

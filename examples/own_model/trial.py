@@ -1,6 +1,6 @@
 """What does a question ask for? A network of one's own, with a loss of its own, in a trial without a model by default.
 
-Questions and true answers are the quickstart's: an id such as ``train-00123-founder-q2-s3`` names what is asked for.
+Questions and gold answers are the quickstart's: an id such as ``train-00123-founder-q2-s3`` names what is asked for.
 """
 
 import functools

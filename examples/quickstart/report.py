@@ -29,9 +29,9 @@ def main(run: Path) -> None:
     for paragraph in random.Random(0).sample(paragraphs, 3):
         qa = random.Random(0).choice(paragraph["qas"])
         answer = reader.answer(qa["question"], paragraph["context"])
-        truth = qa["answers"][0]["text"] if qa["answers"] else "(no answer)"
+        gold = qa["answers"][0]["text"] if qa["answers"] else "(no answer)"
         print(f"\nPassage:  {paragraph['context']}\nQuestion: {qa['question']}")
-        print(f"Answer:   {answer.text or '(no answer)'}   [score {answer.score:.2f}; true answer: {truth}]")
+        print(f"Answer:   {answer.text or '(no answer)'}   [score {answer.score:.2f}; gold answer: {gold}]")
 
 
 if __name__ == "__main__":

@@ -202,19 +202,23 @@ def _score_generated(
     errors.raise_any()
     assert predictions is not None
     lines, warnings = dict(predictions.lines), list[str]()
-    truths: dict[str, Any] = {key: line.get("references") for key, line in lines.items()}
+    references: dict[str, Any] = {key: line.get("references") for key, line in lines.items()}
     if records is not None:
         lines, warnings = _match(predictions, records.rows)
-        truths = {row["id"]: row["answers"] for row in records.rows}
+        references = {row["id"]: row["answers"] for row in records.rows}
     wrong = {key: line["prediction"] for key, line in lines.items() if not isinstance(line["prediction"], str)}
     if wrong:
         raise DataError(f"{args.predictions}: record {key}: must be text, got {text!r}" for key, text in wrong.items())
-    answers = [lines[key]["prediction"] if key in lines else "" for key in truths]
+    answers = [lines[key]["prediction"] if key in lines else "" for key in references]
     # QuAC's and CoQA's predictions have a word for "no answer"
-    pairs = zip(answers, truths.values(), strict=True)
+    pairs = zip(answers, references.values(), strict=True)
     answers = ["" if gold == [NO_ANSWER] and answer in NO_ANSWER_WORDS else answer for answer, gold in pairs]
-    rules, which = _rules(args.language, truths.values())
-    return {**generation_metrics(answers, list(truths.values()), rules=rules), "total": len(truths), **which}, warnings
+    rules, which = _rules(args.language, references.values())
+    return {
+        **generation_metrics(answers, list(references.values()), rules=rules),
+        "total": len(references),
+        **which,
+    }, warnings
 
 
 def _match(predictions: "Predictions", rows: list[dict[str, Any]]) -> tuple[dict[str, Mapping[str, Any]], list[str]]:

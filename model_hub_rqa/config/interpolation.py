@@ -227,7 +227,7 @@ def resolve_whole(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**resolved, "hyperparameters": _with_specs(resolved["hyperparameters"], spelt, hparams)}
 
 
-def settle(config: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration that says the same without a reference or a search specification, to be written and read again.
 
     A text that holds ``${`` is escaped. A secret (the hub's token) that is a reference stays one, since it is likely
@@ -242,6 +242,9 @@ def settle(config: Mapping[str, Any]) -> dict[str, Any]:
             if "${" in str(written.get(name)):
                 resolved[section][name] = written[name]
     return resolved
+
+
+settle = resolve_config  # its name before 0.2
 
 
 def referred_names(config: Mapping[str, Any]) -> dict[str, frozenset[str]]:

@@ -167,7 +167,7 @@ def read_queries(
     """The questions of a file, in their order.
 
     Args:
-        path: in any format that `fusion_records.read_fusion` takes, or BEIR's queries (_id, text).
+        path: in any format that `formats.fid.read_fusion` takes, or BEIR's queries (_id, text).
         on_bad_record: "error", or "skip" to leave bad questions out.
         require_ids: whether questions without ids, which are numbered, are an error.
         form: the format; None to look at the records.

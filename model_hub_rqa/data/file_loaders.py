@@ -249,7 +249,7 @@ def read_rows(path: str | PathLike[str], *, columns: Sequence[str] = (), on_bad_
         on_bad_record: "error", or "skip" to leave bad records out and return their errors.
 
     Raises:
-        DataError: all errors, each with its place.
+        DataError: all errors, each with its location.
     """
     checks = Checks(path, on_bad_record)
     rows: list[dict[str, Any]] = []

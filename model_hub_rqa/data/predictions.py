@@ -52,7 +52,7 @@ def read_questions(
     on_bad_record: str = "error",
     form: QuestionFormat | None = None,
 ) -> Records:
-    """Reads and validates questions with their gold answers and passages; see `fusion_records.read_fusion`."""
+    """Reads and validates questions with their gold answers and passages; see `formats.fid.read_fusion`."""
     check_policy(on_bad_record)
     return read_fusion(
         path, require_answers=require_answers, require_passages=require_passages, on_bad_record=on_bad_record, form=form
@@ -67,7 +67,7 @@ def question_of(row: Mapping[str, Any]) -> Question:
 
 
 def from_squad(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `readers.read_squad` in the form of `fusion_records.FUSION_FEATURES`; its context is gold."""
+    """A row of `file_loaders.read_squad` in the form of `formats.fid.FUSION_FEATURES`; its context is gold."""
     gold = {"id": "", "title": row["title"], "text": row["context"], "score": None, "gold": True}
     return {
         "id": row["id"],
@@ -128,7 +128,7 @@ def read_predictions(path: str) -> Predictions:
     """Reads a file of predictions in any of the forms.
 
     Raises:
-        DataError: all errors, each with its place: a record without id (or question) or answer, an id that comes
+        DataError: all errors, each with its location: a record without id (or question) or answer, an id that comes
             twice, what is no JSON; or the file holds no prediction.
     """
     file = Path(path)
@@ -175,7 +175,7 @@ def _read_line(record: Any, kind: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(answer, str):
         raise ValueError(f"{name} must be text")
     references = line.get("references", [])
-    if not isinstance(references, list) or not all(isinstance(truth, str) for truth in references):
+    if not isinstance(references, list) or not all(isinstance(answer, str) for answer in references):
         raise ValueError("references must be a list of texts")
     return str(key).strip() if kind == "question" else str(key), {"prediction": answer, **line}
 

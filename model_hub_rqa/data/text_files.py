@@ -1,4 +1,4 @@
-"""Text and JSON out of a file, strictly: what is not UTF-8, not JSON, or cut short is named with its place."""
+"""Text and JSON out of a file, strictly: what is not UTF-8, not JSON, or cut short is named with its location."""
 
 import contextlib
 import gc
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from model_hub_rqa.errors import DataError
 
-# A place inside a file, for example ("line", 7) or ("article", 1, "paragraph", 2); everything is counted from 1.
+# A location in a file, for example ("line", 7) or ("article", 1, "paragraph", 2); everything is counted from 1.
 Location = tuple[str | int, ...]
 
 # The longer mark first: UTF-32's begins with UTF-16's.
@@ -171,7 +171,7 @@ def read_object(path: Path, holds: str = "one JSON object") -> dict[str, Any]:
 
 
 def iter_jsonl(path: Path) -> Iterator[tuple[Location, Any]]:
-    """The values of a JSONL file with their places, read as a stream; blank lines are passed over.
+    """The values of a JSONL file with their locations, read as a stream; blank lines are passed over.
 
     A line that is not JSON in UTF-8 gives an `Unreadable`, so that it counts as one bad record.
 
@@ -238,7 +238,7 @@ def read_json_or_lines(path: Path) -> Any:
 
 
 def iter_json(path: Path) -> Iterator[tuple[Location, Any]]:
-    """The records of a .json file with their places: a list, by itself or under "data", records by their ids, or
+    """The records of a .json file with their locations: a list, by itself or under "data", records by their ids, or
     one record a line (JSONL).
 
     Raises:

@@ -58,7 +58,7 @@ def lcs_length(first: Sequence[str], second: Sequence[str]) -> int:
     return len(first) - row.bit_count()
 
 
-def rouge_l(prediction: str, truth: str, tokenize: Tokenize = rouge_tokens) -> float:
+def rouge_l(prediction: str, reference: str, tokenize: Tokenize = rouge_tokens) -> float:
     """ROUGE-L (Lin 2004): the F-measure of the longest common subsequence, as Google's rouge_score computes it.
 
     >>> rouge_l("the cat sat", "the cat sat down on the mat")
@@ -67,18 +67,18 @@ def rouge_l(prediction: str, truth: str, tokenize: Tokenize = rouge_tokens) -> f
     Returns:
         A fraction from 0.0 to 1.0; 0.0 where either has no tokens.
     """
-    predicted, true = tokenize(prediction), tokenize(truth)
+    predicted, true = tokenize(prediction), tokenize(reference)
     common = lcs_length(predicted, true)
     return 2 * common / (len(predicted) + len(true)) if common else 0.0
 
 
-def rouge_n(prediction: str, truth: str, n: int, tokenize: Tokenize = rouge_tokens) -> float:
+def rouge_n(prediction: str, reference: str, n: int, tokenize: Tokenize = rouge_tokens) -> float:
     """ROUGE-N (Lin 2004): the F-measure of common runs of ``n`` tokens, as Google's rouge_score computes it.
 
     >>> rouge_n("the cat sat", "the cat ran", 2)
     0.5
     """
-    predicted, true = (_runs(tokenize(text), n) for text in (prediction, truth))
+    predicted, true = (_runs(tokenize(text), n) for text in (prediction, reference))
     common = (predicted & true).total()
     return 2 * common / (predicted.total() + true.total()) if common else 0.0
 
@@ -123,7 +123,7 @@ def generation_metrics(
 
     Raises:
         ValueError: there is no question, or the two differ in length.
-        DataError: a question has no true answer.
+        DataError: a question has no gold answer.
     """
     scores = _scores(rules)
     return _means({name: scores[name] for name in _VALIDATION}, predictions, references)
@@ -166,7 +166,7 @@ def bleu(
     """
     most = max(map(len, references))
     streams: Any = [
-        [truths[i] if i < len(truths) else None for truths in references] for i in range(most)
+        [answers[i] if i < len(answers) else None for answers in references] for i in range(most)
     ]  # its types lack None
     scorer = _sacrebleu()(tokenize=tokenizer, effective_order=effective_order)
     return float(scorer.corpus_score(list(predictions), streams).score)
@@ -231,7 +231,7 @@ def _means(
     if not predictions:
         raise ValueError("predictions: needs at least one, got none")
     scores: dict[str, list[float]] = {name: [] for name in measures}
-    for prediction, truths in zip(predictions, references, strict=True):
+    for prediction, answers in zip(predictions, references, strict=True):
         for name, score in measures.items():
-            scores[name].append(max_over_ground_truths(score, prediction, truths))
+            scores[name].append(max_over_ground_truths(score, prediction, answers))
     return {name: 100 * sum(values) / len(values) for name, values in scores.items()}

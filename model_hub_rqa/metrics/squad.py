@@ -21,7 +21,7 @@ def squad_v1(
 
     Args:
         predictions: the answer by question id. A missing one counts as wrong; unknown ids are ignored.
-        references: at least one true answer by question id.
+        references: at least one gold answer by question id.
         rules: of the answers' language (`metrics.languages`); the official evaluator's are the default.
 
     Returns:
@@ -66,7 +66,7 @@ def squad_v2(
             errors of a kind at once.
     """
     exact, f1 = question_scores(predictions, references, version_2=True, rules=rules)
-    answerable = {key: any(map(rules.normalize, truths)) for key, truths in references.items()}
+    answerable = {key: any(map(rules.normalize, answers)) for key, answers in references.items()}
     if no_answer_probabilities is None:
         return _summary_v2(exact, f1, answerable)
 
@@ -102,16 +102,16 @@ def question_scores(
     Raises:
         DataError: as for ``squad_v1`` and ``squad_v2``.
     """
-    _check(predictions, references, need_truths=not version_2)
+    _check(predictions, references, need_answers=not version_2)
     exact, f1 = {}, {}
     # Gold answers repeat, within a question most of all: normalising each once is most of the speed.
     normalize = cache(rules.normalize)
     tokens = cache(rules.tokens)
-    for key, truths in references.items():
+    for key, answers in references.items():
         if key not in predictions:
             exact[key] = f1[key] = 0.0
             continue
-        golds = dict.fromkeys(map(normalize, truths))  # a set that keeps the order
+        golds = dict.fromkeys(map(normalize, answers))  # a set that keeps the order
         if version_2:
             golds.pop("", None)
             golds = golds or {"": None}
@@ -136,32 +136,32 @@ def references_from_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[st
     errors = []
     for number, row in enumerate(rows):
         try:
-            key, truths = row["id"], row["answers"]["text"]
+            key, answers = row["id"], row["answers"]["text"]
         except (KeyError, TypeError, IndexError):
             errors.append(f"row {number}: needs id and answers.text, got {_short(row)}")
             continue
-        if not isinstance(key, str) or isinstance(truths, str) or not isinstance(truths, Collection):
-            errors.append(f"row {number}: id must be a string and answers.text a list, got {_short((key, truths))}")
+        if not isinstance(key, str) or isinstance(answers, str) or not isinstance(answers, Collection):
+            errors.append(f"row {number}: id must be a string and answers.text a list, got {_short((key, answers))}")
             continue
-        truths = list(truths)
-        if references.setdefault(key, truths) != truths:
-            errors.append(f"row {number}: id {key!r} was seen before with other answers, got {_short(truths)}")
+        answers = list(answers)
+        if references.setdefault(key, answers) != answers:
+            errors.append(f"row {number}: id {key!r} was seen before with other answers, got {_short(answers)}")
     if errors:
         raise DataError(errors)
     return references
 
 
-def _check(predictions: Mapping[str, Any], references: Mapping[str, Any], *, need_truths: bool) -> None:
+def _check(predictions: Mapping[str, Any], references: Mapping[str, Any], *, need_answers: bool) -> None:
     """Raise every error of the input at once."""
     if not references:
         raise DataError("references: need at least one question, got none")
     errors = []
-    for key, truths in references.items():
-        if isinstance(truths, str) or not isinstance(truths, Collection):
-            errors.append(f"references: {key}: must be a list of strings, got {_short(truths)}")
-        elif any(not isinstance(truth, str) for truth in truths):
-            errors.append(f"references: {key}: every answer must be a string, got {_short(list(truths))}")
-        elif need_truths and not len(truths):
+    for key, answers in references.items():
+        if isinstance(answers, str) or not isinstance(answers, Collection):
+            errors.append(f"references: {key}: must be a list of strings, got {_short(answers)}")
+        elif any(not isinstance(answer, str) for answer in answers):
+            errors.append(f"references: {key}: every answer must be a string, got {_short(list(answers))}")
+        elif need_answers and not len(answers):
             errors.append(f"references: {key}: needs at least one answer in SQuAD v1.1, got none")
         if key in predictions and not isinstance(predictions[key], str):
             errors.append(f"predictions: {key}: must be a string, got {_short(predictions[key])}")

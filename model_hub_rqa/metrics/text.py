@@ -49,17 +49,17 @@ class AnswerRules:
 SQUAD_RULES = AnswerRules("en", "SQuAD", normalize_answer)
 
 
-def exact_match_score(prediction: str, truth: str, *, rules: AnswerRules = SQUAD_RULES) -> float:
+def exact_match_score(prediction: str, reference: str, *, rules: AnswerRules = SQUAD_RULES) -> float:
     """1.0 if both normalise to the same string (so also if both normalise to nothing), else 0.0."""
-    return float(rules.normalize(prediction) == rules.normalize(truth))
+    return float(rules.normalize(prediction) == rules.normalize(reference))
 
 
-def f1_score(prediction: str, truth: str, *, version_2: bool = False, rules: AnswerRules = SQUAD_RULES) -> float:
+def f1_score(prediction: str, reference: str, *, version_2: bool = False, rules: AnswerRules = SQUAD_RULES) -> float:
     """The harmonic mean of precision and recall over the normalised tokens, each counted as often as it occurs.
 
     Args:
         prediction: the predicted answer.
-        truth: one true answer.
+        reference: one gold answer.
         version_2: what an answer that normalises to nothing is worth. SQuAD v1.1 shares no token with it: 0.0. SQuAD
             v2.0 reads it as "no answer": 1.0 if both answers are that, 0.0 if only one is.
         rules: of the answers' language.
@@ -67,39 +67,39 @@ def f1_score(prediction: str, truth: str, *, version_2: bool = False, rules: Ans
     Returns:
         A fraction from 0.0 to 1.0.
     """
-    return token_f1(rules.tokenize(prediction), rules.tokenize(truth), version_2=version_2)
+    return token_f1(rules.tokenize(prediction), rules.tokenize(reference), version_2=version_2)
 
 
-def token_f1(prediction: Sequence[str], truth: Sequence[str], *, version_2: bool = False) -> float:
+def token_f1(prediction: Sequence[str], reference: Sequence[str], *, version_2: bool = False) -> float:
     """``f1_score`` of answers that are normalised and split into tokens already."""
-    if version_2 and not (prediction and truth):
-        return float(not prediction and not truth)
-    shared = sum((Counter(prediction) & Counter(truth)).values())
+    if version_2 and not (prediction and reference):
+        return float(not prediction and not reference)
+    shared = sum((Counter(prediction) & Counter(reference)).values())
     if shared == 0:
         return 0.0
     precision = shared / len(prediction)
-    recall = shared / len(truth)
+    recall = shared / len(reference)
     return 2 * precision * recall / (precision + recall)
 
 
-def precision_score(prediction: str, truth: str, *, rules: AnswerRules = SQUAD_RULES) -> float:
-    """The share of the prediction's normalised tokens that the truth has, each as often; 0.0 where there are none."""
-    tokens, true = rules.tokenize(prediction), rules.tokenize(truth)
+def precision_score(prediction: str, reference: str, *, rules: AnswerRules = SQUAD_RULES) -> float:
+    """The share of the prediction's normalised tokens that the reference has, each as often; 0.0 where it has none."""
+    tokens, true = rules.tokenize(prediction), rules.tokenize(reference)
     return sum((Counter(tokens) & Counter(true)).values()) / len(tokens) if tokens else 0.0
 
 
-def max_over_ground_truths(score: Callable[[str, str], float], prediction: str, truths: Iterable[str]) -> float:
-    """The best ``score(prediction, truth)`` over the gold answers: one of them is enough.
+def max_over_ground_truths(score: Callable[[str, str], float], prediction: str, references: Iterable[str]) -> float:
+    """The best ``score(prediction, reference)`` over the gold answers: one of them is enough.
 
     Where the one gold answer is "", the question has none: 1.0 for saying nothing, else 0.0, as in SQuAD v2.0.
 
     Raises:
         DataError: there are no gold answers.
     """
-    truths = list(truths)
-    if truths == [""]:
+    references = list(references)
+    if references == [""]:
         return float(not normalize_answer(prediction))
-    scores = [score(prediction, truth) for truth in truths]
+    scores = [score(prediction, reference) for reference in references]
     if not scores:
-        raise DataError(f"truths: needs at least one gold answer to compare {prediction!r} with, got none")
+        raise DataError(f"references: needs at least one gold answer to compare {prediction!r} with, got none")
     return max(scores)

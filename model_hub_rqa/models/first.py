@@ -8,7 +8,7 @@ from model_hub_rqa.checkpoints import pretrained_folder
 from model_hub_rqa.config import ConfigKwargs, ModelKwargs, TokenizerKwargs, parse_dict_to_dataclasses
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.models.hub import SHARED_NAME
-from model_hub_rqa.models.initial_weights import PLACE
+from model_hub_rqa.models.initial_weights import FIELD
 from model_hub_rqa.registry import RegisteredObject
 
 _NAMES = {"config": ConfigKwargs.OWN_NAME, "tokenizer": TokenizerKwargs.OWN_NAME, "model": ModelKwargs.OWN_NAME}
@@ -32,7 +32,7 @@ class FirstModel(NamedTuple):
 
 
 def read_first_model(
-    hparams: Mapping[str, Any], default_parts: Collection[str], chosen: RegisteredObject | None = None
+    hparams: Mapping[str, Any], default_parts: Collection[str], component: RegisteredObject | None = None
 ) -> FirstModel:
     """Reads the hyperparameters ``init_checkpoint`` and ``use_pretrained_weights``; loads nothing.
 
@@ -40,7 +40,7 @@ def read_first_model(
         hparams: free of search specifications.
         default_parts: which parts the trial has by default. With a hyperparameter ``model``, config and tokenizer are
             built where a name is given for them.
-        chosen: what that hyperparameter chose; None where it chose nothing, or what it chose has errors.
+        component: what that hyperparameter chose; None where it chose nothing, or what it chose has errors.
 
     Raises:
         ConfigError: the model's factory needs a part that is not built, or the checkpoint is not whole.
@@ -52,7 +52,7 @@ def read_first_model(
         try:
             folder = pretrained_folder(Path(checkpoint))
         except CheckpointError as error:
-            errors += [f"{PLACE}: {line}" for line in error.errors]
+            errors += [f"{FIELD}: {line}" for line in error.errors]
         else:
             given["use_pretrained_weights"] = False
             if (folder / "config.json").is_file() and not any(
@@ -65,12 +65,12 @@ def read_first_model(
         overrides = given.get("config_overrides")
         if isinstance(overrides, Mapping) and "model_type" in overrides:
             named.add("config")
-        takes_kwargs = chosen is not None and chosen.takes("model_kwargs")
+        takes_kwargs = component is not None and component.takes("model_kwargs")
         parts &= (named | {"model"}) if takes_kwargs else (named - {"model"})
         errors += [
-            f"{chosen.path}: {chosen.name} asks for the {part}, and none is built: give {SHARED_NAME}"
+            f"{component.path}: {component.name} asks for the {part}, and none is built: give {SHARED_NAME}"
             for part in ("config", "tokenizer")
-            if chosen is not None and chosen.takes(part, required=True) and part not in parts
+            if component is not None and component.takes(part, required=True) and part not in parts
         ]
     if errors:
         raise ConfigError(errors)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_model
 
 from model_hub_rqa.errors import ConfigError
 
-PLACE = "hyperparameters.init_checkpoint"
+FIELD = "hyperparameters.init_checkpoint"
 WEIGHTS = "model.safetensors"
 _SHOWN = 10  # names of one kind in a message
 
@@ -33,7 +33,7 @@ def save_weights(model: torch.nn.Module, folder: Path, **options: Any) -> None:
         path.chmod(mode)
 
 
-def load_weights(model: torch.nn.Module, folder: Path, field: str = PLACE) -> None:
+def load_weights(model: torch.nn.Module, folder: Path, field: str = FIELD) -> None:
     """Puts the weights of a folder of `save_weights` into a model, which has to have the same, by name and shape.
 
     Args:

@@ -43,12 +43,12 @@ def loss_of(output: Any) -> torch.Tensor | None:
 
 
 def check_loss(
-    chosen: RegisteredObject, model: torch.nn.Module, batch: Any, autocast: contextlib.AbstractContextManager[Any]
+    component: RegisteredObject, model: torch.nn.Module, batch: Any, autocast: contextlib.AbstractContextManager[Any]
 ) -> None:
     """Tries a model on a small training batch, so that what it lacks is an error before training begins.
 
     Args:
-        chosen: what the hyperparameter ``model`` chose.
+        component: what the hyperparameter ``model`` chose.
         model: what it built, on its device.
         batch: of two examples or more, so that a loss for each of them shows.
         autocast: what the forward pass runs in.
@@ -61,11 +61,11 @@ def check_loss(
             loss = loss_of(model.eval()(**batch))
     except TypeError as error:
         columns = ", ".join(batch)
-        text = f"{chosen.name} cannot be called with a training batch ({columns}): {error}"
-        raise ConfigError(f"{chosen.path}: {text}") from error
+        text = f"{component.name} cannot be called with a training batch ({columns}): {error}"
+        raise ConfigError(f"{component.path}: {text}") from error
     finally:
         model.train()
     if loss is None or loss.numel() != 1:
         got = "none" if loss is None else f"one of shape {tuple(loss.shape)}"
-        text = f"{chosen.name} must give a loss (a scalar), since the trial has no compute_loss, got {got}"
-        raise ConfigError(f"{chosen.path}: {text}")
+        text = f"{component.name} must give a loss (a scalar), since the trial has no compute_loss, got {got}"
+        raise ConfigError(f"{component.path}: {text}")

@@ -176,7 +176,7 @@ def _write(path: Path, reports: list[dict[str, Any]]) -> None:
     partial.replace(path)
 
 
-def clear_the_way(folder: Path, done: int) -> list[str]:
+def roll_back(folder: Path, done: int) -> list[str]:
     """Makes the run's checkpoints those of its first ``done`` optimizer steps.
 
     What a killed process left half-written or half-removed goes. Checkpoints of later steps are set aside until they
@@ -195,8 +195,11 @@ def clear_the_way(folder: Path, done: int) -> list[str]:
     return [f"set aside: {path} (later than the {done} steps that the run goes on from)" for path in later]
 
 
+clear_the_way = roll_back  # its name before 0.2
+
+
 def remove_set_aside(folder: Path) -> None:
-    """Removes the checkpoints that `clear_the_way` has set aside, at the end of the run that took their place."""
+    """Removes the checkpoints that `roll_back` has set aside, at the end of the run that took their place."""
     for path in (folder / "checkpoints").glob(".checkpoint-*.replaced"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -21,26 +21,26 @@ def read_metrics(entries: Iterable[Any]) -> dict[str, RegisteredObject]:
     for number, entry in enumerate(entries):
         path = f"data.metrics[{number}]"
         try:
-            chosen = METRICS.from_config(entry, path)
+            component = METRICS.from_config(entry, path)
         except ConfigError as error:
             errors += error.errors
             continue
-        name = chosen.name.replace(":", ".").rpartition(".")[2]
+        name = component.name.replace(":", ".").rpartition(".")[2]
         if name in found:
             errors.append(f"{path}: {name} is listed already")
-        found[name] = chosen
+        found[name] = component
     if errors:
         raise ConfigError(errors)
     return found
 
 
 def added_metrics(
-    chosen: Mapping[str, RegisteredObject], predictions: Sequence[str], references: Sequence[Sequence[str]]
+    components: Mapping[str, RegisteredObject], predictions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
     """What `read_metrics` chose, computed.
 
     Args:
-        chosen: by name.
+        components: by name.
         predictions: a text for each example.
         references: the gold answers of each.
 
@@ -48,7 +48,7 @@ def added_metrics(
         ConfigError: a metric gives no number.
     """
     found = {}
-    for name, one in chosen.items():
+    for name, one in components.items():
         value = one.build()(predictions, references)
         try:
             found[name] = float(value)

@@ -176,7 +176,7 @@ class Task:
         """The examples of a file, or of a part of one (``dev.json[:100]``), as a datasets.Dataset.
 
         Raises:
-            DataError: every error of the file, each with the record's place.
+            DataError: every error of the file, each with the record's location.
         """
         part = parse_slice(path)
         loader = self.file_loader(labelled=labelled)

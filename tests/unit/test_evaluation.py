@@ -210,7 +210,7 @@ def test_faire_from_its_corpus_to_scores(rqa_data: Path, tmp_path: Path, capsys:
 
 
 def test_score_with_data_in_fids_form(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Any of the true answers is enough; a question without a prediction counts as wrong."""
+    """Any of the gold answers is enough; a question without a prediction counts as wrong."""
     predictions = tmp_path / "predictions.json"
     predictions.write_text(json.dumps({"a": "In october!", "b": "barrel of oil"}), encoding="utf-8")
     assert main(["score", str(predictions), "--data", str(world / "questions.jsonl")]) == 0

@@ -210,7 +210,7 @@ def build_generation_features(
     """The features of all examples, from the cache where it has them (see `arrow_cache.map_features`).
 
     Args:
-        examples: rows as `fusion_records.FUSION_FEATURES` describes them.
+        examples: rows as `formats.fid.FUSION_FEATURES` describes them.
         builder: makes the features.
         on_bad_record: what becomes of an example whose question and answer alone are longer than max_length, or that
             the chat template refuses: "error", or "skip" to leave it out with a warning.

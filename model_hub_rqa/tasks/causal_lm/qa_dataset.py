@@ -34,7 +34,7 @@ def qa_dataset(
     predict_with_generate: bool | None = None,
     on_bad_record: str = "error",
 ) -> Loaded:
-    """Questions and answers, with passages where the records have any in a format of `fusion_records.read_fusion`:
+    """Questions and answers, with passages where the records have any in a format of `formats.fid.read_fusion`:
     ``ctxs`` (FiD's), ``context`` (SQuAD's, HotpotQA's), ``paragraphs`` (MuSiQue's).
 
     Args:
@@ -49,7 +49,7 @@ def qa_dataset(
         on_bad_record: "error", or "skip" to leave out what has no question or no answer.
 
     Returns:
-        Rows as `fusion_records.FUSION_FEATURES` describes them.
+        Rows as `formats.fid.FUSION_FEATURES` describes them.
 
     Raises:
         ConfigError: the data cannot be loaded, or an argument breaks a rule.

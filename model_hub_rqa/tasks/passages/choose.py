@@ -47,7 +47,7 @@ def choose_passages(
     """Keeps the passages of each record that are read.
 
     Args:
-        examples: rows as `fusion_records.FUSION_FEATURES` describes them.
+        examples: rows as `formats.fid.FUSION_FEATURES` describes them.
         n_context: the first passages, so many of them; None for all.
         num_hard_negatives: so many of the record's negatives are put among its passages, at places drawn from the
             seed, so that the gold passage is not always first; n_context then drops what is not gold.
@@ -73,7 +73,7 @@ def retrieve_passages(
     """Puts retrieved passages in the place of the record's.
 
     Args:
-        examples: rows as `fusion_records.FUSION_FEATURES` describes them.
+        examples: rows as `formats.fid.FUSION_FEATURES` describes them.
         retrieve: called with the queries of a batch.
         max_num_to_retrieve: passages kept of those retrieved, gold ones not counted.
         n_context: passages read in the end, the first that are not gold dropped last; None for all.

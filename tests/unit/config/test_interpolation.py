@@ -18,7 +18,7 @@ from stand_in_master import StandInMaster
 
 from model_hub_rqa import train
 from model_hub_rqa.config import parsing
-from model_hub_rqa.config.interpolation import interpolate, read_sections, referred_names, resolve_whole, settle
+from model_hub_rqa.config.interpolation import interpolate, read_sections, referred_names, resolve_config, resolve_whole
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.runtime import experiments
 from model_hub_rqa.trials.qa import QATrial
@@ -161,20 +161,20 @@ trees = st.recursive(
 
 @given(trees)
 def test_what_was_settled_reads_as_it_is(value: Any) -> None:
-    """settle escapes whatever text there is, so that reading it again gives the value that was resolved."""
+    """resolve_config escapes whatever text there is, so that reading it again gives the value that was resolved."""
     from model_hub_rqa.config.interpolation import _escape
 
     escaped = _escape({"data": {"x": value}})
     assert interpolate(escaped) == {"data": {"x": value}}
-    assert settle(escaped) == escaped
-    assert settle(settle(escaped)) == escaped
+    assert resolve_config(escaped) == escaped
+    assert resolve_config(resolve_config(escaped)) == escaped
 
 
 def test_a_secret_that_is_a_reference_is_not_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub's token comes from the environment and must not reach a file."""
     monkeypatch.setenv("MY_TOKEN", "hf_secret")
     hparams = {"token": "${oc.env:MY_TOKEN}", "revision": "${oc.env:MY_TOKEN}"}
-    assert settle({"hyperparameters": hparams, "data": None}) == {
+    assert resolve_config({"hyperparameters": hparams, "data": None}) == {
         "hyperparameters": {"token": "${oc.env:MY_TOKEN}", "revision": "hf_secret"},
         "data": None,
     }

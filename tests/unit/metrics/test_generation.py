@@ -79,14 +79,14 @@ def test_rouge_tokens() -> None:
 
 
 def test_the_best_true_answer_counts() -> None:
-    """Each metric takes a question's best true answer by itself, and the means are in percent."""
+    """Each metric takes a question's best gold answer by itself, and the means are in percent."""
     found = generation_metrics(["The Cat", "a red dog"], [["feline", "cat"], ["dog", "a red dog barked"]])
     # the second: "red dog" against "dog", F1 2/3, and against "red dog barked", F1 4/5; ROUGE-L keeps articles, 6/7
     assert found == pytest.approx({"exact_match": 50, "f1": 100 * (1 + 4 / 5) / 2, "rougeL": 100 * (2 / 3 + 6 / 7) / 2})
 
 
 def test_what_cannot_be_scored() -> None:
-    """No question at all, lists that do not fit, and a question without a true answer."""
+    """No question at all, lists that do not fit, and a question without a gold answer."""
     with pytest.raises(ValueError, match="at least one"):
         generation_metrics([], [])
     with pytest.raises(ValueError, match="shorter"):
@@ -96,7 +96,7 @@ def test_what_cannot_be_scored() -> None:
 
 
 def test_gold_answers_of_nq_score_100(rqa_data: Path) -> None:
-    """Any of a real question's true answers, given as prediction, is an exact match."""
+    """Any of a real question's gold answers, given as prediction, is an exact match."""
     with gzip.open(rqa_data / "nq/nq-open-oracle.jsonl.gz", "rt", encoding="utf-8") as file:
         references = [json.loads(line)["answers"] for line in file]
     assert len(references) == 2655
@@ -142,7 +142,7 @@ def test_bleu_of_short_answers() -> None:
 
 
 def test_answer_metrics_take_the_best_reference_of_each_measure() -> None:
-    """Each measure is the best over the true answers; all are percentages."""
+    """Each measure is the best over the gold answers; all are percentages."""
     found = answer_metrics(["the cat sat", "dog"], [["cat", "a cat sat down"], ["a puppy"]])
     assert list(found) == [
         *("exact_match", "f1", "precision", "rouge1", "rouge2", "rougeL", "bleu", "bleu_effective"),

@@ -69,7 +69,7 @@ def test_squad_v2_by_hand() -> None:
 
 @pytest.mark.parametrize(("truths", "absent"), [(["Seine"], "NoAns_"), ([], "HasAns_"), (["...", "the"], "HasAns_")])
 def test_squad_v2_leaves_out_empty_groups(truths: list[str], absent: str) -> None:
-    """A group without questions has no keys; true answers that normalise to nothing make no question answerable."""
+    """A group without questions has no keys; gold answers that normalise to nothing make no question answerable."""
     keys = list(squad_v2({"q": ""}, {"q": truths}))
     assert keys == [key for key in V2_KEYS if not key.startswith(absent)]
 
@@ -166,7 +166,7 @@ def scored_sets(draw: st.DrawFn) -> Case:
 
 @given(scored_sets())
 def test_scores_are_means_of_the_pairwise_scores(case: Case) -> None:
-    """A question scores what the best of its true answers scores by the functions for one pair."""
+    """A question scores what the best of its gold answers scores by the functions for one pair."""
     predictions, references, _ = case
     exact, f1 = question_scores(predictions, references, version_2=True)
     for key, truths in references.items():

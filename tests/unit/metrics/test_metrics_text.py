@@ -68,14 +68,14 @@ def test_scores_of_one_pair(prediction: str, truth: str, exact: int, f1_v1: Frac
 
 
 def test_max_over_ground_truths() -> None:
-    """The best of the true answers counts."""
+    """The best of the gold answers counts."""
     truths = ["Loire", "the river Seine", "Paris"]
     assert max_over_ground_truths(f1_score, "Seine", truths) == pytest.approx(2 / 3)
     assert max_over_ground_truths(exact_match_score, "paris!", truths) == 1.0
 
 
 def test_max_over_no_ground_truths() -> None:
-    """No true answers is an error that shows the prediction."""
+    """No gold answers is an error that shows the prediction."""
     with pytest.raises(DataError, match="'Seine'"):
         max_over_ground_truths(f1_score, "Seine", [])
 

@@ -51,7 +51,7 @@ def test_questions_and_answers(tmp_path: Path) -> None:
 
 
 def test_columns_of_ones_own(tmp_path: Path) -> None:
-    """Named by the keys; several true answers, passages and ids are taken where they are."""
+    """Named by the keys; several gold answers, passages and ids are taken where they are."""
     rows = [
         {"id": "x", "q": "Who?", "a": ["one", "uno"], "ctxs": [{"title": "T", "text": "one said it", "isgold": True}]},
         {"id": "y", "q": "Why?", "a": ["two"], "ctxs": [{"title": "S", "text": "two"}]},

@@ -118,7 +118,7 @@ def sentence_piece_of(texts: list[str]) -> PreTrainedTokenizerFast:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["word piece", "byte level", "sentence piece"])
 def test_gold_answers_come_back(kind: str, rqa_data: Path, word_piece: Any) -> None:
-    """All true answers of SQuAD's dev-v1.1: exact match 100, so a perfect reader can reach it."""
+    """All gold answers of SQuAD's dev-v1.1: exact match 100, so a perfect reader can reach it."""
     rows = read_questions(rqa_data / "squad/dev-v1.1.json").rows
     answers = [answer for row in rows for answer in row["answers"]]
     byte_level, pieces = roberta(), sentence_piece_of(answers)
@@ -140,7 +140,7 @@ ANSWERS = ["US$3 per barrel", "the basin's 7,000,000", "Université de Montréal
 
 
 def test_a_trial_and_its_reader_spell_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens of the true answers are scored as such, and the reader says the same words."""
+    """Tokens of the gold answers are scored as such, and the reader says the same words."""
     tokenizer = bert()
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "bert")
