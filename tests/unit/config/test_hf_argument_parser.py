@@ -58,6 +58,7 @@ VALUES: dict[str, Any] = {
     "max_seq_length": 500,
     "prompt_template": "{question} {context}",
     "passage_template": "{context}",
+    "format": "fid",
     "query_template": "{question} {history}",
     **dict.fromkeys(("fusion", "fusion_depth")),  # need a list beside them
 }
