@@ -203,6 +203,8 @@ def _unfit(record: Mapping[str, Any], *, nested: bool) -> str | None:
     """What a question has that an extractive reader of one context does not read."""
     if record.get("chat_history") or (nested and "chat_history" in record):
         return "turns before them (chat_history, as in QuAC and CoQA)"
+    if not any(isinstance(value, list | dict) for name, value in record.items() if name != "answers"):
+        return None  # SQuAD's own, without a look at every format
     form = format_of(record)
     names = () if isinstance(form, SquadQuestions) else form.passages
     lists = [value if isinstance(value := record.get(name), list) else [value] for name in names]

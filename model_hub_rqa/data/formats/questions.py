@@ -14,6 +14,7 @@ A format is a class of its own file, registered in `registry.FORMATS`::
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -71,9 +72,14 @@ class QuestionFormat:
         raise NotImplementedError(f"{type(self).__name__} must define read")
 
 
-def all_formats() -> list[QuestionFormat]:
+def all_formats() -> tuple[QuestionFormat, ...]:
     """One object of each registered format: FiD's first, since ctxs are passages whatever else a record has."""
-    return [found() for found in dict.fromkeys(FORMATS.find(name) for name in ("fid", *FORMATS.names()))]
+    return _objects(("fid", *FORMATS.names()))
+
+
+@functools.cache  # files have a hundred thousand records
+def _objects(names: tuple[str, ...]) -> tuple[QuestionFormat, ...]:
+    return tuple(found() for found in dict.fromkeys(FORMATS.find(name) for name in names))
 
 
 def format_of(record: Any, usual: QuestionFormat | None = None, *, queries: bool = False) -> QuestionFormat:

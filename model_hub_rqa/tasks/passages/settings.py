@@ -116,7 +116,7 @@ class PassageKwargs(Kwargs):
             try:
                 chosen_format(self.format, self.fields)
             except ConfigError as error:
-                yield from (FieldError(("fields",), line.removeprefix("fields: ")) for line in error.errors)
+                yield from (FieldError(("fields",), line.removeprefix("fields").lstrip(".: ")) for line in error.errors)
         if self.corpus_file is not None and not self.embedding_model:
             yield FieldError(("corpus_file", "embedding_model"), "needs embedding_model, got none")
         if self.corpus_file is not None and self.index is not None:

@@ -86,7 +86,8 @@ class PassageTask(Task):
                 check_retriever(search, verify=False)
         # Retrieval among the records' own passages needs them; without, gold passages are welcome and not needed.
         retrieved = self.settings.embedding_model and (self.settings.index or self.settings.corpus_file)
-        form = chosen_format(self.settings.format, self.settings.fields)
+        with _named_in_data():
+            form = chosen_format(self.settings.format, self.settings.fields)
         return fusion_reader(require_passages=not retrieved, form=form)
 
     def build_retriever(self, examples: Mapping[str, Any]) -> tuple[Retriever, str]:
@@ -277,9 +278,15 @@ class PassageTask(Task):
 
 @contextlib.contextmanager
 def _named_in_data() -> Iterator[None]:
-    """Errors of a search's settings name them as the ``data`` section has them."""
+    """Errors of formats' and of a search's settings name them as the ``data`` section has them."""
     try:
         yield
     except RqaError as error:
-        names = ["query_template", "query_rewriter", *(field.name for field in fields(SearchSettings))]
+        names = [
+            "format",
+            "fields",
+            "query_template",
+            "query_rewriter",
+            *(field.name for field in fields(SearchSettings)),
+        ]
         raise renamed(error, {name: f"data.{name}" for name in names}) from error

@@ -1,13 +1,13 @@
 """Files as the public has them: every format is read whole, and what cannot be read says how it can."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import tiny_fusion
+from tiny_records import changed_everywhere
 
 from model_hub_rqa.cli import main
 from model_hub_rqa.data.corpus import CorpusReader, read_queries
@@ -456,22 +456,6 @@ def test_a_bad_record_is_skipped_and_counted_everywhere(kind: str, bad: str, tmp
     assert len(raised.value.errors) == 1
     ids, n_skipped = read_any(kind, path, "skip")
     assert (ids, n_skipped) == (["a", "c"], -1 if kind == "queries" else 1)
-
-
-WRONG = (None, 5, "x", "", [], {}, [5], [{}], {"title": 5}, {"text": 5})
-
-
-def changed_everywhere(value: Any) -> Iterator[Any]:
-    """A value with each of its parts, and of their parts, in turn replaced by what is of another type, or left out."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield {name: other for name, other in value.items() if name != key}
-            yield from ({**value, key: wrong} for wrong in WRONG)
-            yield from ({**value, key: changed} for changed in changed_everywhere(inner))
-    elif isinstance(value, list):
-        for place, inner in enumerate(value):
-            for changed in (*WRONG, *changed_everywhere(inner)):
-                yield [*value[:place], changed, *value[place + 1 :]]
 
 
 @pytest.mark.parametrize("record", [FID, FLAT, HOTPOT, HOTPOT_HUB, MUSIQUE, QUAC["data"][0], COQA["data"][0]])

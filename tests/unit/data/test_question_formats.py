@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
+import tiny_fusion
+from tiny_records import changed_everywhere
 
 from model_hub_rqa.cli import main
 from model_hub_rqa.data.corpus import Query, read_queries
@@ -13,6 +16,7 @@ from model_hub_rqa.data.formats.fid import read_fusion
 from model_hub_rqa.data.formats.questions import QuestionFormat, all_formats, format_of, passages_of
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.registry import FORMATS
+from model_hub_rqa.runtime import experiments
 
 CONTEXT = [["Ed Wood", ["Ed Wood is a film.", " It is long."]], ["Doc", ["Doc is a film."]]]
 KILT = {
@@ -354,6 +358,27 @@ def test_bad_records(record: dict[str, Any], error: str, tmp_path: Path) -> None
         read_fusion(write(tmp_path / "a.jsonl", [record]))
 
 
+RECORDS = [content[0] for _, _, content, *_ in CASES if isinstance(content, list)] + [TRIVIA, {"id": "1", **PUBMED}]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: "-".join(list(record)[:3]))
+def test_whatever_a_field_holds_is_read_or_refused(record: dict[str, Any], tmp_path: Path) -> None:
+    """Any type in any place: rows, or errors with the file's name in each line; never another exception."""
+    form, n_read = format_of(record), 0
+    errors: list[str] = []
+    for changed in changed_everywhere(record):
+        path = write(tmp_path / "a.json", [changed])
+        for read in (lambda path: read_fusion(path, form=form), read_queries):
+            try:
+                read(path)
+                n_read += 1
+            except DataError as error:
+                errors += error.errors
+    assert n_read > 0
+    assert errors
+    assert [line for line in errors if not line.startswith(f"{tmp_path}/a.json: ")] == []
+
+
 def test_a_later_record_is_read_as_the_first(tmp_path: Path) -> None:
     """A record that misses the field of its format is an error of that format."""
     without = {name: value for name, value in DPR.items() if name != "positive_ctxs"}
@@ -398,6 +423,76 @@ def test_commands_take_a_format(tmp_path: Path, capsys: pytest.CaptureFixture[st
             assert json.loads(capsys.readouterr().out)["exact_match"] == 100
     assert main(["score", str(predictions), "--data", str(data), "--format", "klit"]) == 2
     assert "--format: must be a registered format" in capsys.readouterr().err
+
+
+# ---- commands and training ----
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny reader and an index."""
+    folder = tmp_path_factory.mktemp("world")
+    tiny.model_folder(folder / "reader")
+    write(folder / "c.jsonl", [{"id": "1", "text": "Ed Wood is a film about Anna."}, {"id": "2", "text": "who lives"}])
+    command = ["index", "--corpus", str(folder / "c.jsonl"), "--retriever", "bm25", "--output", str(folder / "index")]
+    assert main(command) == 0
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{case[0]}-{case[1]}" for case in CASES])
+def test_evaluate_takes_every_format(
+    number: int, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From its passages, or, where it has none, from an index, which the error for it says."""
+    _, file, content, id_, _, answers, passages, _ = CASES[number]
+    data = write(tmp_path / file, content)
+    command = ["evaluate", "--checkpoint", str(world / "reader"), "--data", str(data)]
+    command += ["--output-dir", str(tmp_path / "out")]
+    if not passages:
+        assert main(command) == 2
+        assert "--index: says where to find passages for questions without" in capsys.readouterr().err
+        command += ["--index", str(world / "index")]
+    assert main(command) == 0
+    line = json.loads((tmp_path / "out/predictions.jsonl").read_text().splitlines()[0])
+    assert (line["id"], line["references"]) == (id_, answers)
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "passages", "negatives"),
+    [
+        ([DPR], {}, 1, 2),
+        ([DPR], {"format": "dpr"}, 1, 2),
+        ([MUSIQUE], {"fields": {"question": "question", "answers": "answer", "passages": "paragraphs[*].title"}}, 2, 0),
+    ],
+)
+def test_training_reads_formats_and_fields(
+    content: Any, settings: dict[str, Any], passages: int, negatives: int, tmp_path: Path
+) -> None:
+    """`data.format` and `data.fields` of a Fusion-in-Decoder trial."""
+    path = str(write(tmp_path / "a.json", content))
+    config = json.loads(tiny_fusion.experiment(tmp_path / "fid").read_text())
+    config["data"] |= {"train_file": path, "validation_file": path, **settings}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    checked = experiments.validate(experiments.load_experiment(str(tmp_path / "config.yaml")))
+    (row,) = checked.examples["train"]
+    assert (len(row["passages"]), len(row["negatives"])) == (passages, negatives)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"format": "klit"}, "data.format: must be a registered format .*, got 'klit'"),
+        ({"fields": {"answers": "a"}}, "data.fields: question: is required"),
+        ({"fields": {"question": "q"}, "format": "kilt"}, "data.fields: is ignored beside format"),
+    ],
+)
+def test_wrong_settings_of_formats(settings: dict[str, Any], error: str, tmp_path: Path) -> None:
+    """They end a training before a model is loaded."""
+    config = json.loads(tiny_fusion.experiment(tmp_path / "fid").read_text())
+    config["data"] |= settings
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=error):
+        experiments.validate(experiments.load_experiment(str(tmp_path / "config.yaml")))
 
 
 # ---- fields ----
