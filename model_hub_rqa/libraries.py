@@ -6,6 +6,7 @@ from typing import Any
 from model_hub_rqa.errors import ConfigError
 
 _LIBRARIES = {
+    "tantivy": ("tantivy", "retrieval"),
     "bm25s": ("bm25s", "retrieval"),
     "faiss": ("faiss-cpu", "retrieval"),
     "sentence_transformers": ("sentence-transformers", "retrieval"),
@@ -15,7 +16,7 @@ _LIBRARIES = {
     "docutils": ("docutils", "documents"),
     "markdown_it": ("markdown-it-py", "documents"),
     "sacrebleu": ("sacrebleu", "evaluation"),
-    "Stemmer": ("PyStemmer", "stemmer"),
+    "Stemmer": ("PyStemmer", "retrieval"),
     "sentencepiece": ("sentencepiece", "sentencepiece"),
 }
 

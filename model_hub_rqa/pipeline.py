@@ -68,8 +68,11 @@ class RQAPipeline:
             questions: texts, or records with the turns before and, without a retriever, the passages to read.
             scores: also say how confident each answer is and how much each passage counted.
 
+        Returns:
+            An answer a question. It is "" where the retriever finds nothing and the reader needs passages.
+
         Raises:
-            DataError: no passage was found, or brought, for a question.
+            DataError: without a retriever, a question brings no passage, and the reader needs one.
         """
         asked = [Question(question) if isinstance(question, str) else question for question in questions]
         begun = time.perf_counter()
@@ -81,7 +84,11 @@ class RQAPipeline:
                 for question, hits in zip(asked, found, strict=True)
             ]
         retrieved = time.perf_counter()
-        answers = self.reader.answer_questions(asked, scores=scores)
+        unread = self.retriever is not None and self.reader.needs_passages  # questions without hits
+        readable = [question for question in asked if question.passages or not unread]
+        read = iter(self.reader.answer_questions(readable, scores=scores))
+        silent = Answer("", score=0.0, passage_scores=()) if scores else Answer("")
+        answers = [next(read) if question.passages or not unread else silent for question in asked]
         self.retrieval_seconds += retrieved - begun
         self.reading_seconds += time.perf_counter() - retrieved
         self.n_questions += len(asked)

@@ -50,6 +50,11 @@ class Reader:
         return self.task.settings
 
     @property
+    def needs_passages(self) -> bool:
+        """Whether a question without passages is an error."""
+        return self.task.needs_passages
+
+    @property
     def n_context(self) -> int | None:
         """How many of a question's passages are read, the first ones; None for all."""
         return getattr(self.settings, "n_context", None)

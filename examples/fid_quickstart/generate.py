@@ -17,9 +17,10 @@ from typing import Any
 from world import COLOURS, PEOPLE, PLACES, RELATIONS, THINGS
 
 from model_hub_rqa.records import Passage
-from model_hub_rqa.retrieval.bm25 import BM25Retriever
+from model_hub_rqa.retrieval.bm25 import BM25Retriever, BM25Settings
 
 SEED = 0
+SETTINGS = BM25Settings(stopwords="english")  # the sentences are made for it: see world.RELATIONS
 VALIDATION_THINGS = 150  # of 1440: no passage about them is read in training
 N_CONTEXT = 4  # passages of a question
 ALONE = 800  # training questions with their gold passage alone, from which copying is learned
@@ -72,7 +73,8 @@ def make_records(facts: list[Fact], split: str, found: Iterable[list[Passage]], 
 
 def search(facts: list[Fact], corpus: list[Passage], n: int) -> list[list[Passage]]:
     """The passages of a corpus that BM25 finds for each question, n of them."""
-    found = BM25Retriever.build(corpus).search([fact.question for fact in facts], n)
+    retriever = BM25Retriever.build(corpus, SETTINGS)
+    found = retriever.search([fact.question for fact in facts], n)
     return [[hit.passage for hit in hits] for hits in found]
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from model_hub_rqa.retrieval.index_folder import Manifest
 
 _OPTIONS = (
-    *("k1", "b", "stopwords", "stemmer"),
+    *("engine", "language", "stopwords", "k1", "b"),
     *("embedding_model", "similarity", "pooling", "query_prompt", "passage_prompt", "max_seq_length"),
 )
 _HITS_AT_ONCE = 50_000  # kept in memory with their texts
@@ -66,10 +66,13 @@ def add_commands(commands: Any) -> None:
         "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad documents out"
     )
     bm25 = command.add_argument_group("with --retriever bm25")
-    bm25.add_argument("--k1", type=float, help="weight of repeated words (default 1.2)")
-    bm25.add_argument("--b", type=float, help="how much long passages are held back, 0 to 1 (default 0.75)")
-    bm25.add_argument("--stopwords", metavar="LANGUAGE", help='words passed over (default english; "" for none)')
-    bm25.add_argument("--stemmer", metavar="LANGUAGE", help="cut words to their stems, for example english")
+    bm25.add_argument("--engine", choices=("tantivy", "bm25s"), help="default tantivy; bm25s where k1 or b is given")
+    bm25.add_argument(
+        "--language", "--stemmer", metavar="LANGUAGE", help='whose stems are taken (default english; "none" for none)'
+    )
+    bm25.add_argument("--stopwords", metavar="LANGUAGE", help="whose commonest words are left out (default none)")
+    bm25.add_argument("--k1", type=float, help="weight of repeated words, with bm25s (default 1.2)")
+    bm25.add_argument("--b", type=float, help="how much long passages count less, 0 to 1, with bm25s (default 0.75)")
     dense = command.add_argument_group("with --retriever dense")
     dense.add_argument("--embedding-model", metavar="M", help="a sentence-transformers folder, or a name on the hub")
     dense.add_argument("--similarity", metavar="NAME", help="cosine, dot, euclidean, manhattan (default: the model's)")

@@ -30,7 +30,8 @@ class Retriever(Protocol):
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """The ``k`` best passages for each query, the best first.
 
-        Equal scores stand in the order of the corpus. Where ``k`` is larger than the corpus, all of it is returned.
+        Equal scores stand in the order of the corpus. There are fewer where the corpus has fewer, or where fewer match
+        the query, which may be none.
 
         Raises:
             ConfigError: ``k`` is below 1.
@@ -45,7 +46,7 @@ class RetrieverSettings:
 
     Attributes:
         kind: the name under which it is registered, or ``package.module:Class``.
-        libraries: optional modules that it needs, for `libraries.require`.
+        libraries: optional modules that it needs, or may need, for `libraries.require`.
         packages: those whose versions the manifest notes.
         unfinished: files that an interrupted build leaves, and that the same build goes on from.
     """
@@ -58,6 +59,10 @@ class RetrieverSettings:
     def errors(self) -> list[str]:
         """A line for each field that breaks a rule."""
         return []
+
+    def needed_libraries(self) -> tuple[str, ...]:
+        """Those of `libraries` that it needs with these settings."""
+        return self.libraries
 
     def model_errors(self) -> list[str]:
         """A line for each model that is neither in a folder nor on the hub, which may be asked."""

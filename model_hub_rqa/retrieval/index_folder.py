@@ -1,7 +1,7 @@
 """Index folders: built under another name and renamed when whole, described by a manifest, verified when opened.
 
 A folder holds manifest.json (written last), the passages (passages.jsonl, offsets.npy), so that a search needs no
-corpus file, and the files of its retriever: those of bm25s, or embeddings.npy.
+corpus file, and the files of its retriever: those of tantivy (in a folder of their own) or bm25s, or embeddings.npy.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ class Manifest:
             its similarity, prompts and configurations; empty without one.
         measured: figures of the index, by name.
         versions: of the libraries that wrote it. They are for the record: another version is no reason to refuse it.
-        sha256: of each other file in the folder.
+        sha256: of each other file, by its path in the folder.
         format_version: of the folder's layout.
     """
 
@@ -154,7 +154,7 @@ def build_index(
     reader = CorpusReader(corpus, on_bad_record=on_bad_record)
     chunks, errors = _chunking(passage_words, passage_stride, chunking)
     errors = [*settings.errors(), *errors, *_taken(target)]
-    errors += missing_libraries(*settings.libraries)
+    errors += missing_libraries(*settings.needed_libraries())
     errors += settings.model_errors()
     if batch_size < 1:
         errors.append(f"batch_size: must be at least 1, got {batch_size}")
@@ -241,7 +241,7 @@ def check_index(
 ) -> Manifest:
     """Compares an index folder with its use as :func:`open_index` does, but loads no model; returns the manifest."""
     manifest = read_manifest(Path(folder))
-    check_libraries(*manifest.retriever_settings().libraries)
+    check_libraries(*manifest.retriever_settings().needed_libraries())
     errors = _errors(Path(folder), manifest, retriever, corpus, verify)
     if errors:
         raise CheckpointError(errors)
@@ -341,7 +341,9 @@ def _partial_folder(target: Path) -> Iterator[Path]:
 def _clear(folder: Path, keep: Sequence[str]) -> None:
     """Removes what an interrupted run has left and this one does not go on from."""
     for path in folder.iterdir():
-        if path.name not in keep:
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in keep:
             path.unlink()
 
 
@@ -365,7 +367,8 @@ def _chunking(words: int | None, stride: int | None, chunking: Chunking | None) 
 
 
 def _file_sums(folder: Path) -> dict[str, str]:
-    names = sorted(path.name for path in folder.iterdir() if path.name not in (PROGRESS, MANIFEST))
+    files = (path for path in folder.rglob("*") if path.is_file())
+    names = sorted({path.relative_to(folder).as_posix() for path in files} - {PROGRESS, MANIFEST})
     return {name: file_sum(folder / name) for name in names}
 
 

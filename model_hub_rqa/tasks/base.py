@@ -69,6 +69,7 @@ class Task:
         name: as it is registered; ``package.module:Class`` names a task that is not.
         description: of its model, for messages.
         fixed_model: whether `auto_class` alone can build the model, so that no custom model or mode can be chosen.
+        needs_passages: whether a question without passages is an error.
         reads_hub: whether examples may come from a data set of the hub.
         metric, smaller_is_better: what chooses the best checkpoint, where no configuration says it.
         higher_is_better: of each metric, whether a higher value is better; None for one that is neither. A property,
@@ -92,6 +93,7 @@ class Task:
     name: ClassVar[str] = ""
     description: ClassVar[str] = "a model of this task"
     fixed_model: ClassVar[bool] = False
+    needs_passages: ClassVar[bool] = False
     reads_hub: ClassVar[bool] = True
     Settings: ClassVar[type[Kwargs]] = Kwargs
     model_mode: ClassVar[str] = "base"

@@ -115,7 +115,8 @@ def test_bm25_finds_the_passages(
 ) -> None:
     """rqa index and rqa retrieve find, for each validation question, the passages of its record."""
     corpus, queries = QUICKSTART / "corpus.jsonl", QUICKSTART / "validation.jsonl"
-    assert main(["index", "--corpus", str(corpus), "--retriever", "bm25", "--output", str(tmp_path / "i")]) == 0
+    index = ["--retriever", "bm25", "--stopwords", "english", "--output", str(tmp_path / "i")]
+    assert main(["index", "--corpus", str(corpus), *index]) == 0
     capsys.readouterr()
     command = ["retrieve", "--index", str(tmp_path / "i"), "--queries", str(queries), "--top-k", "4"]
     assert main([*command, "--qrels", str(QUICKSTART / "qrels.tsv"), "--output", str(tmp_path / "r")]) == 0

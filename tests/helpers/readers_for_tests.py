@@ -40,6 +40,7 @@ class Repeater:
     """Answers with the last word of the first passage."""
 
     n_context: int | None = None
+    needs_passages = True
 
     def answer_questions(self, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
         return [Answer(question.passages[0].text.split()[-1]) for question in questions]
@@ -130,8 +131,10 @@ def sharded_copy(folder: Path, copy: Path, auto_class: Any) -> Path:
 def world_folder(folder: Path) -> Path:
     """Fills a folder with QUESTIONS, a BM25 index of CORPUS, a Fusion-in-Decoder and an extractive reader."""
     write_lines(folder / "questions.jsonl", QUESTIONS)
+    shared = "oil river embargo when what who it"  # so that each of the questions matches each of the passages
     write_lines(
-        folder / "corpus.jsonl", [{"_id": ctx["id"], "title": ctx["title"], "text": ctx["text"]} for ctx in CTXS]
+        folder / "corpus.jsonl",
+        [{"_id": ctx["id"], "title": f"{ctx['title']} {shared}", "text": ctx["text"]} for ctx in CTXS],
     )
     index_folder.build_index(folder / "corpus.jsonl", folder / "index", BM25Settings())
     fusion_folder(folder / "fusion")

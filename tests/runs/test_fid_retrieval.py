@@ -25,7 +25,7 @@ def records(*, with_passages: bool = True) -> list[dict[str, Any]]:
     """One question a document, which is its only passage, and gold."""
     found = []
     for i, document in enumerate(DOCUMENTS):
-        record = {"id": f"q{i}", "question": f"which {WORDS[i]}?", "answers": [f"number {i}"]}
+        record = {"id": f"q{i}", "question": f"which number {WORDS[i]}?", "answers": [f"number {i}"]}
         ctxs = [{"id": "mine", "title": "", "text": document["text"], "isgold": True}]
         found.append(record | {"ctxs": ctxs} if with_passages else record)
     return found

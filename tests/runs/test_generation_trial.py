@@ -149,7 +149,7 @@ def test_retrieved_passages(tmp_path: Path) -> None:
     write_lines(tmp_path / "corpus.jsonl", corpus)
     build_index(tmp_path / "corpus.jsonl", tmp_path / "index", BM25Settings())
     rows = [
-        {"id": word, "question": f"what {word}?", "answers": [word], "ctxs": [{**ctx, "isgold": True}]}
+        {"id": word, "question": f"what {word} of oil?", "answers": [word], "ctxs": [{**ctx, "isgold": True}]}
         for word, ctx in zip(words, ({"title": one["title"], "text": one["text"]} for one in corpus), strict=True)
     ]
     config = experiment(tmp_path, max_steps=1)

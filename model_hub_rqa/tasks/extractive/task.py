@@ -87,6 +87,7 @@ class Extractive(Task):
     name, description = "extractive", "an extractive reader"
     model_mode, Settings = "question-answering", ExtractiveKwargs
     metric = "f1"
+    needs_passages = True
     decode_spans: Callable[..., list[DecodedSpans]] = staticmethod(decode_many)
 
     @property

@@ -45,6 +45,7 @@ class FusionInDecoder(PassageTask):
     name, description = "fid", "a Fusion-in-Decoder reader"
     model_mode, Settings = "seq2seq-lm", FusionKwargs
     default_bf16 = True
+    needs_passages = True
     metric = "exact_match"
 
     @property

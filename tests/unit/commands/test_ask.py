@@ -66,11 +66,22 @@ def test_ask_refuses(
     assert error in capsys.readouterr().err
 
 
-def test_a_question_that_nothing_is_found_for(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """BM25 ranks the corpus all the same, so that there is always something to read."""
-    command = ["ask", "--checkpoint", str(world / "fusion"), "--index", str(world / "index"), "zzz"]
-    assert main(command) == 0
-    assert "[1]" in capsys.readouterr().out
+def test_a_question_that_nothing_is_found_for(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There is nothing to read, and no answer; an evaluation goes on."""
+    for reader in ("fusion", "extractive"):
+        assert main([*ask_command(world, reader), "zzz", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["answer"], found["score"], found["passages"]) == ("", 0.0, [])
+        assert main([*ask_command(world, reader), "zzz"]) == 0
+        assert capsys.readouterr().out.startswith("(no answer)  (score 0.000)")
+        asked = [QUESTIONS[0], {**QUESTIONS[1], "question": "zzz"}]
+        data = ["--data", str(write_lines(tmp_path / "asked.jsonl", asked)), "--output-dir", str(tmp_path / reader)]
+        assert main(["evaluate", *ask_command(world, reader)[1:], *data]) == 0
+        scores = json.loads(capsys.readouterr().out)
+        assert (scores["n_questions"], scores["document_recall"]) == (2, 0.5)
+        lines = (tmp_path / reader / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        silent = json.loads(lines[1])
+        assert (silent["prediction"], silent["passages"], silent["f1"]) == ("", [], 0)
 
 
 # ---- what is asked, found and shown ----

@@ -117,16 +117,22 @@ def test_a_wrong_input_ends_with_2(command: str, message: str, refused) -> None:
 SEARCH = "retrieve --index index --queries questions.jsonl --output new"
 ASKED = "evaluate --checkpoint model --data questions.jsonl --index index --output-dir new"
 MISSING = [
-    (f"{INDEX} bm25", ["bm25s"]),
-    (f"{INDEX} bm25 --stemmer english", ["PyStemmer"]),
+    (f"{INDEX} bm25", ["tantivy", "PyStemmer"]),
+    (f"{INDEX} bm25 --language none --k1 1", ["bm25s"]),
+    (f"{INDEX} bm25 --language thai --stopwords english", ["tantivy", "bm25s"]),
     (f"{INDEX} dense --embedding-model model", ["faiss-cpu", "sentence-transformers"]),
-    (SEARCH, ["bm25s"]),
+    (SEARCH, ["tantivy"]),
     (f"{SEARCH} --qrels qrels.tsv", ["ir_measures"]),
-    (ASKED, ["sacrebleu", "ir_measures", "bm25s"]),
-    ("ask q? --checkpoint model --index index", ["bm25s"]),
+    (ASKED, ["sacrebleu", "ir_measures", "tantivy"]),
+    ("ask q? --checkpoint model --index index", ["tantivy"]),
 ]
 EXTRAS = dict.fromkeys(("bm25s", "faiss-cpu", "sentence-transformers", "ir_measures"), "retrieval")
-EXTRAS |= {"sacrebleu": "evaluation", "PyStemmer": "stemmer", "sentencepiece": "sentencepiece"}
+EXTRAS |= {
+    "sacrebleu": "evaluation",
+    "PyStemmer": "retrieval",
+    "tantivy": "retrieval",
+    "sentencepiece": "sentencepiece",
+}
 MODULES = {"faiss-cpu": "faiss", "sentence-transformers": "sentence_transformers", "PyStemmer": "Stemmer"}
 
 
@@ -160,7 +166,7 @@ def test_a_trial_whose_module_fails(folder: Path, refused) -> None:
     assert "json.decoder.JSONDecodeError" in said
 
 
-@pytest.mark.parametrize(("retriever", "name"), [("dense", "faiss-cpu"), ("bm25", "bm25s"), ("bm25", "ir_measures")])
+@pytest.mark.parametrize(("retriever", "name"), [("dense", "faiss-cpu"), ("bm25", "tantivy"), ("bm25", "ir_measures")])
 def test_training_with_a_search_asks_for_its_libraries_first(
     retriever: str, name: str, folder: Path, tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,8 +195,8 @@ def test_every_optional_library_has_an_extra() -> None:
     """The one that setup.py declares it in."""
     setup = (Path(__file__).parents[3] / "setup.py").read_text()
     for name, extra in EXTRAS.items():
-        (line,) = re.findall(rf'^        "{extra}": \[.*', setup, re.MULTILINE)
-        assert f'"{name}' in line
+        (declared,) = re.findall(rf'^        "{extra}": \[[^\]]*', setup, re.MULTILINE)
+        assert f'"{name}' in declared
     for module in {module for name in RETRIEVERS.names() for module in RETRIEVERS.find(name).libraries}:
         assert require(module) is sys.modules[module]
 

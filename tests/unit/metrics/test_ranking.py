@@ -3,8 +3,6 @@
 import json
 import math
 import multiprocessing
-import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_hub_rqa.data.corpus import read_qrels, read_queries
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
 from model_hub_rqa.metrics.ranking import MEASURES, measures_within, ranking_metrics, ranking_metrics_by_query
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.retrieval import dense
 from model_hub_rqa.retrieval.base import PassageStore, top_k, write_passages
-from model_hub_rqa.retrieval.bm25 import BM25Retriever, BM25Settings
 from model_hub_rqa.retrieval.dense import DenseRetriever, DenseSettings
 from model_hub_rqa.retrieval.encoder import Encoder, weights_sum
 from model_hub_rqa.retrieval.index_folder import build_index, open_index
@@ -232,92 +228,6 @@ def test_passages_on_disk(tmp_path: Path) -> None:
         store[len(passages)]
 
 
-def reference_bm25(texts: Sequence[str], query: str, k1: float, b: float) -> list[float]:
-    """The formula of bm25.py's docstring written out, for texts without stop words."""
-    split = [re.findall(r"\w\w+", text.lower()) for text in texts]
-    mean = sum(map(len, split)) / len(split)
-    scores = []
-    for words in split:
-        counts = Counter(words)
-        score = 0.0
-        for word in re.findall(r"\w\w+", query.lower()):
-            n = sum(word in other for other in split)
-            idf = math.log(1 + (len(split) - n + 0.5) / (n + 0.5))
-            if counts[word]:
-                score += idf * counts[word] / (counts[word] + k1 * (1 - b + b * len(words) / mean))
-        scores.append(score)
-    return scores
-
-
-WORDS = st.lists(st.sampled_from(["red", "Blue", "green", "été", "x1", "q"]), max_size=6).map(" ".join)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(WORDS, min_size=1, max_size=8).filter(lambda texts: any(len(w) > 1 for t in texts for w in t.split())),
-    WORDS,
-    st.sampled_from([0.0, 0.9, 1.2]),
-    st.sampled_from([0.0, 0.4, 1.0]),
-    st.integers(1, 10),
-)
-def test_bm25_parity_with_the_formula(texts: list[str], query: str, k1: float, b: float, k: int) -> None:
-    """Scores are those of the formula written out, for k1 and b at their bounds too, and the ranking is theirs."""
-    passages = [Passage(str(i), text) for i, text in enumerate(texts)]
-    hits = BM25Retriever.build(passages, BM25Settings(k1=k1, b=b, stopwords="")).search([query], k)[0]
-    expected = reference_bm25(texts, query, k1, b)
-    assert len(hits) == min(k, len(texts))
-    for hit in hits:
-        assert hit.score == pytest.approx(expected[int(hit.passage.id)], abs=1e-5)
-    assert [hit.score for hit in hits] == pytest.approx(sorted(expected, reverse=True)[:k], abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        ("cat mat", ["1", "4", "3", "2", "5"]),
-        ("CATS", ["2", "1", "4", "3", "5"]),
-        ("the", ["1", "2", "3", "4", "5"]),
-        ("", ["1", "2", "3", "4", "5"]),
-        ("unknown", ["1", "2", "3", "4", "5"]),
-    ],
-)
-def test_bm25_rankings_by_hand(query: str, expected: list[str]) -> None:
-    """Titles count as text, stop words do not, and what shares no word follows with the score 0, in its order."""
-    retriever = BM25Retriever.build(PASSAGES)
-    hits = retriever.search([query], 9)[0]
-    assert ids(hits) == expected
-    assert hits[-1].score == 0
-    assert retriever.search([query, "x"], 2)[0] == hits[:2]
-
-
-def test_stemmer_joins_the_forms_of_a_word() -> None:
-    """With a stemmer "sitting dogs" finds "dog sits"; without one it does not."""
-    passages = [Passage("1", "red mat"), Passage("2", "the dog sits")]
-    assert ids(BM25Retriever.build(passages, BM25Settings(stemmer="english")).search(["sitting dogs"], 1)[0]) == ["2"]
-    assert ids(BM25Retriever.build(passages).search(["sitting dogs"], 1)[0]) == ["1"]
-
-
-def test_stop_words_of_other_languages() -> None:
-    """Stop words can be another language's, or none."""
-    passages = [Passage("1", "wort"), Passage("2", "der")]
-    found = {
-        stopwords: BM25Retriever.build(passages, BM25Settings(stopwords=stopwords)).search(["der"], 1)[0][0].passage.id
-        for stopwords in ("german", "english", "")
-    }
-    assert found == {"german": "1", "english": "2", "": "2"}
-
-
-def test_errors_of_bm25_settings() -> None:
-    """Every field at error is named at once; a corpus without a word is refused."""
-    with pytest.raises(ConfigError, match=r"^k1: ") as raised:
-        BM25Retriever.build(PASSAGES, BM25Settings(k1=math.nan, b=2, stopwords="latin", stemmer="latin"))
-    assert [error.split(":")[0] for error in raised.value.errors] == ["k1", "b", "stopwords", "stemmer"]
-    with pytest.raises(DataError, match="none of its 1 passages has a word"):
-        BM25Retriever.build([Passage("1", "the …")])
-    with pytest.raises(ConfigError, match="k: must be at least 1, got 0"):
-        BM25Retriever.build(PASSAGES).search(["cat"], 0)
-
-
 def brute_force(queries: np.ndarray, embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     scores = queries.astype(np.float64) @ embeddings.astype(np.float64).T
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -425,24 +335,6 @@ def test_weights_sum_tells_models_apart(tmp_path: Path, minilm: str) -> None:
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1e-3
     assert weights_sum(model) != before
-
-
-def measured(world: Path, settings: BM25Settings | DenseSettings, rqa_data: Path) -> dict[str, float]:
-    scifact = rqa_data / "beir/scifact"
-    build_index(scifact / "corpus.jsonl", world / "index", settings)
-    qrels = read_qrels(scifact / "qrels/test.tsv").judgements
-    queries = [query for query in read_queries(scifact / "queries.jsonl") if query.id in qrels]
-    found = open_index(world / "index").search([query.question for query in queries], 100)
-    run = {query.id: ids(hits) for query, hits in zip(queries, found, strict=True)}
-    return ranking_metrics(run, qrels)
-
-
-@pytest.mark.slow
-def test_bm25_on_scifact(tmp_path: Path, rqa_data: Path) -> None:
-    """The defaults reach nDCG@10 0.66 on SciFact; with a stemmer they give Anserini's published 0.679."""
-    assert measured(tmp_path / "plain", BM25Settings(), rqa_data)["nDCG@10"] >= 0.66
-    stemmed = measured(tmp_path / "stemmed", BM25Settings(stemmer="english"), rqa_data)
-    assert stemmed["nDCG@10"] == pytest.approx(0.679, abs=0.002)
 
 
 def build_dense(corpus: Path, output: Path, model: str, killer: Any) -> None:

@@ -227,8 +227,8 @@ def test_options_of_chunks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     for options, error in cases:
         assert main([*command, *options]) == 2
         assert error in capsys.readouterr().err
-    old = build_index(corpus, tmp_path / "old", BM25Settings(), passage_words=3, passage_stride=2)
-    new = build_index(corpus, tmp_path / "new", BM25Settings(), chunking=Chunking(size=3, overlap=1))
+    old = build_index(corpus, tmp_path / "old", BM25Settings("bm25s"), passage_words=3, passage_stride=2)
+    new = build_index(corpus, tmp_path / "new", BM25Settings("bm25s"), chunking=Chunking(size=3, overlap=1))
     assert (old.sha256, old.n_passages) == (new.sha256, 2)
 
 

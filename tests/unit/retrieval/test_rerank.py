@@ -298,7 +298,8 @@ def test_a_registered_reranker(
     (world / "own_reranker.py").write_text(OWN)
     assert main([*searched(world, "bm25", qrels=False), "--rerank", "own_reranker:Shortest"]) == 0
     by_length = sorted(PASSAGES, key=lambda passage: len(passage.text))
-    assert [[name for name, _ in hits] for hits in found(world)] == [[one.id for one in by_length]] * 2
+    assert [[name for name, _ in hits] for hits in found(world)] == [list("eabc"), list("db")]
+    assert [one.id for one in by_length] == list("edabc")
     index = (str(world / "bm25"),)
     longest = open_retriever(SearchSettings(index, rerank={"name": "shortest", "args": {"factor": 2}}))
     assert longest.search(["oil"], 1)[0][0].score == 2 * len(by_length[-1].text)
