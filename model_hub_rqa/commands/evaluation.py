@@ -287,7 +287,7 @@ def _passage_lines(answered: "Answered", shares: Sequence[float | None]) -> Iter
     yield "rank  read  retrieval  passage"
     for rank, (hit, share) in enumerate(zip(answered.hits, shares, strict=True), 1):
         mark = "*" if rank - 1 == answered.answer.passage else " "
-        title = f"{hit.passage.title} " if hit.passage.title else ""
+        title = f"{hit.passage.heading or hit.passage.title} ".lstrip()
         text = " ".join(hit.passage.text.split())
         read = "   -" if share is None else f"{share:.2f}"  # a causal language model does not tell
         yield f"{rank:>3}{mark}  {read}  {hit.score:>9.3f}  {title}[{hit.passage.id}]"

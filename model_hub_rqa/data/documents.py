@@ -1,6 +1,7 @@
 """Documents as people have them: text, Markdown, reStructuredText, HTML and PDF, as plain text with their headings."""
 
 import io
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from model_hub_rqa.data.text_files import read_text
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.libraries import require
 from model_hub_rqa.records import Passage
+
+logger = logging.getLogger(__name__)
 
 _SKIPPED = {"script", "style", "template", "head"}
 _BLOCKS = {
@@ -189,10 +192,11 @@ def _pdf(path: Path, id_: str) -> Passage:
     text = _Text()
     try:
         reader = pypdf.PdfReader(path)
-        starts = []
-        for page in reader.pages:
+        starts, bare = [], []
+        for number, page in enumerate(reader.pages, 1):
             starts.append(text.length)
             text.block(page.extract_text())
+            bare += [number] if text.length == starts[-1] else []
         pages = text.whole()
         for level, title, page in _outline(reader, reader.outline, 1):
             found = pages.find(title, starts[page])
@@ -202,6 +206,8 @@ def _pdf(path: Path, id_: str) -> Passage:
         raise DataError(f"{path}: cannot be read as PDF: {type(error).__name__}: {error}") from error
     if not pages.strip():
         raise DataError(f"{path}: must have text, got {len(starts)} pages without (a scan needs OCR first)")
+    if bare:
+        logger.warning("%s: %d of %d pages have no text, the first is %d", path, len(bare), len(starts), bare[0])
     return text.document(id_, title)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from model_hub_rqa.checkpoints import MANIFEST, file_sum
 from model_hub_rqa.data.corpus import CorpusReader
+from model_hub_rqa.data.documents import holds_documents
 from model_hub_rqa.errors import CheckpointError, ConfigError, folder_error
 from model_hub_rqa.libraries import check_libraries, missing_libraries
 from model_hub_rqa.records import Hit, Passage
@@ -153,6 +154,10 @@ def build_index(
     target = Path(output)
     reader = CorpusReader(corpus, on_bad_record=on_bad_record)
     chunks, errors = _chunking(passage_words, passage_stride, chunking)
+    if chunking is not None and chunking.by == "headings" and reader.path.exists() and not holds_documents(reader.path):
+        errors.append(
+            f"chunk_by: must not be headings, which {reader.path.name} has none of: it is a table of documents"
+        )
     errors = [*settings.errors(), *errors, *_taken(target)]
     errors += missing_libraries(*settings.needed_libraries())
     errors += settings.model_errors()

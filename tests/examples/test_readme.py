@@ -74,6 +74,8 @@ def test_the_pages_are_indexed_and_asked(
     index, ask = re.findall(r"^    rqa ((?:index|ask) .*runs/docs.*)$", text, re.MULTILINE)
     assert cli.main(shlex.split(index)) == 0
     capsys.readouterr()
+    assert cli.main(shlex.split(ask)) == 0
+    assert "  Training > Stop and resume [training.rst#" in capsys.readouterr().out
     assert cli.main([*shlex.split(ask), "--json"]) == 0
     found = {(one["document"], one["heading"]): one for one in json.loads(capsys.readouterr().out)["passages"][:3]}
     first = found["training.rst", "Training > Stop and resume"]

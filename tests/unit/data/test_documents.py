@@ -157,6 +157,13 @@ def test_a_document(
     assert found == document
 
 
+def test_pages_without_text_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a scan among them says is not in the corpus."""
+    (tmp_path / "a.pdf").write_bytes(pdf("Oil.", "", "Gold.", ""))
+    read_document(tmp_path / "a.pdf", "a.pdf")
+    assert "a.pdf: 2 of 4 pages have no text, the first is 2" in caplog.text
+
+
 def test_bookmarks_of_a_pdf(tmp_path: Path) -> None:
     """They are its headings, each where its words are on its page."""
     import pypdf

@@ -222,6 +222,7 @@ def test_options_of_chunks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     cases: list[tuple[list[str], str]] = [
         (["--chunk-size", "3"], "--chunk-size: needs chunk_by"),
         (["--chunk-by", "words"], "--chunk-size: is required"),
+        (["--chunk-by", "headings"], "--chunk-by: must not be headings, which c.jsonl has none of"),
         (["--chunk-by", "words", "--chunk-size", "2", "--passage-words", "2"], "--passage-words: is ignored beside"),
     ]
     for options, error in cases:
