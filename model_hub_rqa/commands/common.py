@@ -18,7 +18,7 @@ from model_hub_rqa.metrics.languages import Choice, language_error
 from model_hub_rqa.progress import format_seconds, peak_memory_mib
 
 if TYPE_CHECKING:
-    from model_hub_rqa.retrieval.index_folder import Manifest
+    from model_hub_rqa.retrieval.manifest import Manifest
     from model_hub_rqa.retrieval.queries import QueryBuilder
     from model_hub_rqa.retrieval.search import SearchSettings
 

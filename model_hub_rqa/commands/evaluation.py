@@ -36,7 +36,7 @@ from model_hub_rqa.progress import peak_memory_mib
 if TYPE_CHECKING:
     from model_hub_rqa.data.file_loaders import Records
     from model_hub_rqa.pipeline import Answered, RQAPipeline
-    from model_hub_rqa.retrieval.index_folder import Manifest
+    from model_hub_rqa.retrieval.manifest import Manifest
     from model_hub_rqa.tasks.base import Task
 
 logger = logging.getLogger(__name__)

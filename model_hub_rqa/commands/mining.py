@@ -22,7 +22,7 @@ from model_hub_rqa.commands.common import (
 from model_hub_rqa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from model_hub_rqa.retrieval.index_folder import Manifest
+    from model_hub_rqa.retrieval.manifest import Manifest
     from model_hub_rqa.retrieval.mining import Asked
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from model_hub_rqa.records import Hit
     from model_hub_rqa.retrieval.base import Retriever, RetrieverSettings
     from model_hub_rqa.retrieval.chunking import Chunking
-    from model_hub_rqa.retrieval.index_folder import Manifest
+    from model_hub_rqa.retrieval.manifest import Manifest
 
 _OPTIONS = (
     *("engine", "language", "stopwords", "k1", "b"),

@@ -10,7 +10,8 @@ from typing import Any
 from model_hub_rqa.errors import CheckpointError, ConfigError, ErrorCollector
 from model_hub_rqa.retrieval.base import PASSAGES, Report, Retriever, no_report
 from model_hub_rqa.retrieval.hybrid import FUSION_DEPTH, HybridRetriever, fusion_errors
-from model_hub_rqa.retrieval.index_folder import Manifest, check_index, open_index
+from model_hub_rqa.retrieval.index_folder import check_index, open_index
+from model_hub_rqa.retrieval.manifest import Manifest
 from model_hub_rqa.retrieval.rerank import RERANK_DEPTH, RerankedRetriever, build_reranker, choose_reranker
 
 HYBRID = "hybrid"

@@ -14,7 +14,8 @@ from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.records import Passage
 from model_hub_rqa.retrieval.dense import DenseRetriever, DenseSettings
 from model_hub_rqa.retrieval.encoder import SIMILARITIES, Encoder
-from model_hub_rqa.retrieval.index_folder import build_index, open_index, read_manifest
+from model_hub_rqa.retrieval.index_folder import build_index, open_index
+from model_hub_rqa.retrieval.manifest import read_manifest
 from model_hub_rqa.retrieval.vectors import exact_search, similarities
 
 PASSAGES = [Passage(str(i), text) for i, text in enumerate(TEXTS)]

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import pytest
 from readers_for_tests import LetterEncoder, encode_letters
 
 import model_hub_rqa
+from model_hub_rqa import checkpoints
 from model_hub_rqa.commands import retrieval as commands
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError, RqaError
 from model_hub_rqa.records import Passage
-from model_hub_rqa.retrieval import dense
+from model_hub_rqa.retrieval import dense, manifest
 from model_hub_rqa.retrieval.bm25 import BM25Retriever, BM25Settings
 from model_hub_rqa.retrieval.dense import DenseRetriever, DenseSettings
 from model_hub_rqa.retrieval.index_folder import build_index, check_index, open_index
@@ -157,6 +159,93 @@ def test_one_flipped_bit_is_noticed(tmp_path: Path, corpus: Path, name: str) -> 
     flip(tmp_path / "index" / name)
     errors = refusals(lambda: open_index(tmp_path / "index"))
     assert errors == [f"{tmp_path}/index/{name}: damaged, its SHA-256 is not the one in manifest.json"]
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the index files that are hashed."""
+    names: list[str] = []
+
+    def file_sum(path: Path) -> str:
+        names.append(path.name)
+        return checkpoints.file_sum(path)
+
+    monkeypatch.setattr(manifest, "file_sum", file_sum)
+    return names
+
+
+def test_an_index_is_verified_once(tmp_path: Path, corpus: Path, hashed: list[str]) -> None:
+    """The second time no file is hashed; of changed sizes and times, those files alone, and all in a copy."""
+    folder = tmp_path / "index"
+    built = build_index(corpus, folder, BM25Settings())
+    hashed.clear()
+    first = open_index(folder).search(["cat mat"], 9)
+    assert sorted(hashed) == sorted(built.sha256)
+    hashed.clear()
+    assert open_index(folder).search(["cat mat"], 9) == first
+    check_index(folder)
+    assert hashed == []
+    os.utime(folder / "offsets.npy", (0, 0))
+    open_index(folder)
+    assert hashed == ["offsets.npy"]
+    open_index(folder)
+    assert hashed == ["offsets.npy"]
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copy)  # without their times
+    open_index(tmp_path / "copy")
+    assert sorted(hashed[1:]) == sorted(built.sha256)
+
+
+def test_damage_after_a_verification(tmp_path: Path, corpus: Path, hashed: list[str]) -> None:
+    """Of the same size, with another time: it is noticed each time, until the file is whole again."""
+    folder = tmp_path / "index"
+    build_index(corpus, folder, BM25Settings())
+    open_index(folder)
+    size = (folder / "passages.jsonl").stat().st_size
+    flip(folder / "passages.jsonl")
+    assert (folder / "passages.jsonl").stat().st_size == size
+    for _ in range(2):
+        hashed.clear()
+        assert refusals(lambda: open_index(folder)) == [
+            f"{folder}/passages.jsonl: damaged, its SHA-256 is not the one in manifest.json"
+        ]
+        assert hashed == ["passages.jsonl"]
+    flip(folder / "passages.jsonl")
+    open_index(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"files": 1}', '{"of": "another index", "files": {}}'])
+def test_a_record_of_another_index_counts_for_nothing(
+    tmp_path: Path, corpus: Path, hashed: list[str], content: str
+) -> None:
+    """Damaged or left by another index in this folder, every file is hashed."""
+    folder = tmp_path / "index"
+    built = build_index(corpus, folder, BM25Settings())
+    open_index(folder)
+    path = folder / "verified.json"
+    noted = json.loads(path.read_text())
+    path.write_text(json.dumps({**noted, "of": "another"}) if "another" in content else content)
+    hashed.clear()
+    open_index(folder)
+    assert sorted(hashed) == sorted(built.sha256)
+    assert json.loads(path.read_text()) == noted
+
+
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, corpus: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index in a read-only folder opens, and is hashed each time."""
+    folder = tmp_path / "index"
+    built = build_index(corpus, folder, BM25Settings())
+
+    def refuse(self: Path, *args: Any, **kwargs: Any) -> None:
+        raise PermissionError(30, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    for _ in range(2):
+        hashed.clear()
+        assert open_index(folder).search(["cat"], 1)
+        assert sorted(hashed) == sorted(built.sha256)
+    assert not (folder / "verified.json").exists()
 
 
 def test_manifests_that_cannot_be_used(tmp_path: Path, corpus: Path) -> None:
