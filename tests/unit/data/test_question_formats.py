@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -476,6 +477,45 @@ def test_training_reads_formats_and_fields(
     checked = experiments.validate(experiments.load_experiment(str(tmp_path / "config.yaml")))
     (row,) = checked.examples["train"]
     assert (len(row["passages"]), len(row["negatives"])) == (passages, negatives)
+
+
+PLUGIN = """
+from model_hub_rqa.data.formats.questions import QuestionFormat, passages_of
+from model_hub_rqa.registry import FORMATS
+
+
+@FORMATS.register("my-format")
+class MyFormat(QuestionFormat):
+    passages = ("docs",)
+
+    def matches(self, record):
+        return "docs" in record
+
+    def read(self, record):
+        return {**record, "passages": passages_of(record, "docs", text=("body",), gold=True)}
+"""
+
+
+@pytest.mark.parametrize("settings", [{"plugins": ["own_format"]}, {"format": "own_format:MyFormat"}])
+def test_a_format_in_a_module_of_ones_own(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example of docs/data.rst, registered by data.plugins or named by data.format."""
+    lines = [f"    {line}".rstrip() for line in PLUGIN.strip().splitlines() if line]
+    documented = (Path(__file__).parents[3] / "docs/data.rst").read_text(encoding="utf-8")
+    assert [line for line in lines if line not in documented] == []
+    FORMATS.names()
+    monkeypatch.setattr(FORMATS, "_factories", dict(FORMATS._factories))
+    monkeypatch.delitem(sys.modules, "own_format", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_format.py").write_text(PLUGIN)
+    path = str(write(tmp_path / "a.jsonl", [{"id": "a", "question": "q", "answers": ["x"], "docs": [{"body": "x"}]}]))
+    config = json.loads(tiny_fusion.experiment(tmp_path / "fid").read_text())
+    config["data"] |= {"train_file": path, "validation_file": path, **settings}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    checked = experiments.validate(experiments.load_experiment("config.yaml"))
+    assert [passage["text"] for passage in checked.examples["train"][0]["passages"]] == ["x"]
+    sys.modules.pop("own_format")
 
 
 @pytest.mark.parametrize(
