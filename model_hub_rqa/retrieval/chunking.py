@@ -162,13 +162,13 @@ def word_starts(text: str) -> list[int]:
 def sentence_starts(text: str) -> list[int]:
     """Where sentences begin: after a full stop with white space, after those of Chinese, Japanese, Hindi and Arabic
     without, and after a blank line. One before a small letter, or after an abbreviation or an initial, ends nothing."""
-    begins = [0]
+    begins, last = [0], len(text.rstrip())
     for match in _SENTENCE_END.finditer(text):
         rest = text[match.end() : match.end() + 200].lstrip()
         stop = match[0].startswith(".")
         if stop and (rest[:1].islower() or _ABBREVIATION.search(text[max(match.start() - 10, 0) : match.start() + 1])):
             continue
-        if text[begins[-1] : match.end()].strip() and text[match.end() :].strip():
+        if text[begins[-1] : match.end()].strip() and match.end() < last:
             begins.append(match.end())
     return begins
 
