@@ -12,18 +12,18 @@ import shutil
 import socket
 import sys
 from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import determined
 import torch
-from determined import core, pytorch, util
+from determined import core, pytorch
 
-from model_hub_rqa.checkpoints import METADATA, RECORD, STATE, write_manifest
-from model_hub_rqa.errors import CheckpointError, ConfigError, RqaError
-from model_hub_rqa.runtime import resuming
+from model_hub_rqa.checkpoints import METADATA, RECORD, write_manifest
+from model_hub_rqa.errors import CheckpointError, ConfigError
+from model_hub_rqa.runtime.determined_controller import local_controller as local_controller
+from model_hub_rqa.runtime.determined_controller import steps_now as steps_now
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +70,6 @@ def without_sync(context: pytorch.PyTorchTrialContext, model: torch.nn.Module, s
             yield
     else:
         yield
-
-
-def steps_now(context: pytorch.PyTorchTrialContext) -> bool:
-    """Whether the current micro-batch ends with an optimizer step."""
-    return context._should_communicate_and_update()
 
 
 class CheckpointCallback(pytorch.PyTorchCallback):
@@ -288,154 +283,6 @@ def use_local_backends(
     """Puts a run's own checkpoint and reporting contexts in place of those that only log."""
     context._core.checkpoint = checkpoints
     context._core.train = train
-
-
-@contextlib.contextmanager
-def local_controller(
-    *,
-    resume_from: Path | None,
-    done: int = 0,
-    changed_from: Mapping[str, Any] | None = None,
-    checkpoint_policy: str,
-    metric: str,
-    smaller_is_better: bool,
-    code: Path | None,
-    validates_only: bool = False,
-    interrupted: Callable[[], bool] = lambda: False,
-    on_validation_batch: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[None]:
-    """While this is open, ``Trainer.fit`` resumes exactly and keeps ``checkpoint_policy: best`` off the cluster too.
-
-    - Determined's local resume starts data and batch numbers at 0 and overshoots: it begins after ``done`` batches.
-    - It restores the settings of optimizer and schedule along with their state: with ``changed_from``, the record of
-      another run, those of this run hold, and batches are counted by this run's accumulation.
-    - Its local training turns "best" into "all".
-    - Its local checkpoints copy the whole working directory, be it a home directory: only ``code`` (the file or
-      package of the trial class, None where it is installed) is copied.
-    - It validates only after training: with ``validates_only`` it validates once and writes no checkpoint.
-    - It looks for a stop at reports and validations alone, and each rank at its own flag: all ranks look together,
-      after every optimizer step.
-    - It finishes a validation first, which may take long: where ``interrupted()`` is true on any rank, all leave it
-      after the batch at hand, and a resume makes it up. ``on_validation_batch`` hears how many are done, of how many.
-    - It loads what it finds of a checkpoint, and starts at 0 where the trial's number is another (the cluster's).
-    - It tells an error of a reducer along with every value that was reduced, which fills a log with numbers.
-    """
-
-    class LocalController(pytorch._PyTorchTrialController):
-        def __init__(self, **settings: Any) -> None:
-            if resume_from is not None:
-                settings["steps_completed"] = done
-                settings["latest_checkpoint"] = str(resume_from)
-            settings |= {"checkpoint_policy": checkpoint_policy, "searcher_metric_name": metric}
-            settings["smaller_is_better"] = smaller_is_better
-            super().__init__(**settings)
-            self.context._steps_completed = done
-
-        def _run(self) -> None:
-            if not validates_only:
-                super()._run()
-                return
-            with contextlib.suppress(pytorch._ShouldExit):
-                self._validate()
-
-        def _train(self, length: Any, train_boundaries: list[Any]) -> None:
-            self.boundaries = train_boundaries
-            if resume_from is not None:
-                self._stop_requested()  # by a callback, of a run that had ended before it was resumed
-                if self.validation_period.should_stop(self.start_from_batch) and not self._validation_is_current():
-                    self._validate()  # the run was stopped in it
-            super()._train(length, train_boundaries)
-
-        def _step_batch(self) -> None:
-            super()._step_batch()
-            if steps_now(self.context) and _any_rank_stops(self.context, self.context.get_stop_requested()):
-                for boundary in self.boundaries:
-                    boundary.limit_reached |= boundary.step_type == pytorch._TrainBoundaryType.REPORT
-
-        def _stop_requested(self) -> None:
-            if _any_rank_stops(self.context, self.context.get_stop_requested()):
-                raise pytorch._ShouldExit()
-
-        def _leave_if_interrupted(self) -> None:
-            if _any_rank_stops(self.context, interrupted()):
-                raise pytorch._ShouldExit()
-
-        def _looking_up(self, evaluate_batch: Any) -> Any:
-            """The trial's ``evaluate_batch``, with a look for a signal after each batch: as many looks on each rank."""
-            batches = len(self.validation_loader or ())
-            most = max(self.context.distributed.allgather(batches))
-            takes_number = util.has_param(evaluate_batch, "batch_idx", 2)
-
-            def evaluate(batch: Any, batch_idx: int) -> Any:
-                found = evaluate_batch(batch=batch, **({"batch_idx": batch_idx} if takes_number else {}))
-                on_validation_batch(batch_idx + 1, batches)
-                is_last = batch_idx + 1 == batches and not self.test_mode
-                for _ in range(1 + most - batches if is_last else 1):
-                    self._leave_if_interrupted()
-                return found
-
-            return evaluate
-
-        def _validate(self) -> dict[str, Any]:
-            self._leave_if_interrupted()
-            evaluate = self._looking_up(self.trial.evaluate_batch)
-            try:
-                with mock.patch.object(self.trial, "evaluate_batch", evaluate):
-                    return super()._validate()
-            except ValueError as error:
-                if error.__cause__ is None or isinstance(error, RqaError):  # which is our own, with its cause
-                    raise
-                raise error.__cause__ from None
-
-        def _load(self, load_path: Path) -> None:
-            kept = resuming.keeping_new_settings(self.context) if changed_from else contextlib.nullcontext()
-            try:
-                with kept:
-                    super()._load(load_path)
-            except Exception as error:  # torch, pickle and every load_state_dict raise their own kinds
-                words = " ".join(str(error).split())
-                raise CheckpointError(f"{load_path}: cannot be loaded into this configuration: {words}") from error
-            found, expected = self.state.batches_trained if self.state else None, self.start_from_batch
-            if found != expected:
-                raise CheckpointError(
-                    f"{load_path / STATE}: must be of batch {expected}, as {METADATA} is, got {found}"
-                )
-
-        def _load_state(self, state: Any) -> None:
-            if changed_from:
-                counted = {name: state[name] for name in ("batches_trained", "last_val", "last_ckpt")}
-                accumulation = self.context._aggregation_frequency
-                counted = {
-                    name: resuming.batches_of(number, changed_from, accumulation) for name, number in counted.items()
-                }
-                state = {**state, **counted, "epochs_trained": self._get_epoch_idx(counted["batches_trained"])}
-            super()._load_state({**state, "trial_id": self.trial_id})
-
-    def write_code(path: Path, on_cluster: bool) -> None:
-        target = path / "code"
-        target.mkdir()
-        if code is not None and code.is_dir():
-            shutil.copytree(code, target / code.name, ignore=shutil.ignore_patterns("__pycache__"))
-        elif code is not None:
-            shutil.copy2(code, target)
-
-    # Trainer.fit has no argument for either: it takes them from their modules by name.
-    with (
-        mock.patch.object(pytorch, "_PyTorchTrialController", LocalController),
-        mock.patch.object(util, "write_user_code", write_code),
-    ):
-        yield
-
-
-def _any_rank_stops(context: pytorch.PyTorchTrialContext, wanted: bool) -> bool:
-    """Whether any rank wants to stop, which every rank then knows of; all of them must call it."""
-    if context.distributed.size > 1:
-        flag = torch.tensor(int(wanted), device=context.device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        wanted = bool(flag)
-    if wanted:
-        context.set_stop_requested(True)
-    return wanted
 
 
 def code_of(trial_class: type) -> Path | None:

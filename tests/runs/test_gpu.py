@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForQuestionAnswer
 
 from model_hub_rqa.records import Passage
 from model_hub_rqa.retrieval.dense import DenseRetriever, DenseSettings
-from model_hub_rqa.runtime import determined_fixes
+from model_hub_rqa.runtime import determined_controller, determined_fixes
 from model_hub_rqa.tasks.causal_lm.features import left_padded_prompts
 from model_hub_rqa.tasks.causal_lm.task import generate_answers
 from model_hub_rqa.tasks.fid.model import fusion_generate
@@ -151,7 +151,7 @@ def test_one_rank_of_ddp_trains_as_the_model_alone(backend: str, device: str, tm
         found = gradients(wrapped)
         two: Any = SimpleNamespace(device=torch.device(device), distributed=SimpleNamespace(size=2))
         two.set_stop_requested = lambda wanted: None
-        assert [determined_fixes._any_rank_stops(two, wanted) for wanted in (False, True)] == [False, True]
+        assert [determined_controller._any_rank_stops(two, wanted) for wanted in (False, True)] == [False, True]
     finally:
         torch.distributed.destroy_process_group()
     assert len(found) == len(expected) > 5
