@@ -35,6 +35,7 @@ from model_hub_rqa.progress import peak_memory_mib
 
 if TYPE_CHECKING:
     from model_hub_rqa.data.file_loaders import Records
+    from model_hub_rqa.metrics.text import AnswerRules
     from model_hub_rqa.pipeline import Answered, RQAPipeline
     from model_hub_rqa.retrieval.manifest import Manifest
     from model_hub_rqa.tasks.base import Task
@@ -81,8 +82,6 @@ def add_commands(commands: Any) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Writes score.json, predictions.jsonl, all_args.json and evaluate.log; prints the scores as a JSON object."""
-    from model_hub_rqa.evaluation import evaluate as run
-    from model_hub_rqa.metrics.generation import bleu_tokenizer
     from model_hub_rqa.metrics.languages import choose_rules
 
     errors = ErrorCollector()
@@ -107,32 +106,41 @@ def evaluate(args: argparse.Namespace) -> None:
         say(f"left out: {line}")
     choice = choose_rules(args.language, [text for row in records.rows for text in row["answers"]])
     say_rules(choice)
-    rules = choice.rules
     progress = Progress("questions")
     with new_folder(output, "--output-dir") as folder, _logging_to(folder / "evaluate.log"):
         _write(folder / "all_args.json", _all_args(args, pipeline, manifests))
         logger.info("%d questions of %s, %d left out", len(records.rows), args.data, records.n_skipped)
-        with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
-
-            def write(line: dict[str, Any]) -> None:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-            def report(what: str, done: int, total: int) -> None:
-                logger.info("%s: %d/%d questions", what, done, total)
-                progress(what, done, total)
-
-            scores: dict[str, Any] = {
-                **run(pipeline, records.rows, batch_size=args.batch_size, rules=rules, write=write, report=report)
-            }
-        scores |= {"n_skipped": records.n_skipped, "peak_memory_mib": round(peak_memory_mib(), 1)}
-        if pipeline.retriever is not None:
-            scores["top_k"] = pipeline.top_k  # of the document_ measures and ndcg
-        scores |= {"language": rules.language, "answer_rules": rules.name}
-        scores["bleu_tokenizer"] = bleu_tokenizer(rules.language)
+        scores = _scores(pipeline, records, choice.rules, args.batch_size, folder / "predictions.jsonl", progress)
         _write(folder / "score.json", scores)
         logger.info("scores: %s", json.dumps(scores))
     say(f"{len(records.rows):,} questions in {output}; {progress.summary()}")
     print(json.dumps(scores))
+
+
+def _scores(
+    pipeline: "RQAPipeline", records: "Records", rules: "AnswerRules", batch_size: int, path: Path, progress: Progress
+) -> dict[str, Any]:
+    """Asks all questions, writes the predictions to ``path`` and returns the scores."""
+    from model_hub_rqa.evaluation import evaluate as run
+    from model_hub_rqa.metrics.generation import bleu_tokenizer
+
+    with path.open("w", encoding="utf-8") as file:
+
+        def write(line: dict[str, Any]) -> None:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+        def report(what: str, done: int, total: int) -> None:
+            logger.info("%s: %d/%d questions", what, done, total)
+            progress(what, done, total)
+
+        scores: dict[str, Any] = {
+            **run(pipeline, records.rows, batch_size=batch_size, rules=rules, write=write, report=report)
+        }
+    scores |= {"n_skipped": records.n_skipped, "peak_memory_mib": round(peak_memory_mib(), 1)}
+    if pipeline.retriever is not None:
+        scores["top_k"] = pipeline.top_k  # of the document_ measures and ndcg
+    scores |= {"language": rules.language, "answer_rules": rules.name}
+    return scores | {"bleu_tokenizer": bleu_tokenizer(rules.language)}
 
 
 def _named_task(checkpoint: str) -> "type[Task] | None":

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.config.fields import did_you_mean, show
@@ -59,7 +59,16 @@ def qa_dataset(
 
     settings = _settings(max_length, template_args, predict_with_generate)
     rows = _load(hf_args)
-    columns = rows.column_names
+    answer_key = _answer_column(rows.column_names, question_key, answer_key)
+    read = _read(rows, question_key, answer_key, on_bad_record)
+    made = datasets.Dataset.from_list(read, features=datasets.Features(feature_types(FUSION_FEATURES)))
+    # From the content, so that it is the same in every process, and Dataset.map finds its cache.
+    made._fingerprint = hashlib.sha256(json.dumps(read).encode()).hexdigest()[:32]
+    return Loaded(made, settings)
+
+
+def _answer_column(columns: list[str], question_key: str, answer_key: str) -> str:
+    """The column of the answers; ConfigError where it, or that of the questions, is missing."""
     if answer_key not in columns and answer_key in ANSWERS:
         answer_key = next((name for name in ANSWERS if name in columns), answer_key)
     errors = [
@@ -69,6 +78,11 @@ def qa_dataset(
     ]
     if errors:
         raise ConfigError(errors)
+    return answer_key
+
+
+def _read(rows: Iterable[Any], question_key: str, answer_key: str, on_bad_record: str) -> list[dict[str, Any]]:
+    """The rows as `formats.fid.FUSION_FEATURES` describes them."""
     checks = Checks("", on_bad_record)
     read: list[dict[str, Any]] = []
     for number, record in enumerate(rows, 1):
@@ -84,11 +98,7 @@ def qa_dataset(
     if skipped:
         logger.warning("%d bad records left out, the first is %s", checks.n_bad, skipped[0])
         count_file(FileCounts("QADataset", len(read), checks.n_bad))
-    features = datasets.Features(feature_types(FUSION_FEATURES))
-    made = datasets.Dataset.from_list(read, features=features)
-    # From the content, so that it is the same in every process, and Dataset.map finds its cache.
-    made._fingerprint = hashlib.sha256(json.dumps(read).encode()).hexdigest()[:32]
-    return Loaded(made, settings)
+    return read
 
 
 def _settings(max_length: Any, template_args: Any, predict_with_generate: Any) -> dict[str, Any]:
