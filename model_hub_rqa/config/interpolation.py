@@ -159,7 +159,7 @@ def read_sections(hparams: Mapping[str, Any], config: Mapping[str, Any]) -> Sect
     """
     whole = {**config, "hyperparameters": resolve_search_specs(hparams)}
     resolved = interpolate(whole, SECTIONS)
-    return Sections(resolved["hyperparameters"], resolved.get("data") or {}, referred_names(whole))
+    return Sections(resolved["hyperparameters"], resolved.get("data") or {}, referenced_names(whole))
 
 
 def interpolate(config: Mapping[str, Any], sections: Iterable[str] | None = None) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
 settle = resolve_config  # its name before 0.2
 
 
-def referred_names(config: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+def referenced_names(config: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     """The names directly under each of the two sections that some reference in the configuration names."""
     found: dict[str, set[str]] = {section: set() for section in SECTIONS}
     for path, text in _texts(plain(config)):
@@ -258,6 +258,9 @@ def referred_names(config: Mapping[str, Any]) -> dict[str, frozenset[str]]:
             if len(target) > 1 and target[0] in found:
                 found[target[0]].add(target[1])
     return {section: frozenset(names) for section, names in found.items()}
+
+
+referred_names = referenced_names  # its name before 0.2
 
 
 def _with_specs(resolved: Any, spelt: Any, original: Any) -> Any:

@@ -30,7 +30,7 @@ def mixing_probabilities(sizes: Sequence[int], temperature: float) -> np.ndarray
     return np.asarray(weights / weights.sum())
 
 
-def share_out(total: int, probabilities: np.ndarray) -> np.ndarray:
+def allocate(total: int, probabilities: np.ndarray) -> np.ndarray:
     """``total`` draws as whole numbers close to ``total * probabilities``: the largest remainders are rounded up.
 
     Where there are enough draws, no set goes without one.
@@ -50,7 +50,7 @@ def draws_per_epoch(sizes: Sequence[int], mixing: str, temperature: float = DEFA
     """How many examples an epoch draws from each of the sets (``mixing``: in_turn or temperature)."""
     if mixing == "in_turn":
         return np.full(len(sizes), max(sizes))
-    return share_out(sum(sizes), mixing_probabilities(sizes, temperature))
+    return allocate(sum(sizes), mixing_probabilities(sizes, temperature))
 
 
 def stream(size: int, begin: int, count: int, seed: Sequence[int]) -> np.ndarray:

@@ -15,7 +15,7 @@ _NAMES = {"config": ConfigKwargs.OWN_NAME, "tokenizer": TokenizerKwargs.OWN_NAME
 _KWARGS = {"config": ConfigKwargs, "tokenizer": TokenizerKwargs, "model": ModelKwargs}
 
 
-class FirstModel(NamedTuple):
+class InitSource(NamedTuple):
     """Where a run's first weights come from.
 
     Attributes:
@@ -31,9 +31,9 @@ class FirstModel(NamedTuple):
     folder: Path | None
 
 
-def read_first_model(
+def read_init_source(
     hparams: Mapping[str, Any], default_parts: Collection[str], component: RegisteredObject | None = None
-) -> FirstModel:
+) -> InitSource:
     """Reads the hyperparameters ``init_checkpoint`` and ``use_pretrained_weights``; loads nothing.
 
     Args:
@@ -74,7 +74,10 @@ def read_first_model(
         ]
     if errors:
         raise ConfigError(errors)
-    return FirstModel(given, parts, given.get("use_pretrained_weights") is not False, folder)
+    return InitSource(given, parts, given.get("use_pretrained_weights") is not False, folder)
+
+
+read_first_model = read_init_source  # its name before 0.2
 
 
 def parse_parts(

@@ -18,7 +18,13 @@ from stand_in_master import StandInMaster
 
 from model_hub_rqa import train
 from model_hub_rqa.config import parsing
-from model_hub_rqa.config.interpolation import interpolate, read_sections, referred_names, resolve_config, resolve_whole
+from model_hub_rqa.config.interpolation import (
+    interpolate,
+    read_sections,
+    referenced_names,
+    resolve_config,
+    resolve_whole,
+)
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.runtime import experiments
 from model_hub_rqa.trials.qa import QATrial
@@ -147,7 +153,7 @@ def test_what_is_referred_to_is_known() -> None:
         "list": ["${data[bracket]}"],
         "text": r"data.nobody \$ data.nothing",
     }
-    found = referred_names({"data": data, "name": "${hyperparameters.n}"})
+    found = referenced_names({"data": data, "name": "${hyperparameters.n}"})
     assert found == {"data": {"root", "folder", "vars", "bracket"}, "hyperparameters": {"q", "n"}}
 
 
@@ -275,7 +281,7 @@ def test_a_variable_that_nothing_refers_to_is_a_misspelling(tmp_path: Path, capl
     config["data"] |= {"max_seq_lenght": 32, "mine": 16, "doc_stride": "${.mine}"}
     trial: Any = object.__new__(QATrial)
     experiment = experiments.resolve_experiment(config)
-    trial.referred = referred_names(config)
+    trial.referred = referenced_names(config)
     with pytest.raises(ConfigError, match=r"data\.max_seq_lenght is not a known name: did you mean max_seq_length\?"):
         trial.parse(experiment.hyperparameters, experiment.data)
     assert "mine" not in caplog.text

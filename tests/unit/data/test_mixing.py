@@ -15,9 +15,9 @@ from model_hub_rqa.data.mixing import (
     KeyedBatchSampler,
     KeyedCollator,
     MixedBatchSampler,
+    allocate,
     draws_per_epoch,
     mixing_probabilities,
-    share_out,
     stream,
 )
 
@@ -64,7 +64,7 @@ def test_the_share_of_a_set(sizes: list[int], temperature: float, expected: list
 )
 def test_draws_are_shared_out(total: int, shares: list[float], expected: list[int]) -> None:
     """By largest remainders; the sum is kept."""
-    assert share_out(total, np.array(shares)).tolist() == expected
+    assert allocate(total, np.array(shares)).tolist() == expected
 
 
 @pytest.mark.parametrize(

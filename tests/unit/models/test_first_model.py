@@ -25,7 +25,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertConfi
 from model_hub_rqa import train
 from model_hub_rqa.cli import main
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.models.first import read_first_model
+from model_hub_rqa.models.first import read_init_source
 from model_hub_rqa.models.initial_weights import load_weights, save_weights
 from model_hub_rqa.models.signature import loss_of
 from model_hub_rqa.registry import MODELS
@@ -224,7 +224,7 @@ def test_a_builder_gets_what_it_asks_for_by_name() -> None:
         built({"_target_": "own_models.build_number", "any": 1}, config=None, tokenizer=None)
     hparams = {"model": own, "tokenizer_name": "x"}
     with pytest.raises(ConfigError, match="asks for the config, and none is built: give pretrained_model_name_or_path"):
-        read_first_model(hparams, ("config", "tokenizer", "model"), MODELS.from_config(own, "hyperparameters.model"))
+        read_init_source(hparams, ("config", "tokenizer", "model"), MODELS.from_config(own, "hyperparameters.model"))
 
 
 def built(model: Any, **parts: Any) -> Any:
