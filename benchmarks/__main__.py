@@ -46,6 +46,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "fid-passages": _fid_passages,
     "fid-memory": lambda repeats, short: fid.memory(SHORT_FID if short else TWENTY),
     "bm25": lambda repeats, short: retrieval.bm25(repeats, documents=100 if short else None),
+    "bm25-engines": lambda repeats, short: (
+        retrieval.engines(repeats, passages=300, queries=10) if short else retrieval.engines(repeats)
+    ),
     "dense": lambda repeats, short: retrieval.dense(repeats, documents=16 if short else 512),
     "f1": _f1,
     "startup": lambda repeats, short: startup.startup(repeats),

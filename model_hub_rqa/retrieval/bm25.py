@@ -219,9 +219,8 @@ class _Engine(Protocol):
 
 
 class _Tantivy:
-    def __init__(self, index: Any, folder: Any = None) -> None:
+    def __init__(self, index: Any) -> None:
         self._index = index
-        self._folder = folder  # kept for as long as its files are read
         self._searcher = index.searcher()
         self.n_passages: int = self._searcher.num_docs
 
@@ -253,13 +252,17 @@ class _Tantivy:
     def load(cls, folder: Path) -> "_Tantivy":
         """tantivy locks the folder that it reads, which may not be written to: it gets one of links to the files."""
         tantivy = require("tantivy")
-        links = tempfile.TemporaryDirectory(prefix="rqa-bm25-")
-        for path in (folder / _SUBFOLDER).resolve().iterdir():
-            (Path(links.name) / path.name).symlink_to(path)
-        try:
-            return cls(tantivy.Index.open(links.name), links)
-        except ValueError as error:
-            raise CheckpointError(f"{folder}: cannot be loaded by tantivy {tantivy.__version__}: {error}") from error
+        with tempfile.TemporaryDirectory(prefix="rqa-bm25-") as links:
+            for path in (folder / _SUBFOLDER).resolve().iterdir():
+                (Path(links) / path.name).symlink_to(path)
+            try:
+                index = tantivy.Index.open(links)
+                index.config_reader("manual")  # it does not watch the folder; the files are open from here on
+                return cls(index)
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{folder}: cannot be loaded by tantivy {tantivy.__version__}: {error}"
+                ) from error
 
     def has(self, word: str) -> bool:
         return bool(self._searcher.doc_freq("words", word))
