@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.data.checks import QUESTION_IDS, Checks
 from model_hub_rqa.data.files import Needed, ending_of, iter_file, iter_table
-from model_hub_rqa.data.formats.answers import ANSWERS, SINGLE, unknown_answers
+from model_hub_rqa.data.formats.answers import ANSWERS, SINGLE
 from model_hub_rqa.data.formats.fields import Fields
 from model_hub_rqa.data.formats.nested import flatten
 from model_hub_rqa.data.formats.questions import QuestionFormat, all_formats, format_of
@@ -117,8 +117,6 @@ def read_squad(
             unfit.setdefault(what, []).append(checks.named(location, id_))
             continue
         row, negative = made.row(id_, record, errors, nested=len(location) > 2)
-        if require_answers and errors and "answers is missing" in errors[-1]:
-            errors[-1] += "".join(f" ({name} looks like it: rename it to answers)" for name in unknown_answers(record))
         if not checks.passed(location, id_, errors):
             continue
         if negative and require_answers and not version_2_with_negative:

@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from model_hub_rqa.data.checks import filled_text, text_error, text_or_empty, true_or_false, wrong_type
-from model_hub_rqa.data.formats.answers import ANSWERS, SINGLE, TARGETS, mend, offset_error, whole_number
+from model_hub_rqa.data.formats.answers import (
+    ANSWERS,
+    SINGLE,
+    TARGETS,
+    mend,
+    offset_error,
+    unknown_answers,
+    whole_number,
+)
 from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row
 from model_hub_rqa.data.text_files import Unreadable, short
 from model_hub_rqa.registry import FORMATS
@@ -81,7 +89,10 @@ class SquadRows:
         elif nested or not given:
             # A flat record marks a question as unanswerable with empty answers; without the key it is only incomplete.
             found = "is empty" if given else "is missing"
-            errors.append(f"answers {found}" + (", and is_impossible is not true" if self._version_2 else ""))
+            unless = ", and is_impossible is not true" if self._version_2 else ""
+            others = [] if given else unknown_answers(record)
+            hints = "".join(f" ({name} looks like it: rename it to answers)" for name in others)
+            errors.append(f"answers {found}{unless}{hints}")
         return True
 
     def _answers(self, record: Mapping[str, Any], context: str | None, errors: list[str]) -> Answers | None:
