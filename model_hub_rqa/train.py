@@ -6,7 +6,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import errno
 import logging
 import os
@@ -21,11 +20,10 @@ from typing import Any
 
 from model_hub_rqa.checkpoints import METRIC, SMALLER_IS_BETTER, checkpoints_of, steps_completed
 from model_hub_rqa.commands.train_arguments import configuration, names_as_typed, parse_arguments
-from model_hub_rqa.config.experiment import Experiment, parse_experiment
-from model_hub_rqa.config.trainer_names import with_global_batch_size
+from model_hub_rqa.config.experiment import Experiment
 from model_hub_rqa.errors import ConfigError, RqaError, folder_error, renamed
 from model_hub_rqa.progress import is_chief, quiet_libraries
-from model_hub_rqa.runtime.experiments import import_trial, resolve_experiment
+from model_hub_rqa.runtime.experiments import attach, checked, import_trial
 
 logger = logging.getLogger("model_hub_rqa")
 
@@ -111,7 +109,7 @@ def _run(args: argparse.Namespace, given: dict[str, dict[str, Any]]) -> int:
         raise ConfigError("--allow-unverified: needs --resume DIR, the checkpoint to trust")
     if args.allow_changed_run and args.resume is None:
         raise ConfigError("--allow-changed-run: needs --resume")
-    experiment = resolve_experiment(configuration(args, given), int(os.environ.get("WORLD_SIZE", "1")))
+    experiment = checked(configuration(args, given), int(os.environ.get("WORLD_SIZE", "1")))
     named = experiment.hyperparameters.get("output_dir")  # what is no text is told with the other settings
     folder = named if isinstance(named, str) and named else Path("runs") / experiment.name
     own = args.resume if is_run(args.resume) else folder
@@ -125,19 +123,13 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
     import torch
     from determined import pytorch
 
-    from model_hub_rqa.config import resolve_search_specs
-    from model_hub_rqa.config.interpolation import settle
     from model_hub_rqa.runtime import determined_fixes, resuming
 
     if reason := folder_error(folder):
         by_config = args.output_dir is None and "output_dir" in experiment.hyperparameters
         raise ConfigError(f"{'hyperparameters.output_dir' if by_config else '--output-dir'}: {reason}")
-    trial_class = import_trial(experiment.trial_class)
-    resolved = settle(experiment.raw)
-    size = {"global_batch_size": resolve_search_specs(experiment.hyperparameters).get("global_batch_size")}
-    _check_batch_size(size)
-    # the trial resolves the rest itself, as it does on a cluster
-    hparams = resolve_search_specs(experiment.raw.get("hyperparameters") or {}) | size
+    trial_class = import_trial(experiment.trial_class or "")
+    hparams = _for_determined(experiment)
     quiet_libraries()
     distributed = determined_fixes.join_process_group()
     held = contextlib.ExitStack()
@@ -149,13 +141,13 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
             pytorch.init(hparams=hparams, exp_conf=dict(experiment.raw), distributed=distributed) as context,
             _stopping_on_signals(context) as interrupted,
         ):
+            attach(context, experiment)
             for line in notes:
                 _say(line)
             if context.distributed.rank == 0:
-                _write_config(folder / "config.yaml", resolved)
+                _write_config(folder / "config.yaml", experiment.file_content())
             trial: Any = trial_class(context)
             trial.output_dir = folder
-            experiment = dataclasses.replace(experiment, smaller_is_better=trial.smaller_is_better)
             before: dict[str, Any] = {}
             if resume_from is not None and not trial.trainer.validates_only:
                 before, notes = resuming.check_same_run(trial, resume_from, allow_changed=args.allow_changed_run)
@@ -207,13 +199,13 @@ def _fit_locally(
     reports = local_run.Reports(
         folder,
         metric=experiment.metric,
-        smaller_is_better=experiment.smaller_is_better,
+        smaller_is_better=trial.smaller_is_better,
         resumed_at=done,
         accumulation=accumulation,
         is_chief=chief,
     )
     reports.last_validation = context.distributed.broadcast(reports.last_validation)
-    searcher = {METRIC: experiment.metric, SMALLER_IS_BETTER: experiment.smaller_is_better}
+    searcher = {METRIC: experiment.metric, SMALLER_IS_BETTER: trial.smaller_is_better}
     checkpoints = determined_fixes.LocalCheckpoints(
         context.distributed,
         (folder / "checkpoints").resolve(),
@@ -228,7 +220,7 @@ def _fit_locally(
         changed_from=changed_from,
         checkpoint_policy=_checkpoint_policy(trial, experiment),
         metric=experiment.metric,
-        smaller_is_better=experiment.smaller_is_better,
+        smaller_is_better=trial.smaller_is_better,
         code=determined_fixes.code_of(type(trial)),
         validates_only=trial.trainer.validates_only,
         interrupted=interrupted,
@@ -307,11 +299,10 @@ def _train_on_cluster(trial: str | None, allow_unverified: bool) -> int:
     config = determined_cluster.written_config(info)
     if trial is not None:
         config["entrypoint"] = trial
-    experiment = parse_experiment(config)
     if allow_unverified:
         os.environ[determined_cluster.ALLOW_UNVERIFIED] = "1"
     try:
-        _fit_on_cluster(experiment, info)
+        _fit_on_cluster(config, info)
     except determined_cluster.MASTER_ERRORS as error:
         logger.debug("the whole error:", exc_info=error)
         request = determined_cluster.refused_request(error)
@@ -320,33 +311,35 @@ def _train_on_cluster(trial: str | None, allow_unverified: bool) -> int:
     return 0
 
 
-def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
+def _fit_on_cluster(config: dict[str, Any], info: Any) -> None:
     from determined import pytorch
 
-    from model_hub_rqa.config.interpolation import read_sections
     from model_hub_rqa.runtime import cluster_run, determined_cluster
 
-    hparams, impossible = info.trial.hparams, None
+    experiment, hparams, impossible = None, None, None
     try:
-        for name in ("global_batch_size", "per_device_train_batch_size"):
-            if isinstance(hparams.get(name), str):  # Determined itself reads it, and knows no references
-                hparams[name] = read_sections(hparams, experiment.raw).hyperparameters[name]
-        hparams = with_global_batch_size(hparams, int(os.environ.get("WORLD_SIZE", "1")))
-        _check_batch_size(hparams)
+        experiment = Experiment.load(config, info.trial.hparams)
+        experiment = experiment.for_slots(int(os.environ.get("WORLD_SIZE", "1")))
+        hparams = _for_determined(experiment)
+        info.trial.hparams["global_batch_size"] = hparams["global_batch_size"]  # which pytorch.Trainer reads as well
     except ConfigError as error:
-        hparams, impossible = None, error  # to be raised inside of init, where a search is told; init itself would fail
-    with pytorch.init(hparams=hparams, exp_conf=dict(experiment.raw)) as context:
+        impossible = error  # to be raised inside of init, where a search is told; init itself would fail
+    else:
+        experiment.check()
+    with pytorch.init(hparams=hparams, exp_conf=config) as context:
         if context.distributed.rank != 0:
             logging.getLogger().setLevel(logging.DEBUG if determined_cluster.is_debugged(info) else logging.WARNING)
         with cluster_run.impossible_hyperparameters():
             if impossible is not None:
                 raise impossible
-        trial: Any = import_trial(experiment.trial_class)(context)
+        assert experiment is not None
+        attach(context, experiment)
+        trial: Any = import_trial(experiment.trial_class or "")(context)
         settings = {
             "checkpoint_policy": _checkpoint_policy(trial, experiment),
             "latest_checkpoint": info.latest_checkpoint,
-            "step_zero_validation": bool(experiment.raw.get("perform_initial_validation")),
-            "profiling_enabled": bool((experiment.raw.get("profiling") or {}).get("enabled")),
+            "step_zero_validation": bool(config.get("perform_initial_validation")),
+            "profiling_enabled": bool((config.get("profiling") or {}).get("enabled")),
         }
         trainer = pytorch.Trainer(trial, context)
         if not trial.trainer.validates_only:
@@ -357,15 +350,20 @@ def _fit_on_cluster(experiment: Experiment, info: Any) -> None:
             fit(trainer, trial, **settings)
 
 
-def _check_batch_size(hparams: dict[str, Any]) -> None:
-    """Determined divides the batch before the trial is made, so a wrong number would fail without a clear word."""
-    size, ranks = hparams.get("global_batch_size"), int(os.environ.get("WORLD_SIZE", "1"))
+def _for_determined(experiment: Experiment) -> dict[str, Any]:
+    """The hyperparameters that Determined gets. It divides the batch before the trial is made: the size is a number.
+
+    Raises:
+        ConfigError: the size is none.
+    """
+    size, ranks = experiment.hyperparameters.get("global_batch_size"), int(os.environ.get("WORLD_SIZE", "1"))
     if isinstance(size, float) and size.is_integer():
-        size = hparams["global_batch_size"] = int(size)
+        size = int(size)
     if isinstance(size, bool) or not isinstance(size, int) or size < ranks:
         raise ConfigError(
             f"hyperparameters.global_batch_size: must be a whole number of at least 1 a rank ({ranks}), got {size!r}"
         )
+    return {**experiment.chosen, "global_batch_size": size}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from model_hub_rqa.config.experiment import is_referred, trial_class_of
 from model_hub_rqa.config.fields import names_of
 from model_hub_rqa.config.flags import NO, flags_of, merge, parse_flags
-from model_hub_rqa.config.interpolation import referred_names
+from model_hub_rqa.config.interpolation import referenced_names
 from model_hub_rqa.config.trainer_names import STRATEGIES, with_global_batch_size
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.registry import TASKS, import_plugins
@@ -248,7 +248,7 @@ def schema(trial: str | None, path: str | None) -> dict[str, Any]:
         raise ConfigError(f"entrypoint: {path} must name a trial class, so that its settings are known")
     settings = _task_kwargs(named, config_path, _task_of(config))
     top = [key for key in config if is_referred(key, str(config))]
-    return json_schema([] if settings is None else [settings], {**referred_names(config), "": top})
+    return json_schema([] if settings is None else [settings], {**referenced_names(config), "": top})
 
 
 def _task_of(config: Mapping[str, Any]) -> Any:

@@ -2,13 +2,22 @@
 
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model_hub_rqa.config.fields import near_miss
+from model_hub_rqa.config.interpolation import (
+    SECRETS,
+    SECTIONS,
+    escape,
+    interpolate,
+    interpolate_whole,
+    referenced_names,
+    resolve_search_specs,
+)
 from model_hub_rqa.config.parsing import warn_of_unknown
-from model_hub_rqa.config.trainer_names import hint_for
+from model_hub_rqa.config.trainer_names import hint_for, with_global_batch_size, with_searcher_metric
 from model_hub_rqa.errors import ConfigError
 
 KEYS = (
@@ -19,21 +28,150 @@ KEYS = (
     *("debug", "retention_policy", "preemption_timeout", "tensorboard_storage"),
 )
 """What Determined has at the top of a configuration; other keys there are variables of one's own."""
+_OF_TRIAL = ("hyperparameters", "data", "searcher", "checkpoint_policy")
 _TRIAL_CLASS = re.compile(r"[\w.]+:[\w.]+")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a run takes from an experiment configuration; ``raw`` is the whole of it."""
+    """An experiment configuration, resolved once: what every part of a run reads.
 
-    name: str
-    trial_class: str
-    hyperparameters: Mapping[str, Any]
-    data: Mapping[str, Any]
-    metric: str
-    smaller_is_better: bool
-    checkpoint_policy: str
+    Attributes:
+        raw: the configuration as it is written, as Determined gets it.
+        chosen: its hyperparameters without search specifications, references as they are written: what Determined
+            gets, and stores in checkpoints (a token that comes from the environment stays out of them).
+        resolved: the whole without references (``${...}``) and search specifications.
+        hyperparameters, data, searcher: sections of ``resolved``.
+        name: of the experiment.
+        trial_class: ``module:Class``, or None where the entrypoint names none.
+        metric, smaller_is_better: the searcher's.
+        checkpoint_policy: "best", "all" or "none".
+        referred: by section, the names that ``${...}`` refers to: variables of the user's own.
+    """
+
     raw: Mapping[str, Any]
+    chosen: Mapping[str, Any]
+    resolved: Mapping[str, Any]
+    referred: Mapping[str, Collection[str]]
+
+    @classmethod
+    def load(cls, config: Any, hparams: Mapping[str, Any] | None = None) -> "Experiment":
+        """Resolves a configuration (the parsed YAML).
+
+        ``metric_for_best_model`` and ``greater_is_better`` fill in the searcher's metric.
+
+        Args:
+            config: as it is written.
+            hparams: the hyperparameters that a search chose for this trial, references as written. Then only what a
+                trial reads is resolved; else everything, and each search specification becomes one value.
+
+        Raises:
+            ConfigError: every specification that is malformed, or else every reference that leads nowhere and every
+                ``???``.
+        """
+        if not isinstance(config, Mapping):
+            raise ConfigError(f"the configuration must be a mapping of keys to values, got {type(config).__name__}")
+        config = with_searcher_metric(config)
+        written = config.get("hyperparameters") if hparams is None else hparams
+        chosen = resolve_search_specs(written) if isinstance(written, Mapping) else {}
+        fixed = {**config, "hyperparameters": chosen} if isinstance(written, Mapping) else config
+        # the other keys of a trial's configuration may hold texts for Determined, such as environment variables
+        resolved = interpolate_whole(fixed, written) if hparams is None else interpolate(fixed, _OF_TRIAL)
+        return cls(config, chosen, resolved, referenced_names({**config, "hyperparameters": written}))
+
+    def check(self) -> None:
+        """Raises ConfigError with every error of the keys at the top; hyperparameters and data are the trial's to
+        check."""
+        errors = _unknown_keys(self.resolved, str(self.raw))
+        if self.trial_class is None:
+            rule = "must be module:Class, or a script with --trial module:Class"
+            errors.append(f"entrypoint: {rule}, got {self.resolved.get('entrypoint')!r}")
+        for name in ("hyperparameters", "data", "searcher"):
+            section = self.resolved.get(name)
+            if section is not None and not isinstance(section, Mapping):
+                errors.append(f"{name}: must be a mapping of names to values, got {section!r}")
+        metric, smaller = self.searcher.get("metric"), self.searcher.get("smaller_is_better", True)
+        if not isinstance(metric, str) or not metric:
+            errors.append(f"searcher.metric: must name a validation metric, got {metric!r}")
+        if not isinstance(smaller, bool):
+            errors.append(f"searcher.smaller_is_better: must be true or false, got {smaller!r}")
+        if self.checkpoint_policy not in ("best", "all", "none"):
+            errors.append(f"checkpoint_policy: must be best, all or none, got {self.checkpoint_policy!r}")
+        if errors:
+            raise ConfigError(errors)
+
+    def for_slots(self, slots: int | None = None) -> "Experiment":
+        """The experiment with ``global_batch_size`` where ``per_device_train_batch_size`` says it.
+
+        Args:
+            slots: the ranks that train, None for those of ``resources.slots_per_trial``.
+
+        Raises:
+            ConfigError: as `with_global_batch_size`.
+        """
+        if slots is None:
+            given = self._section("resources").get("slots_per_trial")
+            slots = given if isinstance(given, int) and given > 0 else 1
+        hparams = with_global_batch_size(self.hyperparameters, slots)
+        if hparams == self.hyperparameters:
+            return self
+        added = {name: value for name, value in hparams.items() if name not in self.hyperparameters}
+        return replace(
+            self,
+            raw={**self.raw, "hyperparameters": {**self.raw["hyperparameters"], **added}},
+            chosen={**self.chosen, **added},
+            resolved={**self.resolved, "hyperparameters": hparams},
+        )
+
+    def file_content(self) -> dict[str, Any]:
+        """The configuration without references and search specifications, to be written and read again.
+
+        A text that holds ``${`` is escaped. A secret (the hub's token) that is a reference stays one, since it is
+        likely to come from the environment, and belongs into no file.
+        """
+        content: dict[str, Any] = escape(self.resolved)
+        for section in SECTIONS:
+            written = self.raw.get(section) or {}
+            for name in SECRETS:
+                if "${" in str(written.get(name)):
+                    content[section][name] = written[name]
+        return content
+
+    @property
+    def name(self) -> str:
+        return str(self.resolved.get("name") or "experiment")
+
+    @property
+    def trial_class(self) -> str | None:
+        return trial_class_of(self.resolved.get("entrypoint"))
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Any]:
+        return self._section("hyperparameters")
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        return self._section("data")
+
+    @property
+    def searcher(self) -> Mapping[str, Any]:
+        return self._section("searcher")
+
+    @property
+    def metric(self) -> str:
+        return str(self.searcher.get("metric"))
+
+    @property
+    def smaller_is_better(self) -> bool:
+        return bool(self.searcher.get("smaller_is_better", True))
+
+    @property
+    def checkpoint_policy(self) -> Any:
+        return self.resolved.get("checkpoint_policy") or "best"
+
+    def _section(self, name: str) -> Mapping[str, Any]:
+        section = self.resolved.get(name)
+        return section if isinstance(section, Mapping) else {}
 
 
 def trial_class_of(entrypoint: Any) -> str | None:
@@ -48,53 +186,6 @@ def trial_class_of(entrypoint: Any) -> str | None:
         if name == "--trial" and _TRIAL_CLASS.fullmatch(attached or value):
             return str(attached or value)
     return None
-
-
-def parse_experiment(config: Any, written: Any = None) -> Experiment:
-    """Reads a configuration (the parsed YAML).
-
-    Args:
-        config: with its references resolved.
-        written: the same as it was written; keys that it refers to are variables, and right.
-
-    Raises:
-        ConfigError: with every error of its own keys. Hyperparameters and data are the trial's to check.
-    """
-    if not isinstance(config, Mapping):
-        raise ConfigError(f"the configuration must be a mapping of keys to values, got {type(config).__name__}")
-    errors = _unknown_keys(config, str(config if written is None else written))
-    trial_class = trial_class_of(config.get("entrypoint"))
-    if trial_class is None:
-        errors.append(
-            f"entrypoint: must be module:Class, or a script with --trial module:Class, got {config.get('entrypoint')!r}"
-        )
-    sections: dict[str, Mapping[str, Any]] = {}
-    for name in ("hyperparameters", "data", "searcher"):
-        section = config.get(name)
-        if section is not None and not isinstance(section, Mapping):
-            errors.append(f"{name}: must be a mapping of names to values, got {section!r}")
-        sections[name] = section if isinstance(section, Mapping) else {}
-    metric = sections["searcher"].get("metric")
-    if not isinstance(metric, str) or not metric:
-        errors.append(f"searcher.metric: must name a validation metric, got {metric!r}")
-    smaller = sections["searcher"].get("smaller_is_better", True)
-    if not isinstance(smaller, bool):
-        errors.append(f"searcher.smaller_is_better: must be true or false, got {smaller!r}")
-    policy = config.get("checkpoint_policy", "best")
-    if policy not in ("best", "all", "none"):
-        errors.append(f"checkpoint_policy: must be best, all or none, got {policy!r}")
-    if errors:
-        raise ConfigError(errors)
-    return Experiment(
-        name=str(config.get("name") or "experiment"),
-        trial_class=str(trial_class),
-        hyperparameters=sections["hyperparameters"],
-        data=sections["data"],
-        metric=str(metric),
-        smaller_is_better=smaller,
-        checkpoint_policy=policy,
-        raw=config,
-    )
 
 
 def _unknown_keys(config: Mapping[str, Any], text: str) -> list[str]:

@@ -2,15 +2,15 @@
 
 Only texts with ``${`` and texts that are ``???`` go through OmegaConf, which is imported when there is one: every other
 value stays as it was read, a number a number and a date a date. A cluster's master knows nothing of this and hands the
-configuration over as it is written, so that a trial resolves its two sections itself (`read_sections`), with what
-the search chose in the place of the search specifications; a local run does the same.
+configuration over as it is written; `Experiment.load` resolves it, with what the search chose in place of the search
+specifications.
 """
 
 import math
 import numbers
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from model_hub_rqa.config.fields import did_you_mean, plain, show
 from model_hub_rqa.errors import ConfigError
@@ -131,35 +131,34 @@ MISSING = "???"
 _OPEN = re.compile(r"(\\*)\$\{")
 _REFERENCE = re.compile(r"(?<![\w.])(\.*)((?:\w[\w-]*)(?:\.[\w-]+)*)")  # a path, after dots where it is relative
 _NOWHERE = ", but there is no "
-_SECRETS = ("token", "use_auth_token")
+SECRETS = ("token", "use_auth_token")
 
 Path = tuple[Any, ...]
 
 
-class Sections(NamedTuple):
-    """What a trial reads: its two sections, and the names in each that other values refer to."""
-
-    hyperparameters: dict[str, Any]
-    data: dict[str, Any]
-    referred: Mapping[str, frozenset[str]]
-
-
-def read_sections(hparams: Mapping[str, Any], config: Mapping[str, Any]) -> Sections:
-    """Resolve the two sections that a trial reads, on a cluster as elsewhere.
+def interpolate_whole(config: Mapping[str, Any], written: Any) -> dict[str, Any]:
+    """`interpolate`, and a check of the texts within search specifications.
 
     Args:
-        hparams: the hyperparameters: those of this trial, where a search chose them, or as they are written.
-        config: the whole configuration as it is written, to which references may lead.
-
-    Returns:
-        Hyperparameters without search specifications, data, and what is referred to.
+        config: free of search specifications.
+        written: its hyperparameters with them.
 
     Raises:
-        ConfigError: every error of a specification, or else every reference that leads nowhere and every ``???``.
+        ConfigError: as `interpolate`.
     """
-    whole = {**config, "hyperparameters": resolve_search_specs(hparams)}
-    resolved = interpolate(whole, SECTIONS)
-    return Sections(resolved["hyperparameters"], resolved.get("data") or {}, referenced_names(whole))
+    if not _has_spec(written):
+        return interpolate(config)
+    try:  # texts within specifications are resolved under a second key, where the specifications still stand
+        resolved = interpolate({**config, "": written})
+    except ConfigError as error:
+        lines = [f"hyperparameters{line}" if line.startswith(".") else line for line in error.errors]
+        raise ConfigError(dict.fromkeys(lines)) from error
+    del resolved[""]
+    return resolved
+
+
+def _has_spec(value: Any) -> bool:
+    return isinstance(value, Mapping) and (is_spec(value) or any(map(_has_spec, value.values())))
 
 
 def interpolate(config: Mapping[str, Any], sections: Iterable[str] | None = None) -> dict[str, Any]:
@@ -206,47 +205,6 @@ def interpolate(config: Mapping[str, Any], sections: Iterable[str] | None = None
     return resolved
 
 
-def resolve_whole(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A whole configuration file with its references resolved; search specifications stay as they are written.
-
-    A reference to a hyperparameter that a search varies gives the value that stands for the specification
-    (`resolve_search_specs`).
-
-    Raises:
-        ConfigError: as `interpolate`.
-    """
-    hparams = config.get("hyperparameters")
-    if not isinstance(hparams, Mapping):
-        return interpolate(config)
-    fixed = {**config, "hyperparameters": resolve_search_specs(hparams)}
-    resolved = interpolate(fixed)
-    try:  # texts within specifications are resolved under a second key, where the specifications still stand
-        spelt = interpolate({**fixed, "": hparams}, [""])[""]
-    except ConfigError as error:
-        raise ConfigError(f"hyperparameters{line}" for line in error.errors) from error
-    return {**resolved, "hyperparameters": _with_specs(resolved["hyperparameters"], spelt, hparams)}
-
-
-def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration that says the same without a reference or a search specification, to be written and read again.
-
-    A text that holds ``${`` is escaped. A secret (the hub's token) that is a reference stays one, since it is likely
-    to come from the environment, and belongs into no file.
-    """
-    hparams = config.get("hyperparameters")
-    fixed = {**config, "hyperparameters": resolve_search_specs(hparams)} if isinstance(hparams, Mapping) else config
-    resolved: dict[str, Any] = _escape(interpolate(fixed))
-    for section in SECTIONS:
-        written = fixed.get(section) or {}
-        for name in _SECRETS:
-            if "${" in str(written.get(name)):
-                resolved[section][name] = written[name]
-    return resolved
-
-
-settle = resolve_config  # its name before 0.2
-
-
 def referenced_names(config: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     """The names directly under each of the two sections that some reference in the configuration names."""
     found: dict[str, set[str]] = {section: set() for section in SECTIONS}
@@ -260,27 +218,13 @@ def referenced_names(config: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     return {section: frozenset(names) for section, names in found.items()}
 
 
-referred_names = referenced_names  # its name before 0.2
-
-
-def _with_specs(resolved: Any, spelt: Any, original: Any) -> Any:
-    """``resolved`` with the search specifications of ``original`` in their places, as ``spelt`` has them."""
-    if is_spec(original):
-        return spelt
-    if not isinstance(original, Mapping) or not isinstance(spelt, Mapping):
-        return resolved
-    return {name: _with_specs(resolved[name], spelt[name], value) for name, value in original.items()}
-
-
 def _resolve(container: Any, value: Any, path: Path, errors: dict[Path, str]) -> Any:
     """``value``, which stands at the end of ``path`` in OmegaConf's ``container``, with its references resolved."""
     key = path[-1]
     if isinstance(value, Mapping):
         return {name: _resolve(container[key], inner, (*path, name), errors) for name, inner in value.items()}
     if isinstance(value, list):
-        return [
-            _resolve(container[key], inner, (*path, config_path), errors) for config_path, inner in enumerate(value)
-        ]
+        return [_resolve(container[key], inner, (*path, number), errors) for number, inner in enumerate(value)]
     if not isinstance(value, str) or not _is_special(value):
         return value
     from omegaconf import OmegaConf
@@ -335,11 +279,11 @@ def _put(value: Any, path: Path, leaf: Any) -> None:
     value[path[-1]] = leaf
 
 
-def _escape(value: Any) -> Any:
+def escape(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _escape(inner) for key, inner in value.items()}
+        return {key: escape(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_escape(inner) for inner in value]
+        return [escape(inner) for inner in value]
     return _OPEN.sub(lambda match: f"{match[1] * 2}\\${{", value) if isinstance(value, str) else value
 
 

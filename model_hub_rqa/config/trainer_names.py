@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from model_hub_rqa.config.fields import FieldError, did_you_mean, show
-from model_hub_rqa.config.interpolation import resolve_search_specs
 from model_hub_rqa.errors import ConfigError
 
 _BATCH = "global_batch_size, the batch over all slots"
@@ -101,7 +100,8 @@ _SIZE, _SLOTS_SIZE = "global_batch_size", "per_device_train_batch_size"
 
 
 def with_global_batch_size(hparams: Mapping[str, Any], slots: int) -> dict[str, Any]:
-    """Hyperparameters with ``global_batch_size`` where ``per_device_train_batch_size`` says it: times the slots.
+    """Hyperparameters (resolved) with ``global_batch_size`` where ``per_device_train_batch_size`` says it: times the
+    slots.
 
     >>> with_global_batch_size({"per_device_train_batch_size": 4}, 2)
     {'per_device_train_batch_size': 4, 'global_batch_size': 8}
@@ -109,8 +109,7 @@ def with_global_batch_size(hparams: Mapping[str, Any], slots: int) -> dict[str, 
     Raises:
         ConfigError: it is no number, or both are given and disagree.
     """
-    named = {name: hparams[name] for name in (_SIZE, _SLOTS_SIZE) if hparams.get(name) is not None}
-    given = resolve_search_specs(named)
+    given = {name: hparams[name] for name in (_SIZE, _SLOTS_SIZE) if hparams.get(name) is not None}
     if _SLOTS_SIZE not in given:
         return {**hparams}
     each = given[_SLOTS_SIZE]

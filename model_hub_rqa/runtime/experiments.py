@@ -1,22 +1,21 @@
 """From an experiment configuration's file to its trial class; Determined is imported when it is first needed."""
 
 import copy
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from model_hub_rqa.config.experiment import Experiment, parse_experiment
-from model_hub_rqa.config.interpolation import referred_names, resolve_whole
-from model_hub_rqa.config.trainer_names import with_global_batch_size, with_searcher_metric
+from model_hub_rqa.config.experiment import Experiment
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.registry import import_object
+
+_EXPERIMENT = "rqa_experiment"  # an attribute of ours on Determined's context
 
 logger = logging.getLogger(__name__)
 
 
 def load_experiment(path: str, overrides: Sequence[str] = (), trial: str | None = None) -> Experiment:
-    """Reads a configuration file as ``det experiment create`` does, and resolves the references in it.
+    """Reads a configuration file as ``det experiment create`` does, resolves and checks it.
 
     Args:
         path: of the file.
@@ -24,29 +23,35 @@ def load_experiment(path: str, overrides: Sequence[str] = (), trial: str | None 
         trial: ``module:Class`` in place of the entrypoint.
     """
     config = read_config(path, overrides)
-    return resolve_experiment({**config, "entrypoint": trial} if trial is not None else config)
+    return checked({**config, "entrypoint": trial} if trial is not None else config)
 
 
-def resolve_experiment(config: Mapping[str, Any], slots: int | None = None) -> Experiment:
-    """The experiment of a configuration: its parts with references resolved, beside the whole as it is written.
+def checked(config: Mapping[str, Any], slots: int | None = None) -> Experiment:
+    """The experiment of a configuration, its own keys checked, with its batch size for so many slots.
 
-    What names of transformers' Trainer say of its other keys is filled in (`config.trainer_names`).
-
-    Args:
-        config: as it is written.
-        slots: the ranks that train, None for those of ``resources.slots_per_trial``.
+    Raises:
+        ConfigError: as `Experiment.load`, `Experiment.check` and `Experiment.for_slots`.
     """
-    config = with_searcher_metric(config)
-    resolved = resolve_whole(config)
-    experiment = parse_experiment(resolved, config)
-    if slots is None:
-        resources = resolved.get("resources")
-        given = resources.get("slots_per_trial") if isinstance(resources, Mapping) else None
-        slots = given if isinstance(given, int) and given > 0 else 1
-    hparams = with_global_batch_size(experiment.hyperparameters, slots)
-    if hparams.get("global_batch_size") != experiment.hyperparameters.get("global_batch_size"):
-        config["hyperparameters"] = {**config["hyperparameters"], "global_batch_size": hparams["global_batch_size"]}
-    return dataclasses.replace(experiment, hyperparameters=hparams, raw=config)
+    experiment = Experiment.load(config)
+    experiment.check()
+    return experiment.for_slots(slots)
+
+
+def attach(context: Any, experiment: Experiment) -> None:
+    """Gives a context the experiment that was loaded, for its trial."""
+    setattr(context, _EXPERIMENT, experiment)
+
+
+def experiment_of(context: Any) -> Experiment:
+    """The experiment of a context's trial: what `attach` gave it, or what its configuration says, loaded once.
+
+    Raises:
+        ConfigError: as `Experiment.load`.
+    """
+    if getattr(context, _EXPERIMENT, None) is None:
+        attach(context, Experiment.load(context.get_experiment_config(), context.get_hparams()))
+    experiment: Experiment = getattr(context, _EXPERIMENT)
+    return experiment
 
 
 def read_config(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -132,17 +137,14 @@ def validate(experiment: Experiment) -> Any:
     Returns:
         The trial, prepared but without a model.
     """
-    trial_class = import_trial(experiment.trial_class)
+    trial_class = import_trial(experiment.trial_class or "")
     trial: Any = object.__new__(trial_class)  # __init__ would go on to build the model
-    trial.referred = referred_names(experiment.raw)
-    trial.searcher = resolve_whole(experiment.raw).get("searcher") or {}
-    trial.checkpoint_policy = experiment.checkpoint_policy
-    trial.prepare(experiment.hyperparameters, experiment.data)
+    trial.prepare(experiment)
     by_determined = (experiment.raw.get("optimizations") or {}).get("aggregation_frequency", 1)
     given = "gradient_accumulation_steps" in trial.hparams
     trial.accumulation = trial.trainer.gradient_accumulation_steps if given else by_determined
     trial.check_course()
-    if trial.searcher.get("smaller_is_better") is None and not trial.smaller_is_better:
+    if experiment.searcher.get("smaller_is_better") is None and not trial.smaller_is_better:
         logger.warning(
             "searcher.smaller_is_better: is unset, and a cluster takes true: set it to false for %s", experiment.metric
         )

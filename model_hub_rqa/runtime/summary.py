@@ -70,7 +70,7 @@ def summarise(
         "examples": {split: len(examples) for split, examples in trial.examples.items()},
         "records": totals(trial.file_counts),
         "sets": {split: {name: len(of) for name, of in sets.items()} for split, sets in trial.sets.items() if sets},
-        "metric": {"name": experiment.metric, "smaller_is_better": experiment.smaller_is_better},
+        "metric": {"name": experiment.metric, "smaller_is_better": trial.smaller_is_better},
         "best": _metrics(best),
         "last": _metrics(validations),
         "training": _metrics(training),

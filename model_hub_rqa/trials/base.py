@@ -10,11 +10,11 @@ from determined import pytorch
 from model_hub_rqa.config import (
     default_parse_config_tokenizer_model_kwargs,
     default_parse_optimizer_lr_scheduler_kwargs,
-    resolve_search_specs,
 )
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.models.build import build_default_lr_scheduler, build_default_optimizer, build_using_auto
 from model_hub_rqa.runtime import determined_cluster, determined_fixes
+from model_hub_rqa.runtime.experiments import experiment_of
 from model_hub_rqa.utils import AttrDict, compute_num_training_steps
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
 
     Attributes:
         context: Determined's.
-        hparams, data_config, exp_config: `AttrDict`: the hyperparameters, the data section, the whole configuration.
+        hparams, data_config: `AttrDict`: the two sections, references and search specifications resolved.
+        exp_config: `AttrDict`: the whole configuration as it is written.
         config_kwargs, tokenizer_kwargs, model_kwargs: `AttrDict`: what each is built with.
         config: transformers' PretrainedConfig. tokenizer: a PreTrainedTokenizerBase.
         model: the PreTrainedModel, wrapped by the context. optimizer: AdamW or Adafactor, wrapped.
@@ -51,10 +52,11 @@ class BaseTransformerTrial(pytorch.PyTorchTrial):
         self.context = context
         determined_cluster.patch_context(context)
         determined_fixes.take_batch_encodings(context)
+        experiment = experiment_of(context)
         if not hasattr(self, "hparams"):
-            self.hparams = AttrDict(resolve_search_specs(context.get_hparams()))
+            self.hparams = AttrDict(experiment.hyperparameters)
         if not hasattr(self, "data_config"):
-            self.data_config = AttrDict(context.get_data_config())
+            self.data_config = AttrDict(experiment.data)
         if not hasattr(self, "exp_config"):
             self.exp_config = AttrDict(context.get_experiment_config())
         self.check_hparams()

@@ -26,11 +26,10 @@ from model_hub_rqa.config import (
     OptimizerKwargs,
     TrainerKwargs,
     parse_dict_to_dataclasses,
-    resolve_search_specs,
 )
 from model_hub_rqa.config.datasets import check_factories
-from model_hub_rqa.config.interpolation import interpolate, read_sections
-from model_hub_rqa.config.trainer_names import best_checkpoint_errors, with_global_batch_size
+from model_hub_rqa.config.experiment import Experiment
+from model_hub_rqa.config.trainer_names import best_checkpoint_errors
 from model_hub_rqa.data.arrow_cache import Reader
 from model_hub_rqa.data.batching import (
     WEIGHT,
@@ -61,6 +60,7 @@ from model_hub_rqa.runtime import (
     metric_names,
     run_length,
 )
+from model_hub_rqa.runtime.experiments import experiment_of
 from model_hub_rqa.runtime.finite import FiniteCheck, SkippedSteps
 from model_hub_rqa.tasks.base import Task, Variant, task_name, write_file
 from model_hub_rqa.trials.by_set import SetsTrial, example_number
@@ -115,8 +115,7 @@ class TaskTrial(SetsTrial):
         smaller_is_better: whether a lower value of the searcher's metric is better.
         output_dir: where files of a validation go; None (the default, as on a cluster) writes none.
         trainer, data, settings: the parsed settings; ``settings`` are the task's.
-        searcher, checkpoint_policy: the configuration's, references resolved.
-        referred: by section the names that ``${...}`` refers to, which need no field: variables of one's own.
+        hparams, data_config, searcher: sections of the experiment, references resolved.
         metrics: of ``data.metrics``, by name.
         examples: {"train", "validation"} as loaded; datasets: the same as features.
         file_counts: what became of the records of each file that was read.
@@ -142,10 +141,8 @@ class TaskTrial(SetsTrial):
     default_metric = "eval_loss"
     default_smaller_is_better = True
     smaller_is_better = True
-    referred: Mapping[str, Collection[str]] = {"hyperparameters": (), "data": ()}
     searcher: Mapping[str, Any] = {}
     metrics: Mapping[str, RegisteredObject] = {}
-    checkpoint_policy = "best"
     accumulation = 1
 
     def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
@@ -156,15 +153,11 @@ class TaskTrial(SetsTrial):
             self._build(context)
 
     def _build(self, context: pytorch.PyTorchTrialContext) -> None:
-        config = context.get_experiment_config()
-        self.exp_config, self.data_config = AttrDict(config), AttrDict(context.get_data_config())
-        hparams, data, self.referred = read_sections(context.get_hparams(), config)
-        rest = interpolate({**config, "hyperparameters": hparams}, ["searcher", "checkpoint_policy"])
-        self.searcher = rest.get("searcher") or {}
-        self.checkpoint_policy = rest.get("checkpoint_policy") or "best"
+        experiment = experiment_of(context)
+        self.exp_config = AttrDict(context.get_experiment_config())
         if not determined_fixes.is_loading_only(context):
-            with_global_batch_size(hparams, context.distributed.size)  # raises where two sizes disagree
-        self.prepare(hparams, data)
+            experiment.for_slots(context.distributed.size)  # raises where two sizes disagree
+        self.prepare(experiment)
         given = "gradient_accumulation_steps" in self.hparams
         self.accumulation = determined_fixes.set_accumulation(
             context, self.trainer.gradient_accumulation_steps if given else None
@@ -226,17 +219,13 @@ class TaskTrial(SetsTrial):
 
     # ---- configuration and data: all that comes before a model ----
 
-    def prepare(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    def prepare(self, experiment: Experiment) -> None:
         """Parses the settings, then loads examples, config and tokenizer and builds the features.
 
-        Args:
-            hparams: the experiment's ``hyperparameters``; search specs are resolved to fixed values.
-            data: the experiment's ``data`` section.
-
         Raises:
-            ConfigError, DataError: with every error found.
+            ConfigError, DataError: with every error.
         """
-        self.parse(hparams, data)
+        self.parse(experiment)
         self.examples: Mapping[str, Any] = {}
         self.datasets: Mapping[str, Any] = {}
         self.sets: dict[str, dict[str, range]] = {"train": {}, "validation": {}}
@@ -297,8 +286,10 @@ class TaskTrial(SetsTrial):
             examples,
         )
 
-    def parse(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-        """Reads both sections into named settings, gathering the errors of all of them."""
+    def parse(self, experiment: Experiment) -> None:
+        """Reads hyperparameters and data into named settings, gathering the errors of all of them."""
+        hparams, data, self.searcher = experiment.hyperparameters, experiment.data, experiment.searcher
+        self.data_config = AttrDict(data)
         errors: list[str] = []
         import_plugins(data.get("plugins"))  # which may register the task; their errors come with the others
         try:
@@ -315,11 +306,10 @@ class TaskTrial(SetsTrial):
                 errors.extend(line for line in error.errors if line not in errors)
                 return None
 
-        self.hparams = attempt(lambda: resolve_search_specs(hparams)) or {}
-        given = self.hparams
+        self.hparams = given = AttrDict(hparams)
         names = [field for field in getattr(self.task_kwargs, "__dataclass_fields__", {}) if field in given]
         task_settings = {**data, **{name: given[name] for name in names}}
-        own, variables = [*self.referred["hyperparameters"], *names], self.referred["data"]
+        own, variables = [*experiment.referred["hyperparameters"], *names], experiment.referred["data"]
         attempt(lambda: self.parse_components(given, data))
         attempt(lambda: check_factories(data))
         first = attempt(lambda: read_first_model(given, self.default_parts, self.components.model))
@@ -341,7 +331,7 @@ class TaskTrial(SetsTrial):
                 f"{type(self).__name__} is not one of generated tokens, got {training[2].label_smoothing_factor}"
             )
         if training is not None:
-            errors += best_checkpoint_errors(training[2], self.searcher, self.checkpoint_policy)
+            errors += best_checkpoint_errors(training[2], self.searcher, experiment.checkpoint_policy)
         if auto is not None and first is not None:
             errors += check_model_names(*auto, pretrained=first.pretrained)
         if (

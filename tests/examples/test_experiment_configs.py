@@ -17,7 +17,6 @@ from determined.common import util
 from determined.launch import torch_distributed
 
 from model_hub_rqa import train
-from model_hub_rqa.config import resolve_search_specs
 from model_hub_rqa.config.experiment import Experiment
 from model_hub_rqa.runtime import experiments
 
@@ -109,7 +108,7 @@ def test_a_configuration_is_launched(path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_batch_is_shared_evenly_among_the_slots(path: Path) -> None:
     """global_batch_size is a multiple of slots_per_trial, or Determined would train on a smaller batch than it says."""
     experiment = EXPERIMENTS[path]
-    size = resolve_search_specs(experiment.hyperparameters)["global_batch_size"]
+    size = experiment.hyperparameters["global_batch_size"]
     assert size % experiment.raw["resources"]["slots_per_trial"] == 0
 
 
@@ -125,7 +124,7 @@ def test_a_configuration_trains_two_steps(path: Path, tmp_path: Path, caplog: py
     assert validation["steps"] == 2
     with (tmp_path / "run/config.yaml").open(encoding="utf-8") as file:
         resolved = util.safe_load_yaml_with_exceptions(file)["hyperparameters"]
-    for name, value in resolve_search_specs(experiment.hyperparameters).items():
+    for name, value in experiment.hyperparameters.items():
         assert not is_spec(resolved[name])
         assert resolved[name] == value or f"hyperparameters.{name}=" in "".join(arguments)
 
@@ -147,11 +146,11 @@ def test_a_trial_takes_both_ends_of_a_search(path: Path, end: int, tmp_path: Pat
     """The trial accepts what a cluster hands it: every hyperparameter at an end of its range."""
     words = overrides(EXPERIMENTS[path], tmp_path)[1::2]
     experiment = experiments.load_experiment(str(path), words)
-    drawn = {name: ends(value)[end] for name, value in experiment.hyperparameters.items()}
+    drawn = {name: ends(value)[end] for name, value in experiment.raw["hyperparameters"].items()}
     trial: Any = object.__new__(experiments.import_trial(experiment.trial_class))
-    trial.parse(drawn, experiment.data)  # raises where it does not
+    trial.parse(Experiment.load(experiment.raw, drawn))  # raises where it does not
     settings = {**vars(trial.optimizer_kwargs), **vars(trial.lr_scheduler_kwargs), **vars(trial.trainer)}
-    searched = {name for name, value in EXPERIMENTS[path].hyperparameters.items() if is_spec(value)}
+    searched = {name for name, value in EXPERIMENTS[path].raw["hyperparameters"].items() if is_spec(value)}
     assert {name: settings[name] for name in searched} == {name: drawn[name] for name in searched}
 
 

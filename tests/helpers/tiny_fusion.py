@@ -10,7 +10,6 @@ from tiny import write_experiment
 from tiny_records import write_lines
 
 from model_hub_rqa import train
-from model_hub_rqa.config.experiment import parse_experiment
 from model_hub_rqa.runtime import experiments
 
 WORDS = ["price", "oil", "river", "name", "embargo", "barrel", "basin", "café"]
@@ -80,4 +79,4 @@ def run(config: dict[str, Any], folder: Path, *arguments: str) -> list[dict[str,
 
 
 def trial_of(config: dict[str, Any]) -> Any:
-    return experiments.validate(parse_experiment(config))
+    return experiments.validate(experiments.checked(config))

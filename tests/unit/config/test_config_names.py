@@ -23,12 +23,11 @@ from model_hub_rqa.config import (
     parsing,
 )
 from model_hub_rqa.config import trainer_names as other_tools
-from model_hub_rqa.config.experiment import parse_experiment
 from model_hub_rqa.config.fields import init_fields, names_of
 from model_hub_rqa.config.flags import parse_flags
 from model_hub_rqa.config.trainer_names import hint_for
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.runtime.experiments import read_config
+from model_hub_rqa.runtime.experiments import checked, read_config
 from model_hub_rqa.tasks.causal_lm.settings import GenerationKwargs
 from model_hub_rqa.tasks.fid.settings import FusionKwargs
 
@@ -224,10 +223,10 @@ def test_a_mistyped_key_of_the_configuration(extra: dict[str, Any], error: str) 
     """At its top as in its sections; a variable of one's own stays one."""
     config = {"entrypoint": "m:C", "searcher": {"metric": "f1"}, **extra}
     if not error:
-        assert parse_experiment(config).trial_class == "m:C"
+        assert checked(config).trial_class == "m:C"
         return
     with pytest.raises(ConfigError, match=re.escape(error)):
-        parse_experiment(config)
+        checked(config)
 
 
 def test_null_unsets_a_key(tmp_path: Path) -> None:

@@ -16,15 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stand_in_master import StandInMaster
 
-from model_hub_rqa import train
+from model_hub_rqa import cli, train
 from model_hub_rqa.config import parsing
-from model_hub_rqa.config.interpolation import (
-    interpolate,
-    read_sections,
-    referenced_names,
-    resolve_config,
-    resolve_whole,
-)
+from model_hub_rqa.config.experiment import Experiment
+from model_hub_rqa.config.interpolation import escape, interpolate, referenced_names
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.runtime import experiments
 from model_hub_rqa.trials.qa import QATrial
@@ -118,28 +113,36 @@ def test_only_the_sections_asked_for_are_resolved() -> None:
 
 
 def test_search_specifications_keep_working() -> None:
-    """They stay as written; a reference to one gives the value that stands for it; texts in them are resolved."""
+    """One value stands for each, and a reference to it gives the same; texts in them are checked, chosen or not."""
     choice = {"type": "categorical", "vals": ["${data.model}", "other"]}
     hparams = {"rate": LOG, "choice": choice, "again": "${.rate}", "inner": {"deep": LOG, "x": "${data.model}"}}
     config = {"hyperparameters": hparams, "data": {"model": "m", "r": "${hyperparameters.rate}"}}
-    resolved = resolve_whole(config)
-    assert resolved["hyperparameters"] == {
-        "rate": LOG,
-        "choice": {"type": "categorical", "vals": ["m", "other"]},
+    experiment = Experiment.load(config)
+    assert experiment.hyperparameters == {
+        "rate": 1e-4,
+        "choice": "m",
         "again": 1e-4,
-        "inner": {"deep": LOG, "x": "m"},
+        "inner": {"deep": 1e-4, "x": "m"},
     }
-    assert resolved["data"] == {"model": "m", "r": 1e-4}
+    assert experiment.data == {"model": "m", "r": 1e-4}
+    assert experiment.chosen == {
+        "rate": 1e-4,
+        "choice": "${data.model}",
+        "again": "${.rate}",
+        "inner": {"deep": 1e-4, "x": "${data.model}"},
+    }
+    assert experiment.raw["hyperparameters"] == hparams
     with pytest.raises(
         ConfigError, match=r"hyperparameters\.choice\.vals\.1: got .*no data\.modle: did you mean data\.m"
     ):
-        resolve_whole({"hyperparameters": {"choice": {**choice, "vals": [1, "${data.modle}"]}}, "data": {"model": 1}})
+        Experiment.load({"hyperparameters": {"choice": {**choice, "vals": [1, "${data.modle}"]}}, "data": {"model": 1}})
 
 
 def test_a_trial_reads_what_the_search_chose() -> None:
     """The cluster hands the configuration over as written, with its own hyperparameters beside it."""
     config = {"hyperparameters": {"rate": LOG, "steps": 4}, "data": {"r": "${hyperparameters.rate}", "my": {"x": 2}}}
-    found = read_sections({"rate": 3e-5, "steps": "${data.my.x}"}, config)
+    config["environment"] = {"variables": ["A=${HOME}"]}  # of the cluster's shell
+    found = Experiment.load(config, {"rate": 3e-5, "steps": "${data.my.x}"})
     assert found.hyperparameters == {"rate": 3e-5, "steps": 2}
     assert found.data == {"r": 3e-5, "my": {"x": 2}}
     assert found.referred == {"hyperparameters": {"rate"}, "data": {"my"}}
@@ -167,20 +170,22 @@ trees = st.recursive(
 
 @given(trees)
 def test_what_was_settled_reads_as_it_is(value: Any) -> None:
-    """resolve_config escapes whatever text there is, so that reading it again gives the value that was resolved."""
-    from model_hub_rqa.config.interpolation import _escape
-
-    escaped = _escape({"data": {"x": value}})
+    """Whatever text there is, it is escaped, so that reading it again gives the value that was resolved."""
+    escaped = escape({"data": {"x": value}})
     assert interpolate(escaped) == {"data": {"x": value}}
-    assert resolve_config(escaped) == escaped
-    assert resolve_config(resolve_config(escaped)) == escaped
+    once = Experiment.load(escaped).file_content()
+    assert once == escaped
+    assert Experiment.load(once).file_content() == escaped
 
 
 def test_a_secret_that_is_a_reference_is_not_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub's token comes from the environment and must not reach a file."""
     monkeypatch.setenv("MY_TOKEN", "hf_secret")
     hparams = {"token": "${oc.env:MY_TOKEN}", "revision": "${oc.env:MY_TOKEN}"}
-    assert resolve_config({"hyperparameters": hparams, "data": None}) == {
+    experiment = Experiment.load({"hyperparameters": hparams, "data": None})
+    assert experiment.chosen == hparams, "what Determined writes into checkpoints"
+    assert experiment.hyperparameters["token"] == "hf_secret"
+    assert experiment.file_content() == {
         "hyperparameters": {"token": "${oc.env:MY_TOKEN}", "revision": "hf_secret"},
         "data": None,
     }
@@ -189,9 +194,9 @@ def test_a_secret_that_is_a_reference_is_not_written_out(monkeypatch: pytest.Mon
 def test_omegaconf_is_loaded_only_where_it_is_needed() -> None:
     """A configuration without a reference is read without it."""
     script = (
-        "import sys; from model_hub_rqa.config.interpolation import read_sections;"
-        "read_sections({'a': 1, 'b': 'costs $5'}, {'data': {'c': '}'}}); assert 'omegaconf' not in sys.modules;"
-        "read_sections({'a': '${data.c}'}, {'data': {'c': '}'}}); assert 'omegaconf' in sys.modules"
+        "import sys; from model_hub_rqa.config.experiment import Experiment; hp = 'hyperparameters';"
+        "Experiment.load({hp: {'a': 1, 'b': 'costs $5'}, 'data': {'c': '}'}}); assert 'omegaconf' not in sys.modules;"
+        "Experiment.load({hp: {'a': '${data.c}'}, 'data': {'c': '}'}}); assert 'omegaconf' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
@@ -280,10 +285,9 @@ def test_a_variable_that_nothing_refers_to_is_a_misspelling(tmp_path: Path, capl
     config = json.loads(path.read_text())
     config["data"] |= {"max_seq_lenght": 32, "mine": 16, "doc_stride": "${.mine}"}
     trial: Any = object.__new__(QATrial)
-    experiment = experiments.resolve_experiment(config)
-    trial.referred = referenced_names(config)
+    experiment = experiments.checked(config)
     with pytest.raises(ConfigError, match=r"data\.max_seq_lenght is not a known name: did you mean max_seq_length\?"):
-        trial.parse(experiment.hyperparameters, experiment.data)
+        trial.parse(experiment)
     assert "mine" not in caplog.text
 
 
@@ -308,3 +312,56 @@ def test_the_batch_size_may_be_a_reference(tmp_path: Path, master: StandInMaster
     path = tmp_path / "own.yaml"
     path.write_text(json.dumps(trial.config))
     assert train.main([str(path), "--output-dir", str(tmp_path / "run")]) == 0
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every call that resolves a configuration, or a part of one."""
+    from model_hub_rqa.config import experiment, interpolation
+
+    calls: list[str] = []
+
+    def counting(name: str) -> Any:
+        original = getattr(interpolation, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return original(*args, **kwargs)
+
+        return call
+
+    for name in ("interpolate", "resolve_search_specs"):
+        wrapped = counting(name)
+        for module in (experiment, interpolation):
+            monkeypatch.setattr(module, name, wrapped)
+    return calls
+
+
+ONCE = ["resolve_search_specs", "interpolate"]
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["script", "legacy"])
+def test_a_cluster_loads_the_configuration_once(
+    legacy: bool, tmp_path: Path, master: StandInMaster, counted: list[str]
+) -> None:
+    """By either entrypoint: the script hands it to the trial, or the trial loads it."""
+    trial = tiny_trial(tmp_path, max_steps=10)
+    run_here(Trial(tmp_path, trial.config, legacy=legacy, hparams=trial.config["hyperparameters"]), master)
+    assert master.of("validation")
+    assert counted == ONCE
+
+
+def test_a_local_run_and_a_check_load_the_configuration_once(
+    tmp_path: Path, counted: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a search specification and a reference."""
+    path = tiny.experiment(tmp_path, max_steps=1)
+    config = json.loads(path.read_text())
+    config["hyperparameters"] |= {"learning_rate": LOG, "seed": "${data.my_seed}"}
+    config["data"]["my_seed"] = 3
+    path.write_text(json.dumps(config))
+    assert train.main([str(path), "--output-dir", str(tmp_path / "run")]) == 0
+    assert counted == ONCE
+    counted.clear()
+    assert cli.main(["validate", str(path)]) == 0
+    assert counted == ONCE

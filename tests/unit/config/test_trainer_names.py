@@ -47,7 +47,6 @@ def trained(config: Path, run: Path, *flags: str) -> tuple[list[int], list[str]]
         ({"per_device_train_batch_size": 4}, 8, 32),
         ({"per_device_train_batch_size": 4.0}, 2, 8),  # a cluster's JSON
         ({"per_device_train_batch_size": 4, "global_batch_size": 8}, 2, 8),
-        ({"per_device_train_batch_size": {"type": "const", "val": 3}}, 2, 6),
         ({"global_batch_size": 8}, 2, 8),
         ({}, 2, None),
     ],
