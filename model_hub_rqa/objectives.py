@@ -1,10 +1,10 @@
 """Training objectives: what a step minimizes, from the losses that the task gives.
 
 An objective is a function ``objective(task, batch, **args)``, or a class whose instances are called with (task, batch);
-it returns a scalar. ``task`` is a `Task`: it computes losses of a batch, which never need to be taken apart. Either may
-have three attributes: ``sets`` names the data sets that its batches hold (a batch is then ``{name: batch of that
-set}``, and ``data.mixing: keyed``); ``anchor`` names the one of them whose length is an epoch, unless ``data.anchor``
-does; and ``needs_reference = True`` asks for a frozen copy of the initial model.
+it returns a scalar. ``task`` is a `TrainedTask`: it computes losses of a batch, which never need to be taken apart.
+Either may have three attributes: ``sets`` names the data sets that its batches hold (a batch is then ``{name: batch of
+that set}``, and ``data.mixing: keyed``); ``anchor`` names the one of them whose length is an epoch, unless
+``data.anchor`` does; and ``needs_reference = True`` asks for a frozen copy of the initial model.
 
     @OBJECTIVES.register("Clipped")
     def clipped(task, batch, floor: float = 0.1):
@@ -23,11 +23,11 @@ from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.registry import OBJECTIVES, RegisteredObjects
 
 Batch = Mapping[str, Any]
-Objective = Callable[["Task", Batch], torch.Tensor]
+Objective = Callable[["TrainedTask", Batch], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainedTask:
     """What a trial computes of a batch, for an objective to combine.
 
     Attributes:
@@ -43,13 +43,13 @@ class Task:
 
 
 @OBJECTIVES.register("finetune")
-def finetune(task: Task, batch: Batch) -> torch.Tensor:
+def finetune(task: TrainedTask, batch: Batch) -> torch.Tensor:
     """The trial's own loss: ``L(batch)``."""
     return task.loss(batch)
 
 
 @OBJECTIVES.register("GradAscent")
-def grad_ascent(task: Task, batch: Batch) -> torch.Tensor:
+def grad_ascent(task: TrainedTask, batch: Batch) -> torch.Tensor:
     """Gradient ascent on what is to be forgotten: ``-L(forget)`` (Jang et al. 2023, arXiv:2210.01504, equation 1).
 
     It trains on the forget set alone. Nothing bounds it: few steps are enough, and more of them ruin the model.
@@ -80,7 +80,7 @@ class _ForgetRetain:
         """The data sets that a batch holds."""
         return ("forget", "retain") if self.alpha else ("forget",)
 
-    def retain_term(self, task: Task, batch: Batch) -> torch.Tensor | float:
+    def retain_term(self, task: TrainedTask, batch: Batch) -> torch.Tensor | float:
         """``alpha L(retain)``."""
         return self.alpha * task.loss(batch["retain"]) if self.alpha else 0.0
 
@@ -93,7 +93,7 @@ class GradDiff(_ForgetRetain):
     arXiv:2401.06121, section 4, have it for language models).
     """
 
-    def __call__(self, task: Task, batch: Batch) -> torch.Tensor:
+    def __call__(self, task: TrainedTask, batch: Batch) -> torch.Tensor:
         return -self.gamma * task.loss(batch["forget"]) + self.retain_term(task, batch)
 
 
@@ -122,7 +122,7 @@ class NPO(_ForgetRetain):
         if not self.beta:
             raise ConfigError("args.beta: must be > 0, got 0: GradDiff is its limit")
 
-    def __call__(self, task: Task, batch: Batch) -> torch.Tensor:
+    def __call__(self, task: TrainedTask, batch: Batch) -> torch.Tensor:
         forget = batch["forget"]
         log_ratio = task.log_probs(forget) - task.reference_log_probs(forget)
         loss = -2 / self.beta * functional.logsigmoid(-self.beta * log_ratio).mean()

@@ -214,7 +214,8 @@ def _task_kwargs(trial: str, config_path: str = "entrypoint", task: Any = None) 
 
 def _defaults(trial: str, config_path: str, task: Any) -> dict[str, Any]:
     """What a trial, or its task, says of itself: ``task_kwargs``, ``default_metric``, ``default_smaller_is_better``."""
-    from model_hub_rqa.trials.task_trial import TaskTrial, find_task, task_defaults
+    from model_hub_rqa.trials.settings import find_task, task_defaults
+    from model_hub_rqa.trials.task_trial import TaskTrial
 
     trial_class: Any = import_trial(trial, config_path)
     if not issubclass(trial_class, TaskTrial):

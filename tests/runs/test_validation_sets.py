@@ -12,7 +12,7 @@ import tiny_fusion
 from determined import util
 
 from model_hub_rqa import train
-from model_hub_rqa.trials.by_set import metrics_by_set
+from model_hub_rqa.trials.validation import metrics_by_set
 
 
 def test_metrics_go_by_set_and_by_mean() -> None:

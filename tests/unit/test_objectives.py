@@ -12,7 +12,7 @@ from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.objectives import (
     NPO,
     GradDiff,
-    Task,
+    TrainedTask,
     build_objective,
     finetune,
     grad_ascent,
@@ -23,7 +23,7 @@ from model_hub_rqa.registry import OBJECTIVES, RegisteredObjects, read_registere
 from model_hub_rqa.tasks.causal_lm.task import answer_losses
 
 
-def task(model: dict[str, torch.Tensor], reference: dict[str, torch.Tensor] | None = None) -> Task:
+def task(model: dict[str, torch.Tensor], reference: dict[str, torch.Tensor] | None = None) -> TrainedTask:
     """A task whose batch is {"set": name, "labels": [B, T]}, with the logits of each set given."""
 
     def log_probs(logits: dict[str, torch.Tensor], batch: Any) -> torch.Tensor:
@@ -33,7 +33,7 @@ def task(model: dict[str, torch.Tensor], reference: dict[str, torch.Tensor] | No
         losses, tokens = answer_losses(model[batch["set"]], batch["labels"])
         return (losses / tokens).mean()
 
-    return Task(loss, lambda batch: log_probs(model, batch), lambda batch: log_probs(reference or model, batch))
+    return TrainedTask(loss, lambda batch: log_probs(model, batch), lambda batch: log_probs(reference or model, batch))
 
 
 def uniform(rows: int, tokens: int, vocabulary: int) -> torch.Tensor:
@@ -101,7 +101,7 @@ def test_npo_agrees_with_its_other_form(beta: float, log_probs: list[float], ran
     """2/beta mean log(1 + (pi / pi_ref)^beta), in float64 and from the probabilities."""
     reference = [random.uniform(-20, 0) for _ in log_probs]
     values = [torch.tensor(numbers, dtype=torch.float64) for numbers in (log_probs, reference)]
-    losses = Task(lambda batch: torch.zeros(()), lambda batch: values[0], lambda batch: values[1])
+    losses = TrainedTask(lambda batch: torch.zeros(()), lambda batch: values[0], lambda batch: values[1])
     expected = (
         2
         / beta

@@ -29,8 +29,8 @@ from model_hub_rqa.models.first import read_init_source
 from model_hub_rqa.models.initial_weights import load_weights, save_weights
 from model_hub_rqa.models.signature import loss_of
 from model_hub_rqa.registry import MODELS
-from model_hub_rqa.trials.chosen import ChosenComponents
 from model_hub_rqa.trials.qa import QATrial
+from model_hub_rqa.trials.task_trial import TaskTrial
 
 READER = {"_target_": "own_models.build_reader", "hidden_size": 8}
 
@@ -230,7 +230,7 @@ def test_a_builder_gets_what_it_asks_for_by_name() -> None:
 def built(model: Any, **parts: Any) -> Any:
     chosen = MODELS.from_config(model, "hyperparameters.model")
     trial = SimpleNamespace(**parts, model_kwargs={}, trainer=SimpleNamespace(use_pretrained_weights=False))
-    return ChosenComponents.build_chosen_model(trial, chosen)
+    return TaskTrial.build_chosen_model(trial, chosen)
 
 
 def test_the_loss_is_found_in_mappings_and_objects() -> None:
