@@ -45,8 +45,8 @@ _HOME = {
     "load_reader": "model_hub_rqa.pipeline",
     **dict.fromkeys(("AttrDict", "load_metric"), "model_hub_rqa.utils"),
     "build_using_auto": "model_hub_rqa.models.build",
-    "build_default_optimizer": "model_hub_rqa.models.build",
-    "build_default_lr_scheduler": "model_hub_rqa.models.build",
+    "build_default_optimizer": "model_hub_rqa.models.optimizers",
+    "build_default_lr_scheduler": "model_hub_rqa.models.optimizers",
     "default_load_dataset": "model_hub_rqa.data.loading",
     "remove_unused_columns": "model_hub_rqa.data.loading",
     **dict.fromkeys(

@@ -180,7 +180,7 @@ def _fit_locally(
     from determined import pytorch
 
     from model_hub_rqa.progress import TrainProgress
-    from model_hub_rqa.runtime import determined_fixes, local_run, resuming, summary
+    from model_hub_rqa.runtime import determined_controller, local_checkpoints, local_run, resuming, summary
 
     began = time.monotonic()
     context = trial.context
@@ -206,22 +206,22 @@ def _fit_locally(
     )
     reports.last_validation = context.distributed.broadcast(reports.last_validation)
     searcher = {METRIC: experiment.metric, SMALLER_IS_BETTER: trial.smaller_is_better}
-    checkpoints = determined_fixes.LocalCheckpoints(
+    checkpoints = local_checkpoints.LocalCheckpoints(
         context.distributed,
         (folder / "checkpoints").resolve(),
         resuming.run_record(trial) | searcher if chief else {},
         lambda _: local_run.remove_old_checkpoints(folder, trial.trainer.save_total_limit, reports),
         accumulation=accumulation,
     )
-    determined_fixes.use_local_backends(context, checkpoints, reports)
-    controller = determined_fixes.local_controller(
+    local_checkpoints.use_local_backends(context, checkpoints, reports)
+    run = determined_controller.LocalRun(
         resume_from=resume_from,
         done=batches,
         changed_from=changed_from,
         checkpoint_policy=_checkpoint_policy(trial, experiment),
         metric=experiment.metric,
         smaller_is_better=trial.smaller_is_better,
-        code=determined_fixes.code_of(type(trial)),
+        code=determined_controller.code_of(type(trial)),
         validates_only=trial.trainer.validates_only,
         interrupted=interrupted,
         on_validation_batch=reports.validating,
@@ -230,7 +230,7 @@ def _fit_locally(
         whole, examples = trial.num_training_batches() // accumulation, context.get_global_batch_size() * accumulation
         reports.progress = TrainProgress(whole, done, examples)
     try:
-        with controller:
+        with determined_controller.local_controller(run):
             # the policy is the controller's; Trainer would warn of "best" and take "all"
             fit(pytorch.Trainer(trial, context), trial, test_mode=test_mode, checkpoint_policy="none")
         if chief and (trial.stop_reason is not None or not context.get_stop_requested()):

@@ -135,7 +135,7 @@ def default_parse_optimizer_lr_scheduler_kwargs(
         known: further names that are right.
 
     Returns:
-        Instances, as ``build.build_default_optimizer`` and ``build.build_default_lr_scheduler`` take them.
+        Instances, as `build_default_optimizer` and `build_default_lr_scheduler` take them.
 
     Raises:
         ConfigError: every error.

@@ -1,13 +1,15 @@
-"""Determined's controller, which trains a trial: how it ends a run on an error, and how it runs locally.
+"""Determined's controller of a training, with what this package needs of it: `Controller` anywhere, `LocalController`
+in a local run.
 
-Determined writes no checkpoint before an error ends a run: what was trained since the last one would be lost. Only its
-controller can write one, and no entrypoint hands it out, so it is put where a trial finds it: on the context. Beside
-`determined_fixes`.
+An error that ends a run writes a checkpoint of the last good optimizer step first (`keep_last_step`). Determined writes
+none: what was trained since the last checkpoint would be lost. Only its controller can write one, and no entrypoint
+hands it out, so the controller is put where a trial finds it: on the context.
 """
 
 import contextlib
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from determined import pytorch, util
 from model_hub_rqa.checkpoints import METADATA, STATE
 from model_hub_rqa.errors import CheckpointError, RqaError
 from model_hub_rqa.runtime import resuming
+from model_hub_rqa.runtime.determined_fixes import steps_now
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +66,9 @@ def keep_last_step(context: pytorch.PyTorchTrialContext, *, lost_steps: int = 0)
     logger.warning("before the run ends, step %d is kept in a checkpoint", state.batches_trained // accumulation)
 
 
-def steps_now(context: pytorch.PyTorchTrialContext) -> bool:
-    """Whether the current micro-batch ends with an optimizer step."""
-    return context._should_communicate_and_update()
-
-
 @dataclass(frozen=True, kw_only=True)
-class LocalOptions:
-    """What `local_controller` is told; see there."""
+class LocalRun:
+    """What the controller of a local run is told; see `LocalController` for what each is for."""
 
     resume_from: Path | None
     done: int = 0
@@ -85,21 +83,36 @@ class LocalOptions:
 
 
 class LocalController(Controller):
-    """Determined's controller as `local_controller` makes it; its ``options`` are set in a subclass."""
+    """The controller of a local run: it resumes exactly, and keeps ``checkpoint_policy: best`` off the cluster too.
 
-    options: LocalOptions
+    - Determined's local resume starts data and batch numbers at 0 and overshoots: it begins after ``done`` batches.
+    - It restores the settings of optimizer and schedule along with their state: with ``changed_from``, the record of
+      another run, those of this run hold, and batches are counted by this run's accumulation.
+    - Its local training turns "best" into "all".
+    - Its local checkpoints copy the whole working directory, be it a home directory: only ``code`` (the file or
+      package of the trial class, None where it is installed) is copied (`local_controller`).
+    - It validates only after training: with ``validates_only`` it validates once and writes no checkpoint.
+    - It looks for a stop at reports and validations alone, and each rank at its own flag: all ranks look together,
+      after every optimizer step.
+    - It finishes a validation first, which may take long: where ``interrupted()`` is true on any rank, all leave it
+      after the batch at hand, and a resume makes it up. ``on_validation_batch`` hears how many are done, of how many.
+    - It loads what it finds of a checkpoint, and starts at 0 where the trial's number is another (the cluster's).
+    - It tells an error of a reducer along with every value that was reduced, which fills a log with numbers.
+    """
+
+    local: LocalRun
 
     def __init__(self, **settings: Any) -> None:
-        if self.options.resume_from is not None:
-            settings["steps_completed"] = self.options.done
-            settings["latest_checkpoint"] = str(self.options.resume_from)
-        settings |= {"checkpoint_policy": self.options.checkpoint_policy, "searcher_metric_name": self.options.metric}
-        settings["smaller_is_better"] = self.options.smaller_is_better
+        if self.local.resume_from is not None:
+            settings["steps_completed"] = self.local.done
+            settings["latest_checkpoint"] = str(self.local.resume_from)
+        settings |= {"checkpoint_policy": self.local.checkpoint_policy, "searcher_metric_name": self.local.metric}
+        settings["smaller_is_better"] = self.local.smaller_is_better
         super().__init__(**settings)
-        self.context._steps_completed = self.options.done
+        self.context._steps_completed = self.local.done
 
     def _run(self) -> None:
-        if not self.options.validates_only:
+        if not self.local.validates_only:
             super()._run()
             return
         with contextlib.suppress(pytorch._ShouldExit):
@@ -107,7 +120,7 @@ class LocalController(Controller):
 
     def _train(self, length: Any, train_boundaries: list[Any]) -> None:
         self.boundaries = train_boundaries
-        if self.options.resume_from is not None:
+        if self.local.resume_from is not None:
             self._stop_requested()  # by a callback, of a run that had ended before it was resumed
             if self.validation_period.should_stop(self.start_from_batch) and not self._validation_is_current():
                 self._validate()  # the run was stopped in it
@@ -124,7 +137,7 @@ class LocalController(Controller):
             raise pytorch._ShouldExit()
 
     def _leave_if_interrupted(self) -> None:
-        if _any_rank_stops(self.context, self.options.interrupted()):
+        if _any_rank_stops(self.context, self.local.interrupted()):
             raise pytorch._ShouldExit()
 
     def _looking_up(self, evaluate_batch: Any) -> Any:
@@ -135,7 +148,7 @@ class LocalController(Controller):
 
         def evaluate(batch: Any, batch_idx: int) -> Any:
             found = evaluate_batch(batch=batch, **({"batch_idx": batch_idx} if takes_number else {}))
-            self.options.on_validation_batch(batch_idx + 1, batches)
+            self.local.on_validation_batch(batch_idx + 1, batches)
             is_last = batch_idx + 1 == batches and not self.test_mode
             for _ in range(1 + most - batches if is_last else 1):
                 self._leave_if_interrupted()
@@ -155,7 +168,7 @@ class LocalController(Controller):
             raise error.__cause__ from None
 
     def _load(self, load_path: Path) -> None:
-        kept = resuming.keeping_new_settings(self.context) if self.options.changed_from else contextlib.nullcontext()
+        kept = resuming.keeping_new_settings(self.context) if self.local.changed_from else contextlib.nullcontext()
         try:
             with kept:
                 super()._load(load_path)
@@ -167,11 +180,11 @@ class LocalController(Controller):
             raise CheckpointError(f"{load_path / STATE}: must be of batch {expected}, as {METADATA} is, got {found}")
 
     def _load_state(self, state: Any) -> None:
-        if self.options.changed_from:
+        if self.local.changed_from:
             counted = {name: state[name] for name in ("batches_trained", "last_val", "last_ckpt")}
             accumulation = self.context._aggregation_frequency
             counted = {
-                name: resuming.batches_of(number, self.options.changed_from, accumulation)
+                name: resuming.batches_of(number, self.local.changed_from, accumulation)
                 for name, number in counted.items()
             }
             state = {**state, **counted, "epochs_trained": self._get_epoch_idx(counted["batches_trained"])}
@@ -179,37 +192,18 @@ class LocalController(Controller):
 
 
 @contextlib.contextmanager
-def local_controller(**options: Any) -> Iterator[None]:
-    """While this is open, ``Trainer.fit`` resumes exactly and keeps ``checkpoint_policy: best`` off the cluster too.
-
-    - Determined's local resume starts data and batch numbers at 0 and overshoots: it begins after ``done`` batches.
-    - It restores the settings of optimizer and schedule along with their state: with ``changed_from``, the record of
-      another run, those of this run hold, and batches are counted by this run's accumulation.
-    - Its local training turns "best" into "all".
-    - Its local checkpoints copy the whole working directory, be it a home directory: only ``code`` (the file or
-      package of the trial class, None where it is installed) is copied.
-    - It validates only after training: with ``validates_only`` it validates once and writes no checkpoint.
-    - It looks for a stop at reports and validations alone, and each rank at its own flag: all ranks look together,
-      after every optimizer step.
-    - It finishes a validation first, which may take long: where ``interrupted()`` is true on any rank, all leave it
-      after the batch at hand, and a resume makes it up. ``on_validation_batch`` hears how many are done, of how many.
-    - It loads what it finds of a checkpoint, and starts at 0 where the trial's number is another (the cluster's).
-    - It tells an error of a reducer along with every value that was reduced, which fills a log with numbers.
-
-    Args:
-        **options: the fields of `LocalOptions`.
-    """
-    told = LocalOptions(**options)
+def local_controller(run: LocalRun) -> Iterator[None]:
+    """While this is open, ``Trainer.fit`` builds a `LocalController`."""
 
     def write_code(path: Path, on_cluster: bool) -> None:
         target = path / "code"
         target.mkdir()
-        if told.code is not None and told.code.is_dir():
-            shutil.copytree(told.code, target / told.code.name, ignore=shutil.ignore_patterns("__pycache__"))
-        elif told.code is not None:
-            shutil.copy2(told.code, target)
+        if run.code is not None and run.code.is_dir():
+            shutil.copytree(run.code, target / run.code.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif run.code is not None:
+            shutil.copy2(run.code, target)
 
-    controller = type("LocalController", (LocalController,), {"options": told})
+    controller = type("LocalController", (LocalController,), {"local": run})
     # Trainer.fit has no argument for either: it takes them from their modules by name.
     with (
         mock.patch.object(pytorch, "_PyTorchTrialController", controller),
@@ -227,3 +221,14 @@ def _any_rank_stops(context: pytorch.PyTorchTrialContext, wanted: bool) -> bool:
     if wanted:
         context.set_stop_requested(True)
     return wanted
+
+
+def code_of(trial_class: type) -> Path | None:
+    """The file or top package of a trial class that lives under the working directory and is not ours."""
+    top = trial_class.__module__.partition(".")[0]
+    if top == __name__.partition(".")[0]:
+        return None
+    file = getattr(sys.modules.get(top), "__file__", None)
+    if file is None or not Path(file).resolve().is_relative_to(Path.cwd().resolve()):
+        return None
+    return Path(file).parent if Path(file).name == "__init__.py" else Path(file)

@@ -19,7 +19,7 @@ from determined import core, util
 from model_hub_rqa.checkpoints import RECORD, checkpoints_of, read_metadata, steps_completed, steps_in_name
 from model_hub_rqa.errors import CheckpointError, RqaError
 from model_hub_rqa.progress import ShownMetrics, TrainProgress, format_metrics
-from model_hub_rqa.runtime import determined_fixes
+from model_hub_rqa.runtime import local_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def roll_back(folder: Path, done: int) -> list[str]:
             shutil.rmtree(path, ignore_errors=True)
     later = [path for path in checkpoints_of(folder) if steps_in_name(path) > done]
     for path in later:
-        determined_fixes.set_aside(path)
+        local_checkpoints.set_aside(path)
     return [f"set aside: {path} (later than the {done} steps that the run goes on from)" for path in later]
 
 

@@ -12,7 +12,8 @@ from model_hub_rqa.config import (
     default_parse_optimizer_lr_scheduler_kwargs,
 )
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.models.build import build_default_lr_scheduler, build_default_optimizer, build_using_auto
+from model_hub_rqa.models.build import build_using_auto
+from model_hub_rqa.models.optimizers import build_default_lr_scheduler, build_default_optimizer
 from model_hub_rqa.runtime import determined_cluster, determined_fixes
 from model_hub_rqa.runtime.experiments import experiment_of
 from model_hub_rqa.utils import AttrDict, compute_num_training_steps

@@ -17,7 +17,7 @@ from model_hub_rqa.data.batching import (
 )
 from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, KeyedCollator, MixedBatchSampler
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.models import build
+from model_hub_rqa.models import optimizers
 from model_hub_rqa.objectives import anchor_of
 from model_hub_rqa.runtime import (
     metric_names,
@@ -85,7 +85,7 @@ class LoadersTrial(DatasetsTrial):
             ConfigError: the hyperparameters and ``searcher.max_length`` are given and disagree.
         """
         epoch, trainer = self.batches_per_epoch(), self.trainer
-        steps = build.compute_num_training_steps(
+        steps = optimizers.compute_num_training_steps(
             batches_per_epoch=epoch,
             num_train_epochs=trainer.num_train_epochs,
             max_steps=trainer.max_steps,

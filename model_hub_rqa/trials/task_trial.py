@@ -22,7 +22,7 @@ from model_hub_rqa.data.batching import (
     WEIGHT,
 )
 from model_hub_rqa.errors import ConfigError, NonFiniteLoss
-from model_hub_rqa.models import build
+from model_hub_rqa.models import build, optimizers
 from model_hub_rqa.models.dropout import use_cpu_dropout
 from model_hub_rqa.models.initial_weights import load_weights, save_weights
 from model_hub_rqa.models.precision import computes_in_bf16, warn_of_slow_bf16
@@ -182,7 +182,7 @@ class TaskTrial(ValidationTrial):
         return build.build_model(self.config, mode, self.model_kwargs, pretrained)
 
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
-        return build.build_default_optimizer(model, self.optimizer_kwargs)
+        return optimizers.build_default_optimizer(model, self.optimizer_kwargs)
 
     def build_scaler(self) -> torch.amp.GradScaler | None:
         """What scales the loss, so that gradients in float16 do not vanish; None without fp16."""
@@ -196,7 +196,7 @@ class TaskTrial(ValidationTrial):
                 given,
                 whole,
             )
-        return build.build_default_lr_scheduler(optimizer, self.lr_scheduler_kwargs, given or whole)
+        return optimizers.build_default_lr_scheduler(optimizer, self.lr_scheduler_kwargs, given or whole)
 
     # ---- training and evaluation ----
 

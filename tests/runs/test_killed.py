@@ -23,7 +23,7 @@ def slow_writing() -> None:
     """Stretches the writing of checkpoints and their removal, so that a kill can be aimed into either."""
     import shutil
 
-    from model_hub_rqa.runtime import determined_fixes, local_run
+    from model_hub_rqa.runtime import local_checkpoints, local_run
     from model_hub_rqa.trials import task_trial as base
 
     def slow(module: Any, name: str) -> None:
@@ -37,9 +37,9 @@ def slow_writing() -> None:
         setattr(module, name, slowed)
 
     slow(base.TaskTrial, "save_pretrained")
-    slow(determined_fixes, "write_manifest")
-    slow(determined_fixes, "_flush")
-    slow(determined_fixes, "set_aside")
+    slow(local_checkpoints, "write_manifest")
+    slow(local_checkpoints, "_flush")
+    slow(local_checkpoints, "set_aside")
     slow(local_run, "_remove")
     plain_unlink = os.unlink
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from model_hub_rqa.config import LRSchedulerKwargs, OptimizerKwargs
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.models import build
-from model_hub_rqa.models.build import (
+from model_hub_rqa.models import optimizers
+from model_hub_rqa.models.optimizers import (
     build_default_lr_scheduler,
     build_default_optimizer,
     no_decay_names,
@@ -217,8 +217,8 @@ def test_adamw_has_the_settings_asked_for() -> None:
 
 def test_adamw_is_not_fused_where_torch_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step is tried on a tensor of the same device and type before fused is asked for."""
-    assert not build._has_fused_adamw.__wrapped__(torch.device("cpu"), torch.complex64)
-    monkeypatch.setattr(build, "_has_fused_adamw", lambda device, dtype: False)
+    assert not optimizers._has_fused_adamw.__wrapped__(torch.device("cpu"), torch.complex64)
+    monkeypatch.setattr(optimizers, "_has_fused_adamw", lambda device, dtype: False)
     optimizer = build_default_optimizer(tiny(), {})
     assert optimizer.param_groups[0]["fused"] is False
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from model_hub_rqa.config import LR_SCHEDULER_TYPES, LRSchedulerKwargs
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.models.build import (
+from model_hub_rqa.models.optimizers import (
     build_default_lr_scheduler,
     build_default_optimizer,
     compute_num_training_steps,
