@@ -163,9 +163,9 @@ def test_an_embedding_model_retrieves_for_training_too(
     assert [len(row) for row in texts(trial, "validation")] == [2] * 8
     indexes = list((tmp_path / "cache/model_hub_rqa/indexes").glob("dense-*"))
     assert len(indexes) == 1
-    made = indexes[0].stat().st_mtime_ns
+    made = (indexes[0] / "manifest.json").stat().st_mtime_ns
     assert texts(trial_of(settings), "train") == texts(trial, "train")
-    assert indexes[0].stat().st_mtime_ns == made  # found again
+    assert (indexes[0] / "manifest.json").stat().st_mtime_ns == made  # found again
 
 
 def test_records_without_passages_where_a_corpus_is_given(

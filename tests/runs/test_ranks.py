@@ -150,16 +150,16 @@ def test_a_error_is_told_once(tmp_path: Path) -> None:
 
 def fill_the_disk() -> None:
     """Makes the writing of the second checkpoint fail on the rank that writes it."""
-    from model_hub_rqa.runtime import determined_fixes
+    from model_hub_rqa.runtime import local_checkpoints
 
-    plain = determined_fixes._flush
+    plain = local_checkpoints._flush
 
     def flush(folder: Path) -> None:
         if "checkpoint-2" in folder.name:
             raise OSError(28, "No space left on device")
         plain(folder)
 
-    determined_fixes._flush = flush
+    local_checkpoints._flush = flush
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_every_rank(tmp_path: Path) -> None:
