@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _OPTIONS = (
     *("engine", "language", "stopwords", "k1", "b"),
     *("embedding_model", "similarity", "pooling", "query_prompt", "passage_prompt", "max_seq_length"),
+    *("query_model", "embeddings", "embeddings_dtype", "faiss_index", "faiss_search", "devices"),
 )
 _HITS_AT_ONCE = 50_000  # kept in memory with their texts
 
@@ -80,6 +81,12 @@ def add_commands(commands: Any) -> None:
     dense.add_argument("--query-prompt", metavar="TEXT", help="put before each query (default: the model's own)")
     dense.add_argument("--passage-prompt", metavar="TEXT", help="put before each passage (default: the model's own)")
     dense.add_argument("--max-seq-length", type=int, metavar="N", help="tokens read of a text (default: the model's)")
+    dense.add_argument("--query-model", metavar="M", help="encodes queries where they have a model of their own (DPR)")
+    dense.add_argument("--embeddings", metavar="FILE", help="a .npy file of the passages' vectors, not to encode them")
+    dense.add_argument("--embeddings-dtype", metavar="TYPE", help="float16 halves the disk (default float32)")
+    dense.add_argument("--faiss-index", metavar="TEXT", help="faiss' index_factory string, for example HNSW32")
+    dense.add_argument("--faiss-search", metavar="TEXT", help="faiss' search parameters, for example efSearch=128")
+    dense.add_argument("--devices", metavar="LIST", help="that encode together: cuda:0,cuda:1 (default: every GPU)")
     dense.add_argument("--batch-size", type=int, metavar="N", help="passages encoded at a time (default 32)")
     command.set_defaults(command=index)
 

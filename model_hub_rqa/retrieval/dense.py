@@ -1,13 +1,14 @@
-"""Dense retrieval: passages and queries as vectors of one model, and an exact search for the most similar ones.
+"""Dense retrieval: passages and queries as vectors of a model or of two, and a search for the most similar ones.
 
 The model is sentence-transformers', the search faiss' over the vectors on disk, block by block: memory is bounded
 whatever the size of the corpus.
 """
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,54 +30,195 @@ from model_hub_rqa.retrieval.base import (
     no_report,
     passage_text,
 )
-from model_hub_rqa.retrieval.encoder import Encoder, EncoderSettings, identity_differences, model_name_error
-from model_hub_rqa.retrieval.vectors import exact_search
+from model_hub_rqa.retrieval.encoder import (
+    Encoder,
+    EncoderSettings,
+    all_gpus,
+    identity_differences,
+    model_name_error,
+)
+from model_hub_rqa.retrieval.vectors import (
+    DTYPES,
+    FLAT,
+    approximate_search,
+    build_faiss,
+    check_rows,
+    exact_search,
+    faiss_errors,
+    file_of_vectors_errors,
+    import_vectors,
+    np_load,
+    open_faiss,
+    stored,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
 EMBEDDINGS = "embeddings.npy"
+FAISS = "index.faiss"
 _SECONDS_BETWEEN_SAVES = 5.0
 
 
 @RETRIEVERS.register("dense")
 @dataclass(frozen=True)
 class DenseSettings(EncoderSettings):
-    """How texts become vectors, and how those are searched. The fields are those of
-    :class:`~model_hub_rqa.retrieval.encoder.EncoderSettings`."""
+    """How texts become vectors, and how those are kept and searched. The first fields are those of
+    :class:`~model_hub_rqa.retrieval.encoder.EncoderSettings`.
+
+    Attributes:
+        query_model: encodes queries in place of embedding_model, which encodes passages then; "" for one model.
+        embeddings: a .npy file with the passages' vectors, (n passages, dimension), in the order of the corpus; "" to
+            encode them. Queries are encoded by query_model, or embedding_model.
+        embeddings_dtype: in which vectors are kept, "float32" or "float16". Scores are computed in float32.
+        faiss_index: a string of faiss' index_factory, which chooses candidates; their scores are exact. "Flat"
+            compares all vectors.
+        faiss_search: faiss' parameters of a search, for example "nprobe=16" or "efSearch=128".
+        devices: that encode together, each in a process of its own, for example "cuda:0,cuda:1"; "" for all GPUs, or
+            the CPU. Not kept in the manifest.
+    """
 
     kind: ClassVar[str] = "dense"
     libraries: ClassVar[tuple[str, ...]] = ("sentence_transformers", "faiss")
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers", "torch", "faiss-cpu", "numpy")
     unfinished: ClassVar[tuple[str, ...]] = (PASSAGES, OFFSETS, EMBEDDINGS, PROGRESS)
 
+    query_model: str = ""
+    embeddings: str = ""
+    embeddings_dtype: str = "float32"
+    faiss_index: str = FLAT
+    faiss_search: str = ""
+    devices: str = ""
+
+    def errors(self) -> list[str]:
+        """A line for each field that breaks a rule."""
+        errors = super().errors()
+        if self.embeddings and self.query_model:
+            errors = replace(self, embedding_model=self.query_model, query_model="").errors()
+            errors = [line.replace("embedding_model:", "query_model:", 1) for line in errors]
+            if self.embedding_model:
+                errors.append(
+                    f"embedding_model: encodes nothing with embeddings and query_model, got {self.embedding_model!r}"
+                )
+            return errors
+        if self.embeddings_dtype not in DTYPES:
+            errors.append(f"embeddings_dtype: must be one of {', '.join(DTYPES)}, got {self.embeddings_dtype!r}")
+        if self.embeddings:
+            errors += file_of_vectors_errors(self.embeddings)
+        if self.embeddings and self.devices:
+            errors.append(f"devices: encode nothing with embeddings, got {self.devices!r}")
+        return errors + faiss_errors(self.faiss_index, self.faiss_search)
+
     def model_errors(self) -> list[str]:
-        error = model_name_error(self.embedding_model) if self.embedding_model else None
-        return [] if error is None else [error]
+        found = [
+            (field, model_name_error(name))
+            for field in ("embedding_model", "query_model")
+            if (name := getattr(self, field))
+        ]
+        return [error.replace("embedding_model", field, 1) for field, error in found if error is not None]
 
     def write(self, passages: PassageStore, folder: Path, *, batch_size: int, report: Report) -> Written:
-        encoder = Encoder(self)
-        # names all that the vectors depend on
-        key = json_sum([file_sum(folder / PASSAGES), encoder.identity, encoder.settings.max_seq_length])
-        write_embeddings(passages, encoder, folder, key, batch_size=batch_size, report=report)
-        return Written(encoder.settings, encoder.identity)
+        if self.embeddings:
+            check_rows(self.embeddings, len(passages))
+        queries = self._query_encoder(self.query_model or self.embedding_model)
+        encoder = self._query_encoder(self.embedding_model) if self.query_model and not self.embeddings else queries
+        if errors := [*_two_models_errors(queries, encoder), *self._vectors_errors(queries, len(passages))]:
+            raise ConfigError(errors)
+        identity, settings = dict(queries.identity), replace(self, devices="")
+        if self.embeddings:
+            (folder / PROGRESS).unlink(missing_ok=True)  # of vectors that these replace
+            import_vectors(self.embeddings, folder / EMBEDDINGS, queries.similarity, self.embeddings_dtype)
+        else:
+            # names all that the vectors depend on
+            names = [file_sum(folder / PASSAGES), encoder.identity, encoder.settings.max_seq_length]
+            key = json_sum([*names, *([] if self.embeddings_dtype == "float32" else [self.embeddings_dtype])])
+            settings = replace(settings, embedding_model=encoder.settings.embedding_model)
+            with _several(encoder, self.devices) as at_once:
+                write_embeddings(
+                    passages,
+                    encoder,
+                    folder,
+                    key,
+                    batch_size=batch_size,
+                    at_once=at_once,
+                    dtype=self.embeddings_dtype,
+                    report=report,
+                )
+        if encoder is queries:
+            settings = replace(settings, max_seq_length=queries.settings.max_seq_length)
+        else:
+            identity |= {f"passages {name}": value for name, value in encoder.identity.items()}
+        if self.query_model:
+            settings = replace(settings, query_model=queries.settings.embedding_model)
+        elif self.embeddings:
+            settings = replace(settings, embedding_model=queries.settings.embedding_model)
+        measured = {}
+        if self.faiss_index != FLAT:
+            vectors = np_load(folder / EMBEDDINGS)
+            measured = build_faiss(
+                vectors, folder / FAISS, self.faiss_index, self.faiss_search, queries.similarity, report
+            )
+        return Written(settings, identity, measured)
+
+    def _query_encoder(self, name: str) -> Encoder:
+        return Encoder(replace(self, embedding_model=name, query_model="", embeddings=""))
+
+    def _vectors_errors(self, encoder: Encoder, n_passages: int) -> list[str]:
+        """What shows when the dimension is known."""
+        errors = faiss_errors(
+            self.faiss_index, self.faiss_search, encoder.dimension, encoder.similarity, n_passages=n_passages
+        )
+        if self.embeddings:
+            columns = np_load(Path(self.embeddings)).shape[1]
+            if columns != encoder.dimension:
+                name = encoder.settings.embedding_model
+                errors.append(
+                    f"embeddings: must have {encoder.dimension} columns, the dimension of {name}, got {columns}"
+                )
+        return errors
 
     def opener(
         self, folder: Path, model: Mapping[str, str], embedding_model: str | None
     ) -> tuple[Callable[[PassageStore], Retriever], list[str]]:
-        import numpy as np
-
-        name = embedding_model or self.embedding_model
+        name = embedding_model or self.query_model or self.embedding_model
         try:
-            encoder = Encoder(replace(self, embedding_model=name))  # with the index's limit, not the model's own
+            encoder = self._query_encoder(name)  # with the index's limit, not the model's own
         except ConfigError as error:
             hint = "" if embedding_model else f" ({folder} was built with it: if it has moved, say where)"
             raise ConfigError([f"{line}{hint}" for line in error.errors]) from error
 
         def load(passages: PassageStore) -> "DenseRetriever":
-            return DenseRetriever(passages, np.load(folder / EMBEDDINGS, mmap_mode="r"), encoder)
+            index = None if self.faiss_index == FLAT else open_faiss(folder / FAISS, self.faiss_search)
+            return DenseRetriever(passages, np_load(folder / EMBEDDINGS), encoder, index)
 
         return load, [f"{folder}: {name}: {line}" for line in identity_differences(model, encoder.identity)]
+
+
+def _two_models_errors(queries: Encoder, passages: Encoder) -> list[str]:
+    """Why the vectors of two models cannot be compared."""
+    errors = []
+    if queries.dimension != passages.dimension:
+        errors.append(
+            f"query_model: must give vectors of {passages.dimension} numbers as embedding_model does, "
+            f"got {queries.dimension}"
+        )
+    if queries.similarity != passages.similarity:
+        errors.append(
+            f"similarity: must be set, as embedding_model has {passages.similarity}, got {queries.similarity} "
+            "of query_model"
+        )
+    return errors
+
+
+@contextlib.contextmanager
+def _several(encoder: Encoder, devices: str) -> Iterator[int]:
+    """Lets several devices encode; gives how many batches are encoded at once."""
+    names = [name.strip() for name in devices.split(",") if name.strip()] or all_gpus()
+    if len(names) < 2 and not devices:
+        yield 8
+        return
+    with encoder.on(names):
+        yield 8 * len(names)
 
 
 class DenseRetriever:
@@ -84,20 +226,24 @@ class DenseRetriever:
 
     Args:
         passages: of the corpus, in its order.
-        embeddings: their vectors, (len(passages), dimension), float32, in memory or mapped.
-        encoder: the model that they come from.
+        embeddings: their vectors, (len(passages), dimension), float32 or float16, in memory or mapped.
+        encoder: the model that they come from, or that of the queries.
+        index: of faiss, over the vectors; None to compare all of them.
 
     Raises:
         CheckpointError: the vectors are not those of these passages and this model, by their shape.
     """
 
-    def __init__(self, passages: Sequence[Passage], embeddings: "np.ndarray", encoder: Encoder) -> None:
+    def __init__(
+        self, passages: Sequence[Passage], embeddings: "np.ndarray", encoder: Encoder, index: Any = None
+    ) -> None:
         if embeddings.shape != (len(passages), encoder.dimension):
             expected = f"({len(passages)}, {encoder.dimension})"
             raise CheckpointError(f"embeddings: must have the shape {expected}, got {embeddings.shape}")
         self.passages = passages
         self.embeddings = embeddings
         self.encoder = encoder
+        self.index = index
 
     @classmethod
     def build(cls, passages: Sequence[Passage], settings: DenseSettings, *, batch_size: int = 32) -> "DenseRetriever":
@@ -106,16 +252,22 @@ class DenseRetriever:
         return cls(passages, encoder.passages([passage_text(passage) for passage in passages], batch_size), encoder)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """As :class:`~model_hub_rqa.retrieval.base.Retriever` says; queries given together are searched faster."""
+        """As :class:`~model_hub_rqa.retrieval.base.Retriever` says; queries given together are searched faster.
+
+        An index of faiss may find fewer than ``k``.
+        """
         check_k(k)
         if not queries:
             return []
-        scores, positions = exact_search(
-            self.encoder.queries(queries), self.embeddings, k, similarity=self.encoder.similarity
-        )
+        vectors, similarity = self.encoder.queries(queries), self.encoder.similarity
+        if self.index is None or k >= len(self.passages):
+            exact = exact_search(vectors, self.embeddings, k, similarity=similarity)
+            found: Iterable[tuple[np.ndarray, np.ndarray]] = zip(*exact, strict=True)
+        else:
+            found = approximate_search(self.index, vectors, self.embeddings, k, similarity)
         return [
-            [Hit(self.passages[i], score) for i, score in zip(row.tolist(), values.tolist(), strict=True)]
-            for row, values in zip(positions, scores, strict=True)
+            [Hit(self.passages[i], score) for score, i in zip(scores.tolist(), positions.tolist(), strict=True)]
+            for scores, positions in found
         ]
 
 
@@ -126,6 +278,8 @@ def write_embeddings(
     key: str,
     *,
     batch_size: int = 32,
+    at_once: int = 8,
+    dtype: str = "float32",
     report: Report = no_report,
 ) -> None:
     """Encodes a corpus into ``folder``/embeddings.npy, from where a killed run with the same ``key`` has left off.
@@ -140,6 +294,8 @@ def write_embeddings(
         folder: where the files go.
         key: names everything that the vectors depend on.
         batch_size: passages encoded at a time.
+        at_once: batches given to the encoder at a time.
+        dtype: of the numbers on disk.
         report: told of the progress.
     """
     import numpy as np
@@ -148,15 +304,16 @@ def write_embeddings(
     done = _passages_done(target, progress, key)
     if not done:
         progress.unlink(missing_ok=True)
-        np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=(len(passages), encoder.dimension))
+        np.lib.format.open_memmap(target, mode="w+", dtype=dtype, shape=(len(passages), encoder.dimension))
     begins = np.load(target, mmap_mode="r").offset
     order = np.argsort(-np.diff(passages.offsets), kind="stable")
     report("encoding", done, len(order))
     with target.open("r+b") as file:
         saved = time.monotonic()
-        for begin in range(done, len(order), 8 * batch_size):
-            chosen = order[begin : begin + 8 * batch_size].tolist()
+        for begin in range(done, len(order), at_once * batch_size):
+            chosen = order[begin : begin + at_once * batch_size].tolist()
             vectors = encoder.passages([passage_text(passages[i]) for i in chosen], batch_size)
+            vectors = stored(vectors, dtype, encoder.settings.embedding_model)
             for i, vector in zip(chosen, vectors, strict=True):
                 file.seek(begins + i * vector.nbytes)  # not through the map: what it has touched counts as memory
                 file.write(vector.data)

@@ -114,6 +114,7 @@ class Encoder:
         if settings.similarity is not None:
             model.similarity_fn_name = settings.similarity
         self._model = model
+        self._pool: Any = None
         self._query_prompt = _prompt(settings.query_prompt, model.prompts, "query")
         self._passage_prompt = _prompt(settings.passage_prompt, model.prompts, "document", "passage", "corpus")
         source = os.path.abspath(name) if os.path.isdir(name) else name
@@ -131,6 +132,23 @@ class Encoder:
         """Vectors of passages: (len(texts), dimension), float32."""
         return self._vectors(self._model.encode_document, texts, self._passage_prompt, batch_size)
 
+    @contextlib.contextmanager
+    def on(self, devices: Sequence[str]) -> Iterator[None]:
+        """Inside it, every device of the list encodes its share, in a process of its own.
+
+        Raises:
+            ConfigError: the processes cannot be started.
+        """
+        try:
+            self._pool = self._model.start_multi_process_pool(list(devices))
+        except Exception as error:
+            raise ConfigError(f"devices: cannot encode on {', '.join(devices)}: {error}") from error
+        try:
+            yield
+        finally:
+            self._model.stop_multi_process_pool(self._pool)
+            self._pool = None
+
     def _vectors(self, encode: Any, texts: Sequence[str], prompt: str, batch_size: int) -> "np.ndarray":
         import numpy as np
 
@@ -138,6 +156,8 @@ class Encoder:
             list(texts),
             prompt=prompt,
             batch_size=batch_size,
+            pool=self._pool,
+            chunk_size=8 * batch_size,  # of one process; the batches are those that one process makes
             normalize_embeddings=self.similarity == "cosine",
             show_progress_bar=False,
         )
@@ -145,6 +165,13 @@ class Encoder:
         if not np.isfinite(vectors).all():
             raise CheckpointError(f"{self.settings.embedding_model}: gives vectors that are not finite")
         return vectors
+
+
+def all_gpus() -> list[str]:
+    """The names of the GPUs that torch sees."""
+    import torch
+
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
 
 
 def _load(name: str) -> Any:

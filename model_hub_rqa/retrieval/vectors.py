@@ -1,14 +1,21 @@
-"""Search among vectors: the most similar ones, exactly, whatever their number."""
+"""Vectors on disk, and the search for the most similar ones: exact, whatever their number, or by an index of faiss."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.libraries import require
-from model_hub_rqa.retrieval.base import top_k
+from model_hub_rqa.errors import CheckpointError, ConfigError
+from model_hub_rqa.libraries import missing_libraries, require
+from model_hub_rqa.retrieval.base import Report, top_k
 
 if TYPE_CHECKING:
     import numpy as np
 
+FLAT = "Flat"  # faiss' name for comparing all vectors
+DTYPES = ("float32", "float16")
 _BLOCK = 65_536  # vectors searched at a time
+_TRAINED_ON = 262_144  # vectors at most; faiss' clustering takes 256 for each centroid
+_SAMPLE = 200  # passages whose nearest are looked for to measure the recall
 
 
 def exact_search(
@@ -80,3 +87,180 @@ def faiss_metric(similarity: str) -> int:
     faiss = require("faiss")
     metrics = {"euclidean": faiss.METRIC_L2, "manhattan": faiss.METRIC_L1}
     return int(metrics.get(similarity, faiss.METRIC_INNER_PRODUCT))
+
+
+def faiss_errors(
+    factory: str, search: str, dimension: int | None = None, similarity: str = "dot", *, n_passages: int | None = None
+) -> list[str]:
+    """A line for each error of an index_factory string and of the parameters of a search.
+
+    Args:
+        factory: the string.
+        search: the parameters, such as "nprobe=16"; may be empty.
+        dimension: of the vectors; None before it is known: then only what no dimension can mend is an error.
+        similarity: by which they are compared.
+        n_passages: vectors to train on; None before it is known.
+    """
+    if factory == FLAT:
+        return [f"faiss_search: needs faiss_index, got {search!r} without"] if search else []
+    if missing_libraries("faiss"):  # told by others
+        return []
+    faiss = require("faiss")
+    try:
+        index = faiss.index_factory(dimension or 768, factory, faiss_metric(similarity))
+    except RuntimeError as error:
+        if "could not parse" in str(error) or "stoi" in str(error):
+            return [
+                f"faiss_index: must be a string of faiss' index_factory, such as HNSW32, IVF100,Flat, got {factory!r}"
+            ]
+        if dimension is None:
+            return []
+        reason = str(error).rpartition("failed: ")[2].strip()
+        return [f"faiss_index: does not fit vectors of {dimension} numbers ({reason}), got {factory!r}"]
+    errors = []
+    try:
+        if search:
+            faiss.ParameterSpace().set_index_parameters(index, search)
+    except RuntimeError:
+        errors.append(f"faiss_search: {factory} has no such parameters, got {search!r}")
+    least = max(_training_vectors(index), 256 if "OPQ" in factory else 0)
+    if n_passages is not None and n_passages < least:
+        errors.append(f"faiss_index: {factory} is trained on {least:,} vectors or more, got {n_passages:,} passages")
+    return errors
+
+
+def _training_vectors(index: Any) -> int:
+    """The vectors that a faiss index has to be trained on at least."""
+    faiss = require("faiss")
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    quantizer = getattr(index, "pq", None)
+    return max(getattr(index, "nlist", 0), 0 if quantizer is None else quantizer.ksub)
+
+
+def build_faiss(
+    embeddings: "np.ndarray", path: Path, factory: str, search: str, similarity: str, report: Report
+) -> dict[str, float]:
+    """Writes a faiss index of vectors (n, dimension), and measures what it finds.
+
+    Returns:
+        ``faiss_recall@k``, k = 10 or all: of the k passages that are most similar to a passage, the share that the
+        index finds, the mean over a sample of passages. A passage is among its own.
+
+    Raises:
+        ConfigError: faiss cannot train it.
+    """
+    import numpy as np
+
+    faiss = require("faiss")
+    n = len(embeddings)
+    index = faiss.index_factory(embeddings.shape[1], factory, faiss_metric(similarity))
+    if not index.is_trained:
+        rows = np.unique(np.linspace(0, n - 1, min(n, _TRAINED_ON)).astype(np.int64))
+        try:
+            index.train(np.ascontiguousarray(embeddings[rows], dtype=np.float32))
+        except RuntimeError as error:
+            raise ConfigError(f"faiss_index: {factory} cannot be trained on {n:,} vectors: {error}") from error
+    for begin in range(0, n, _BLOCK):
+        index.add(np.ascontiguousarray(embeddings[begin : begin + _BLOCK], dtype=np.float32))
+        report("indexing", min(begin + _BLOCK, n), n)
+    faiss.write_index(index, str(path))
+    index = open_faiss(path, search)
+    k = min(10, n)
+    sample = np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))
+    queries = np.ascontiguousarray(embeddings[sample], dtype=np.float32)
+    least = exact_search(queries, embeddings, k, similarity=similarity)[0][:, -1]
+    found = approximate_search(index, queries, embeddings, k, similarity)
+    shares = [(scores >= last).sum() / k for (scores, _), last in zip(found, least, strict=True)]
+    return {f"faiss_recall@{k}": float(np.mean(shares))}
+
+
+def open_faiss(path: Path, search: str) -> Any:
+    """The faiss index of a file, with the parameters of its search; CheckpointError where there is none."""
+    faiss = require("faiss")
+    try:
+        index = faiss.read_index(str(path))
+        if search:
+            faiss.ParameterSpace().set_index_parameters(index, search)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: cannot be read by faiss {faiss.__version__}: {error}") from error
+    return index
+
+
+def approximate_search(
+    index: Any, queries: "np.ndarray", embeddings: "np.ndarray", k: int, similarity: str
+) -> "Iterator[tuple[np.ndarray, np.ndarray]]":
+    """For each query, scores and positions of what a faiss index finds: at most ``k`` each.
+
+    The index chooses the passages; they are scored by their vectors, so that equal ones stand in their order.
+    """
+    import numpy as np
+
+    for query, places in zip(queries, index.search(queries, k)[1], strict=True):
+        chosen = np.sort(places[places >= 0])  # -1: faiss has found no more
+        scores = similarities(np.asarray(embeddings[chosen], dtype=np.float32), query, similarity)
+        order = np.argsort(-scores, kind="stable")
+        yield scores[order], chosen[order]
+
+
+def np_load(path: Path) -> "np.ndarray":
+    """The array of a .npy file, mapped."""
+    import numpy as np
+
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def stored(vectors: "np.ndarray", dtype: str, source: str) -> "np.ndarray":
+    """Vectors as they are kept on disk; ConfigError where the type cannot hold them."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        kept = np.ascontiguousarray(vectors, dtype=dtype)
+    if not np.isfinite(kept).all():
+        raise ConfigError(
+            f"embeddings_dtype: must hold the vectors of {source}, got {dtype}, whose largest is too small"
+        )
+    return kept
+
+
+def file_of_vectors_errors(name: str) -> list[str]:
+    """Why a file holds no vectors."""
+    try:
+        array = np_load(Path(name))
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return [f"embeddings: must be a .npy file of vectors, got {name!r} ({reason})"]
+    if getattr(array, "ndim", 0) != 2 or array.dtype.kind != "f" or 0 in array.shape:
+        what = f"{array.dtype} of the shape {array.shape}" if hasattr(array, "dtype") else "several arrays"
+        return [f"embeddings: must be floating-point numbers (passages, dimension), got {what} in {name}"]
+    return []
+
+
+def check_rows(name: str, n_passages: int) -> None:
+    """Raises ConfigError where a file of vectors has not one row for each passage."""
+    rows = len(np_load(Path(name)))
+    if rows != n_passages:
+        raise ConfigError(f"embeddings: must have {n_passages:,} rows, one for each passage, got {rows:,} in {name}")
+
+
+def import_vectors(name: str, target: Path, similarity: str, dtype: str) -> None:
+    """Copies a file of vectors, a block at a time; for cosine, to length 1.
+
+    Raises:
+        ConfigError: a number is not finite.
+    """
+    import numpy as np
+
+    source = np_load(Path(name))
+    copy = np.lib.format.open_memmap(target, mode="w+", dtype=dtype, shape=source.shape)
+    for begin in range(0, len(source), _BLOCK):
+        rows = np.asarray(source[begin : begin + _BLOCK], dtype=np.float32)
+        if not np.isfinite(rows).all():
+            row = begin + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+            raise ConfigError(f"embeddings: must be finite, got another number in row {row} of {name}")
+        if similarity == "cosine":
+            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        copy[begin : begin + _BLOCK] = stored(rows, dtype, name)
+    copy.flush()

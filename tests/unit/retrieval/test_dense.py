@@ -16,7 +16,7 @@ from model_hub_rqa.retrieval.dense import DenseRetriever, DenseSettings
 from model_hub_rqa.retrieval.encoder import SIMILARITIES, Encoder
 from model_hub_rqa.retrieval.index_folder import build_index, open_index
 from model_hub_rqa.retrieval.manifest import read_manifest
-from model_hub_rqa.retrieval.vectors import exact_search, similarities
+from model_hub_rqa.retrieval.vectors import approximate_search, build_faiss, exact_search, open_faiss, similarities
 
 PASSAGES = [Passage(str(i), text) for i, text in enumerate(TEXTS)]
 
@@ -205,3 +205,250 @@ def test_what_is_set_holds_when_the_index_is_opened(tmp_path: Path, models: Path
     found = open_index(tmp_path / "index").search(["oil price"], 9)
     assert [hit.passage.id for hit in found[0]] == [hit.passage.id for hit in expected[0]]
     np.testing.assert_allclose([hit.score for hit in found[0]], [hit.score for hit in expected[0]], rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------- how vectors are kept
+
+
+def search_ids(folder: Path, queries: list[str], k: int) -> list[list[str]]:
+    return [[hit.passage.id for hit in hits] for hits in open_index(folder).search(queries, k)]
+
+
+def test_vectors_in_half_precision(tmp_path: Path, models: Path, corpus: Path) -> None:
+    """They take half the disk, and are scored in float32 by their rounded values."""
+    name = str(models / "dot")
+    build_index(corpus, tmp_path / "half", DenseSettings(name, embeddings_dtype="float16"))
+    build_index(corpus, tmp_path / "full", DenseSettings(name))
+    half, full = (np.load(tmp_path / kind / "embeddings.npy") for kind in ("half", "full"))
+    assert (half.dtype, full.dtype) == (np.float16, np.float32)
+    np.testing.assert_array_equal(half, full.astype(np.float16))
+    hits = open_index(tmp_path / "half").search(["oil price"], 40)[0]
+    query = Encoder(DenseSettings(name)).queries(["oil price"])[0]
+    expected = half.astype(np.float64) @ query.astype(np.float64)
+    np.testing.assert_allclose([hit.score for hit in hits], [expected[int(hit.passage.id)] for hit in hits], rtol=1e-5)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_vectors_too_large_for_half_precision(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are an error, not infinities."""
+    from readers_for_tests import encode_letters
+
+    letters = encode_letters(monkeypatch)
+    monkeypatch.setattr(letters, "passages", lambda self, texts, batch_size: 1e5 * self.queries(texts))
+    with pytest.raises(ConfigError, match="embeddings_dtype: must hold the vectors of letters, got float16"):
+        build_index(corpus, tmp_path / "index", DenseSettings("letters", embeddings_dtype="float16"))
+
+
+FACTORIES = ["HNSW32", "IVF4,Flat", "PQ4x4", "SQ8", "PCA8,SQ8"]
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("name", ["dot", "euclidean"])
+def test_indexes_of_faiss(tmp_path: Path, models: Path, corpus: Path, factory: str, name: str) -> None:
+    """Each finds most of what the exact search does, by the same scores; all of it where k is the corpus or more."""
+    settings = DenseSettings(str(models / name))
+    build_index(corpus, tmp_path / "flat", settings)
+    search = "nprobe=2" if factory.startswith("IVF") else ""
+    approximate = DenseSettings(str(models / name), faiss_index=factory, faiss_search=search)
+    measured = build_index(corpus, tmp_path / "index", approximate).measured
+    assert list(measured) == ["faiss_recall@10"]
+    assert 0.4 < measured["faiss_recall@10"] <= 1
+    exact, opened = open_index(tmp_path / "flat"), open_index(tmp_path / "index")
+    scores = {hit.passage.id: hit.score for hit in exact.search(["oil price"], 40)[0]}
+    hits = opened.search(["oil price"], 10)[0]
+    assert 4 <= len(hits) <= 10
+    assert [hit.score for hit in hits] == [scores[hit.passage.id] for hit in hits]
+    order = [(-hit.score, int(hit.passage.id)) for hit in hits]
+    assert order == sorted(order)
+    for k in (40, 999):
+        assert opened.search(["oil price"], k) == exact.search(["oil price"], k)
+
+
+def test_the_recall_that_is_measured(tmp_path: Path) -> None:
+    """By hand: of four lists, one that is searched lacks what lies in the others; all together lack nothing."""
+    corners = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], dtype=np.float32)
+    generator = np.random.default_rng(0)
+    near = generator.standard_normal((6, 2)).astype(np.float32) / 100
+    vectors = np.concatenate([100 * corner + near for corner in corners])  # six near each corner
+    found = {
+        probes: build_faiss(
+            vectors, tmp_path / "index", "IVF4,Flat", f"nprobe={probes}", "euclidean", lambda *args: None
+        )
+        for probes in (1, 4)
+    }
+    assert found == {1: {"faiss_recall@10": pytest.approx(6 / 10)}, 4: {"faiss_recall@10": 1.0}}
+
+
+def test_fewer_than_k_are_found(tmp_path: Path) -> None:
+    """Where faiss fills up with -1, there are fewer hits, and none of another passage."""
+    vectors = np.eye(8, dtype=np.float32) * 10
+    build_faiss(vectors, tmp_path / "index", "IVF4,Flat", "", "euclidean", lambda *args: None)
+    index = open_faiss(tmp_path / "index", "nprobe=1")
+    assert (index.search(vectors[:1], 6)[1] == -1).any()
+    ((scores, positions),) = approximate_search(index, vectors[:1], vectors, 6, "euclidean")
+    assert len(scores) == len(positions) < 6
+    assert positions[0] == 0
+    assert scores[0] == 0
+    assert (positions >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("factory", "search", "said"),
+    [
+        (
+            "HNWS32",
+            "",
+            "faiss_index: must be a string of faiss' index_factory, such as HNSW32, IVF100,Flat, got 'HNWS32'",
+        ),
+        ("", "", "faiss_index: must be a string of faiss' index_factory, such as HNSW32, IVF100,Flat, got ''"),
+        ("HNSW32", "nprobe=3", "faiss_search: HNSW32 has no such parameters, got 'nprobe=3'"),
+        ("Flat", "nprobe=3", "faiss_search: needs faiss_index, got 'nprobe=3' without"),
+    ],
+)
+def test_strings_that_faiss_does_not_read(factory: str, search: str, said: str, tmp_path: Path) -> None:
+    """They are told before a corpus or a model is read."""
+    settings = DenseSettings(f"{tmp_path}/none", faiss_index=factory, faiss_search=search)
+    with pytest.raises(ConfigError, match=r"^embedding_model: ") as raised:
+        build_index(tmp_path / "none.jsonl", tmp_path / "index", settings)
+    assert said in raised.value.errors
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("PQ7", r"faiss_index: does not fit vectors of 16 numbers \(.* should be a multiple .*\), got 'PQ7'"),
+        ("IVF50,Flat", "faiss_index: IVF50,Flat is trained on 50 vectors or more, got 40 passages"),
+        ("OPQ4,PQ4x4", "faiss_index: OPQ4,PQ4x4 is trained on 256 vectors or more, got 40 passages"),
+        ("PQ4", "faiss_index: PQ4 is trained on 256 vectors or more, got 40 passages"),
+    ],
+)
+def test_indexes_that_do_not_fit(tmp_path: Path, models: Path, corpus: Path, factory: str, said: str) -> None:
+    """The vectors' dimension and their number are compared before any is encoded."""
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        build_index(
+            corpus,
+            tmp_path / "index",
+            DenseSettings(str(models / "dot"), faiss_index=factory),
+            report=lambda what, done, total: pytest.fail("encodes") if what == "encoding" else None,
+        )
+    assert not (tmp_path / "index.partial").exists()
+
+
+# --------------------------------------------------------------------------------------------- other sources of vectors
+
+
+def test_two_models(tmp_path: Path, models: Path, corpus: Path) -> None:
+    """Passages are encoded by one model, queries by the other; the index opens with the second alone."""
+    passages, queries = (
+        encoder_folder(tmp_path / name, seed=seed, similarity_fn_name="dot") for seed, name in enumerate("pq")
+    )
+    manifest = build_index(corpus, tmp_path / "index", DenseSettings(passages, query_model=queries))
+    vectors = Encoder(DenseSettings(passages)).passages(TEXTS)
+    expected = vectors @ Encoder(DenseSettings(queries)).queries(["oil price"])[0]
+    assert manifest.settings["query_model"] == queries
+    assert manifest.model["weights"] != manifest.model["passages weights"]
+    shutil.rmtree(passages)
+    hits = open_index(tmp_path / "index").search(["oil price"], 40)[0]
+    np.testing.assert_allclose([hit.score for hit in hits], np.sort(expected)[::-1], rtol=1e-4, atol=1e-4)
+    assert int(hits[0].passage.id) == int(expected.argmax())
+    with pytest.raises(CheckpointError, match="weights: must be SHA-256"):
+        open_index(tmp_path / "index", embedding_model=str(models / "cosine"))
+
+
+def test_two_models_that_do_not_fit(tmp_path: Path, models: Path, corpus: Path) -> None:
+    """Another dimension and another similarity are told together."""
+    wide = encoder_folder(tmp_path / "wide", dimension=32, similarity_fn_name="dot")
+    with pytest.raises(ConfigError, match=r"^query_model: must give vectors of 16 numbers") as raised:
+        build_index(corpus, tmp_path / "index", DenseSettings(str(models / "cosine"), query_model=wide))
+    assert raised.value.errors[1] == "similarity: must be set, as embedding_model has cosine, got dot of query_model"
+    build_index(
+        corpus,
+        tmp_path / "index",
+        DenseSettings(str(models / "cosine"), query_model=str(models / "dot"), similarity="dot"),
+    )
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_vectors_from_a_file(tmp_path: Path, models: Path, corpus: Path, similarity: str) -> None:
+    """The index is that of the model that made them; for cosine they are brought to length 1."""
+    name = str(models / similarity)
+    build_index(corpus, tmp_path / "encoded", DenseSettings(name))
+    raw = Encoder(DenseSettings(name, similarity="dot")).passages(TEXTS)
+    np.save(tmp_path / "vectors.npy", raw.astype(np.float64))
+    settings = DenseSettings(query_model=name, embeddings=f"{tmp_path}/vectors.npy")
+    build_index(corpus, tmp_path / "index", settings)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "index/embeddings.npy"), np.load(tmp_path / "encoded/embeddings.npy"), rtol=1e-3, atol=1e-5
+    )
+    (tmp_path / "vectors.npy").unlink()
+    assert search_ids(tmp_path / "index", ["oil price"], 5) == search_ids(tmp_path / "encoded", ["oil price"], 5)
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((39, 16)), "embeddings: must have 40 rows, one for each passage, got 39 in .*"),
+        (np.zeros((40, 8)), "embeddings: must have 16 columns, the dimension of .*, got 8"),
+        (np.full((40, 16), np.nan), "embeddings: must be finite, got another number in row 0 of .*"),
+        (
+            np.zeros((40, 16), int),
+            r"embeddings: must be floating-point numbers .*, got int64 of the shape \(40, 16\) in .*",
+        ),
+        (np.zeros(16), r"embeddings: must be floating-point numbers .*, got float64 of the shape \(16,\) in .*"),
+        (np.array([None]), "embeddings: must be a .npy file of vectors, got .*"),
+        (None, "embeddings: must be a .npy file of vectors, got .*No such file.*"),
+    ],
+    ids=["rows", "columns", "nan", "integers", "one dimension", "pickle", "missing"],
+)
+def test_files_that_are_not_the_corpus_vectors(
+    tmp_path: Path, models: Path, corpus: Path, array: Any, said: str
+) -> None:
+    """Each is told with what it has, and leaves nothing."""
+    if array is not None:
+        np.save(tmp_path / "vectors.npy", array, allow_pickle=True)
+    settings = DenseSettings(str(models / "dot"), embeddings=f"{tmp_path}/vectors.npy")
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        build_index(corpus, tmp_path / "index", settings)
+    assert not (tmp_path / "index.partial").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_encode(tmp_path: Path, models: Path, corpus: Path) -> None:
+    """The vectors are those of one process, to the last bit; the pool is gone afterwards."""
+    import multiprocessing
+
+    name = str(models / "dot")
+    build_index(corpus, tmp_path / "one", DenseSettings(name), batch_size=2)
+    manifest = build_index(corpus, tmp_path / "two", DenseSettings(name, devices="cpu,cpu"), batch_size=2)
+    assert manifest.settings["devices"] == ""
+    assert (tmp_path / "one/embeddings.npy").read_bytes() == (tmp_path / "two/embeddings.npy").read_bytes()
+    assert multiprocessing.active_children() == []
+
+
+def test_devices_encode_in_processes_of_their_own(
+    tmp_path: Path, models: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the list gets one, and those that cannot be started are named."""
+    from sentence_transformers import SentenceTransformer
+
+    asked: list[list[str]] = []
+
+    def start(self: Any, target_devices: list[str]) -> None:
+        asked.append(target_devices)
+        raise ValueError("no such device")
+
+    monkeypatch.setattr(SentenceTransformer, "start_multi_process_pool", start)
+    with pytest.raises(ConfigError, match="devices: cannot encode on cpu, nowhere: no such device"):
+        build_index(corpus, tmp_path / "index", DenseSettings(str(models / "dot"), devices="cpu, nowhere"))
+    assert asked == [["cpu", "nowhere"]]
+
+
+@pytest.mark.gpu
+def test_a_gpu_encodes(tmp_path: Path, models: Path, corpus: Path) -> None:
+    """The vectors are those of the CPU, but for rounding."""
+    name = str(models / "dot")
+    for device in ("cpu", "cuda:0"):
+        build_index(corpus, tmp_path / device, DenseSettings(name, devices=device))
+    np.testing.assert_allclose(
+        np.load(tmp_path / "cpu/embeddings.npy"), np.load(tmp_path / "cuda:0/embeddings.npy"), rtol=1e-3, atol=1e-3
+    )
