@@ -9,12 +9,10 @@ import contextlib
 import errno
 import logging
 import os
-import signal
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +121,7 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
     import torch
     from determined import pytorch
 
-    from model_hub_rqa.runtime import determined_fixes, resuming
+    from model_hub_rqa.runtime import determined_fixes, local_run, resuming
 
     if reason := folder_error(folder):
         by_config = args.output_dir is None and "output_dir" in experiment.hyperparameters
@@ -137,15 +135,15 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
         resume_from, notes = resuming.begin(distributed, folder, args.resume, args.allow_unverified, held)
         folder.mkdir(parents=True, exist_ok=True)
         with (
-            _logging_to(folder / "run.log", enabled=distributed is None or distributed.rank == 0),
+            local_run.logging_to(folder / "run.log", enabled=distributed is None or distributed.rank == 0),
             pytorch.init(hparams=hparams, exp_conf=dict(experiment.raw), distributed=distributed) as context,
-            _stopping_on_signals(context) as interrupted,
+            local_run.stopping_on_signals(context) as interrupted,
         ):
             attach(context, experiment)
             for line in notes:
                 _say(line)
             if context.distributed.rank == 0:
-                _write_config(folder / "config.yaml", experiment.file_content())
+                local_run.write_config(folder / "config.yaml", experiment.file_content())
             trial: Any = trial_class(context)
             trial.output_dir = folder
             before: dict[str, Any] = {}
@@ -366,57 +364,11 @@ def _for_determined(experiment: Experiment) -> dict[str, Any]:
     return {**experiment.chosen, "global_batch_size": size}
 
 
-@contextlib.contextmanager
-def _stopping_on_signals(context: Any) -> Iterator[threading.Event]:
-    """SIGTERM and Ctrl-C end a local run after the batch at hand, with a checkpoint and exit code 0; twice, at once.
-
-    Yields:
-        What is set once a signal came; a stop that a program asks for leaves it alone.
-    """
-    interrupted = threading.Event()
-
-    def stop(number: int, frame: Any) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-        context.set_stop_requested(True)
-
-    kept = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
 def _say(line: str) -> None:
     """A line for the user, on stderr and in run.log."""
     if is_chief():
         print(line, file=sys.stderr)
         logger.info(line)
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path, *, enabled: bool) -> Iterator[None]:
-    if not enabled:
-        yield
-        return
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-
-
-def _write_config(path: Path, config: dict[str, Any]) -> None:
-    from determined.common import util
-
-    with path.open("w", encoding="utf-8") as file:
-        util.yaml_safe_dump(config, stream=file, default_flow_style=False)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,14 @@ import json
 import logging
 import math
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from determined import core, util
+from determined.common import util as common_util
 
 from model_hub_rqa.checkpoints import RECORD, checkpoints_of, read_metadata, steps_completed, steps_in_name
 from model_hub_rqa.errors import CheckpointError, RqaError
@@ -210,3 +214,49 @@ def _remove(checkpoint: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
     checkpoint.rename(hidden)
     shutil.rmtree(hidden, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def stopping_on_signals(context: Any) -> Iterator[threading.Event]:
+    """SIGTERM and Ctrl-C end a local run after the batch at hand, with a checkpoint and exit code 0; twice, at once.
+
+    Yields:
+        What is set once a signal came; a stop that a program asks for leaves it alone.
+    """
+    interrupted = threading.Event()
+
+    def stop(number: int, frame: Any) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+        context.set_stop_requested(True)
+
+    kept = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def logging_to(path: Path, *, enabled: bool) -> Iterator[None]:
+    """Writes the log to a file too, this package's from INFO on."""
+    if not enabled:
+        yield
+        return
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("model_hub_rqa").setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """Writes a configuration as YAML."""
+    with path.open("w", encoding="utf-8") as file:
+        common_util.yaml_safe_dump(config, stream=file, default_flow_style=False)
