@@ -122,7 +122,18 @@ class Encoder:
         self.similarity = str(model.similarity_fn_name)
         prompts = {"query_prompt": repr(self._query_prompt), "passage_prompt": repr(self._passage_prompt)}
         self.identity = {**model_identity(model), **prompts}
-        self.dimension = int(self.queries(["x"]).shape[1])  # some models do not know it by themselves
+        self.dimension = self._measure()
+
+    def _measure(self) -> int:
+        """The dimension of a vector; some models do not know it by themselves."""
+        try:
+            return int(self.queries(["x"]).shape[1])
+        except (ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+            name = self.settings.embedding_model
+            hint = ""
+            if "DPR" in "".join(getattr(getattr(self._model, "config", None), "architectures", None) or ()):
+                hint = " (DPR is on the hub in the form of sentence-transformers, as facebook-dpr-ctx_encoder-...)"
+            raise ConfigError(f"embedding_model: {name} does not encode text: {error}{hint}") from error
 
     def queries(self, texts: Sequence[str], batch_size: int = 32) -> "np.ndarray":
         """Vectors of queries: (len(texts), dimension), float32."""

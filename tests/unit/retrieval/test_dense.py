@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from tiny_encoders import TEXTS, encoder_folder, reference_ranking
 from tokenizers_for_tests import bert
 
@@ -353,6 +354,20 @@ def test_two_models(tmp_path: Path, models: Path, corpus: Path) -> None:
     assert int(hits[0].passage.id) == int(expected.argmax())
     with pytest.raises(CheckpointError, match="weights: must be SHA-256"):
         open_index(tmp_path / "index", embedding_model=str(models / "cosine"))
+
+
+@pytest.mark.parametrize("name", ["DPRContextEncoder", "DPRQuestionEncoder"])
+def test_checkpoints_of_dpr_itself(tmp_path: Path, name: str) -> None:
+    """sentence-transformers does not encode text with them: that is an error of the name, with a way on."""
+    config = transformers.DPRConfig(
+        vocab_size=len(bert()), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    getattr(transformers, name)(config).save_pretrained(tmp_path)
+    bert().save_pretrained(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"^embedding_model: .* does not encode text: .* \(DPR is on the hub in the form"
+    ):
+        Encoder(DenseSettings(str(tmp_path)))
 
 
 def test_two_models_that_do_not_fit(tmp_path: Path, models: Path, corpus: Path) -> None:
