@@ -120,12 +120,18 @@ def given_format(args: argparse.Namespace) -> Any:
     """
     from model_hub_rqa.data.formats.fields import chosen_format
 
-    errors = [f"--fields: must be PART=PATH, got {one!r}" for one in args.fields or () if "=" not in one]
-    if errors:
-        raise ConfigError(errors)
-    fields = None if args.fields is None else dict(one.split("=", 1) for one in args.fields)
+    errors, paths = ErrorCollector(), dict[str, str]()
+    for one in args.fields or ():
+        part, sign, path = one.partition("=")
+        if not sign:
+            errors.add(ConfigError(f"--fields: must be PART=PATH, got {one!r}"))
+        elif part in paths:
+            errors.add(ConfigError(f"--fields: names {part} twice, {paths[part]!r} and {path!r}"))
+        paths.setdefault(part, path if sign else part)
     with named_as_typed(args):
-        return chosen_format(args.format, fields)
+        form = errors.attempt(chosen_format, args.format, None if args.fields is None else paths)
+        errors.raise_any()
+    return form
 
 
 def add_reading(command: argparse.ArgumentParser) -> None:

@@ -65,11 +65,11 @@ def mine(args: argparse.Namespace) -> None:
     if lines := settings.errors():
         errors.add(ConfigError(lines))
     manifests = errors.attempt(check_search, args)
-    questions = None
+    form, questions = errors.attempt(given_format, args), None
     if args.qrels is None:
-        questions = errors.attempt(lambda: _questions(args.data, args.on_bad_record, given_format(args)))
+        questions = errors.attempt(_questions, args.data, args.on_bad_record, form)
     elif manifests is not None:
-        questions = errors.attempt(_judged_questions, args, manifests[0])
+        questions = errors.attempt(_judged_questions, args, manifests[0], form)
     with named_as_typed(args):
         errors.raise_any()
         assert questions is not None
@@ -107,7 +107,7 @@ def _questions(path: str, on_bad_record: str, form: Any) -> "list[Asked]":
     return found
 
 
-def _judged_questions(args: argparse.Namespace, manifest: "Manifest") -> "list[Asked]":
+def _judged_questions(args: argparse.Namespace, manifest: "Manifest", form: Any) -> "list[Asked]":
     """The questions that --qrels judges, with the passages of the index that it judges relevant."""
     from model_hub_rqa.data.corpus import read_qrels, read_queries
     from model_hub_rqa.records import Passage
@@ -115,7 +115,7 @@ def _judged_questions(args: argparse.Namespace, manifest: "Manifest") -> "list[A
     from model_hub_rqa.retrieval.mining import Asked
 
     errors = ErrorCollector()
-    queries = errors.attempt(read_queries, args.data, on_bad_record=args.on_bad_record)
+    queries = errors.attempt(read_queries, args.data, on_bad_record=args.on_bad_record, form=form)
     qrels = errors.attempt(read_qrels, args.qrels)
     errors.raise_any()
     assert queries is not None

@@ -114,22 +114,22 @@ def add_commands(commands: Any) -> None:
 
 def index(args: argparse.Namespace) -> None:
     """Builds an index folder; prints what is in it as a JSON object."""
-    from model_hub_rqa.retrieval.index_folder import build_index
+    from model_hub_rqa.retrieval.index_folder import build_index, index_errors
 
     progress = Progress("passages")
     with named_as_typed(args):
-        settings = _settings(args)
-        manifest = build_index(
-            args.corpus,
-            args.output,
-            settings,
-            passage_words=args.passage_words,
-            passage_stride=args.passage_stride,
-            chunking=_chunking(args),
-            on_bad_record=args.on_bad_record,
-            batch_size=args.batch_size or 32,
-            report=progress,
-        )
+        settings, errors = _settings(args)
+        chunking, more = _chunking(args)
+        what = {
+            "passage_words": args.passage_words,
+            "passage_stride": args.passage_stride,
+            "chunking": chunking,
+            "on_bad_record": args.on_bad_record,
+            "batch_size": 32 if args.batch_size is None else args.batch_size,
+        }
+        if settings is None or errors or more:
+            raise ConfigError([*errors, *more, *index_errors(args.corpus, args.output, settings, **what)])
+        manifest = build_index(args.corpus, args.output, settings, **what, report=progress)
     _say_ignored(Path(args.corpus))
     if manifest.n_skipped:
         say(f"{manifest.n_skipped:,} bad documents were left out of {args.corpus}")
@@ -141,14 +141,15 @@ def index(args: argparse.Namespace) -> None:
     print(json.dumps({"index": args.output, **shown, **manifest.measured}))
 
 
-def _chunking(args: argparse.Namespace) -> "Chunking | None":
+def _chunking(args: argparse.Namespace) -> "tuple[Chunking | None, list[str]]":
+    """How documents are split, and a line for each option that is ignored."""
     from model_hub_rqa.retrieval.chunking import Chunking
 
     names = ("size", "overlap", "tokenizer")
     given = {name: value for name in names if (value := getattr(args, f"chunk_{name}")) is not None}
-    if args.chunk_by is None and given:
-        raise ConfigError(f"chunk_{name}: needs chunk_by" for name in given)
-    return None if args.chunk_by is None else Chunking(args.chunk_by, **given)
+    if args.chunk_by is None:
+        return None, [f"chunk_{name}: needs chunk_by" for name in given]
+    return Chunking(args.chunk_by, **given), []
 
 
 def _say_ignored(corpus: Path) -> None:
@@ -160,16 +161,18 @@ def _say_ignored(corpus: Path) -> None:
         say(f"{sum(others.values()):,} files of {corpus} are no documents and are ignored: {listed}")
 
 
-def _settings(args: argparse.Namespace) -> "RetrieverSettings":
+def _settings(args: argparse.Namespace) -> "tuple[RetrieverSettings | None, list[str]]":
+    """The settings of the retriever, None where there is no such kind, and a line for each option that does not fit."""
     from model_hub_rqa.registry import RETRIEVERS
     from model_hub_rqa.retrieval.search import HYBRID
 
     if args.retriever == HYBRID:
-        raise ConfigError("--retriever: hybrid is no index: make one of each kind, and give rqa retrieve both --index")
+        hint = "make one of each kind, and give rqa retrieve both --index"
+        return None, [f"--retriever: hybrid is no index: {hint}"]
     try:
         kind: Any = RETRIEVERS.find(args.retriever)
     except ValueError as error:
-        raise ConfigError(f"--retriever: {error}") from error
+        return None, [f"--retriever: {error}"]
     own = {field.name for field in fields(kind)}
     options = {name: value for name in (*_OPTIONS, "batch_size") if (value := getattr(args, name)) is not None}
     errors = [
@@ -177,12 +180,7 @@ def _settings(args: argparse.Namespace) -> "RetrieverSettings":
         for name in options
         if name not in own and not (name == "batch_size" and "embedding_model" in own)
     ]
-    if args.batch_size is not None and args.batch_size < 1:
-        errors.append(f"--batch-size: must be at least 1, got {args.batch_size}")
-    settings: RetrieverSettings = kind(**{name: value for name, value in options.items() if name in own})
-    if errors:
-        raise ConfigError([*errors, *settings.errors()])
-    return settings
+    return kind(**{name: value for name, value in options.items() if name in own}), errors
 
 
 def retrieve(args: argparse.Namespace) -> None:

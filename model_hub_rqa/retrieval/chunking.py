@@ -46,10 +46,9 @@ class Chunking:
 
     def errors(self) -> list[str]:
         """A line for each field that breaks a rule."""
-        if self.by not in UNITS:
-            return [f"chunk_by: must be one of {', '.join(UNITS)}, got {self.by!r}"]
-        errors = []
-        if self.size is None and self.by != "headings":
+        known = self.by in UNITS
+        errors = [] if known else [f"chunk_by: must be one of {', '.join(UNITS)}, got {self.by!r}"]
+        if self.size is None and known and self.by != "headings":
             errors.append(f"chunk_size: is required with chunk_by {self.by}")
         if self.size is None and self.overlap:
             errors.append(f"chunk_overlap: needs chunk_size, got {self.overlap}")
@@ -59,7 +58,7 @@ class Chunking:
             errors.append(f"chunk_overlap: must be from 0 to less than chunk_size ({self.size}), got {self.overlap}")
         if self.by == "tokens" and not self.tokenizer:
             errors.append("chunk_tokenizer: is required with chunk_by tokens")
-        if self.by != "tokens" and self.tokenizer:
+        if known and self.by != "tokens" and self.tokenizer:
             errors.append(f"chunk_tokenizer: is ignored with chunk_by {self.by}")
         return errors
 

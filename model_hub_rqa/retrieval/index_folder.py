@@ -93,19 +93,19 @@ def build_index(
         DataError: all errors of the corpus; nothing is left of the index then.
     """
     target = Path(output)
+    if errors := index_errors(
+        corpus,
+        output,
+        settings,
+        passage_words=passage_words,
+        passage_stride=passage_stride,
+        chunking=chunking,
+        on_bad_record=on_bad_record,
+        batch_size=batch_size,
+    ):
+        raise ConfigError(errors)
     reader = CorpusReader(corpus, on_bad_record=on_bad_record)
-    chunks, errors = _chunking(passage_words, passage_stride, chunking)
-    if chunking is not None and chunking.by == "headings" and reader.path.exists() and not holds_documents(reader.path):
-        errors.append(
-            f"chunk_by: must not be headings, which {reader.path.name} has none of: it is a table of documents"
-        )
-    errors = [*settings.errors(), *errors, *_taken(target)]
-    errors += missing_libraries(*settings.needed_libraries())
-    errors += settings.model_errors()
-    if batch_size < 1:
-        errors.append(f"batch_size: must be at least 1, got {batch_size}")
-    if errors:
-        raise ConfigError([*errors, *reader.errors()])
+    chunks, _ = _chunking(passage_words, passage_stride, chunking)
     split = None if chunks is None else document_splitter(chunks)
     with _partial_folder(target) as partial:
         _clear(partial, settings.unfinished)
@@ -133,6 +133,34 @@ def build_index(
         (partial / PROGRESS).unlink(missing_ok=True)
         partial.replace(target)
     return manifest
+
+
+def index_errors(
+    corpus: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    settings: RetrieverSettings | None,
+    *,
+    passage_words: int | None = None,
+    passage_stride: int | None = None,
+    chunking: Chunking | None = None,
+    on_bad_record: str = "error",
+    batch_size: int = 32,
+) -> list[str]:
+    """What is wrong with the arguments of :func:`build_index`, and with the corpus by its name alone. ``settings`` is
+    None where the retriever is not known."""
+    reader = CorpusReader(corpus, on_bad_record=on_bad_record)
+    errors = [] if settings is None else settings.errors()
+    errors += _chunking(passage_words, passage_stride, chunking)[1]
+    if chunking is not None and chunking.by == "headings" and reader.path.exists() and not holds_documents(reader.path):
+        errors.append(
+            f"chunk_by: must not be headings, which {reader.path.name} has none of: it is a table of documents"
+        )
+    errors += _taken(Path(output))
+    if settings is not None:
+        errors += [*missing_libraries(*settings.needed_libraries()), *settings.model_errors()]
+    if batch_size < 1:
+        errors.append(f"batch_size: must be at least 1, got {batch_size}")
+    return [*errors, *reader.errors()]
 
 
 def open_index(

@@ -114,6 +114,40 @@ def test_a_wrong_input_ends_with_2(command: str, message: str, refused) -> None:
     assert re.search(message, said, re.MULTILINE), said
 
 
+AT_ONCE = [
+    (
+        "index --corpus none.jsonl --output file --retriever bm25 --k1 -3 --pooling cls --batch-size 0 "
+        "--chunk-by pages --chunk-size 0",
+        [
+            *("--pooling: is ignored", "--batch-size: is ignored", "--batch-size: must be at least 1, got 0"),
+            *("--k1: must be", "--chunk-by: must be", "--chunk-size: must be", "--output: file exists"),
+            "none.jsonl: no such file",
+        ],
+    ),
+    (
+        f"{INDEX.replace('new', 'file')} nope --chunk-size 0",
+        ["--retriever: must be", "--chunk-size: needs chunk_by", "--output: file exists"],
+    ),
+    (f"{INDEX.replace('new', 'file')} hybrid", ["--retriever: hybrid is no index", "--output: file exists"]),
+    (f"{INDEX} dense --embedding-model no/model --engine bm25s", ["--engine: is ignored", "--embedding-model: 'no/m"]),
+    (
+        "retrieve --index index --queries questions.jsonl --output new --fields question qestion=q id=a[ id=b",
+        [
+            *("--fields: must be PART=PATH, got 'question'", "--fields: names id twice, 'a[' and 'b'"),
+            *("--fields.qestion: is not a part", "--fields.id: must be a path"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("command", "messages"), AT_ONCE)
+def test_all_wrong_inputs_show_at_once(command: str, messages: list[str], refused) -> None:
+    """A line each."""
+    lines = refused(command).splitlines()
+    assert [message for message in messages if not any(line.startswith(message) for line in lines)] == [], lines
+    assert len(lines) == len(messages), lines
+
+
 SEARCH = "retrieve --index index --queries questions.jsonl --output new"
 ASKED = "evaluate --checkpoint model --data questions.jsonl --index index --output-dir new"
 MISSING = [

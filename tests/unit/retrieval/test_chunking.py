@@ -162,6 +162,13 @@ def test_sentences_begin_within_the_text(text: str) -> None:
     ("chunking", "errors"),
     [
         (Chunking("pages", 3), ["chunk_by: must be one of words, tokens, sentences, headings, got 'pages'"]),
+        (
+            Chunking("pages", 0, -1),
+            [
+                "chunk_by: must be one of words, tokens, sentences, headings, got 'pages'",
+                "chunk_size: must be at least 1, got 0",
+            ],
+        ),
         (Chunking("words"), ["chunk_size: is required with chunk_by words"]),
         (Chunking(size=0), ["chunk_size: must be at least 1, got 0"]),
         (Chunking(size=3, overlap=3), ["chunk_overlap: must be from 0 to less than chunk_size (3), got 3"]),

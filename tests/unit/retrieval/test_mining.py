@@ -189,6 +189,8 @@ def test_scores_of_a_cross_encoder(folder: Path, tmp_path: Path) -> None:
         (["--top-k", "1"], "questions.jsonl: no negative remains for any of 2 questions (dropped: positive 2"),
         (["--language", "xx"], "--language: "),
         (["--qrels", "none.tsv"], "none.tsv"),
+        (["--qrels", "none.tsv", "--format", "nope"], "--format: "),
+        (["--qrels", "none.tsv", "--fields", "question"], "--fields: must be PART=PATH, got 'question'"),
     ],
 )
 def test_what_is_refused(
@@ -198,6 +200,20 @@ def test_what_is_refused(
     assert run(folder, tmp_path / "mined.jsonl", *words) == 2
     assert error in capsys.readouterr().err
     assert not (tmp_path / "mined.jsonl").exists()
+
+
+def test_judged_questions_in_a_layout_of_their_own(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--fields says where questions are, with --qrels as well."""
+    lines = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    own = [json.dumps({"key": line["_id"], "ask": {"text": line["text"]}}) for line in lines]
+    (tmp_path / "own.jsonl").write_text("\n".join(own))
+    words = ["--qrels", str(folder / "qrels.tsv")]
+    assert run(folder, tmp_path / "mined.jsonl", *words, data="queries.jsonl") == 0
+    words += ["--data", str(tmp_path / "own.jsonl"), "--fields", "question=ask.text", "id=key"]
+    assert run(folder, tmp_path / "same.jsonl", *words) == 0, capsys.readouterr().err
+    assert (tmp_path / "same.jsonl").read_text() == (tmp_path / "mined.jsonl").read_text()
 
 
 def test_questions_without_a_positive(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
