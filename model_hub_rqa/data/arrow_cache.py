@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-Reader = Callable[[str, str], Records]  # (path, on_bad_record) -> Records
+FileLoader = Callable[[str, str], Records]  # (path, on_bad_record) -> Records
 
 FORMAT_VERSION = 2  # raise it whenever the package's readers, or the layout of the cached files, change what they give
 _FOLDER = "model_hub_rqa"
@@ -50,7 +50,7 @@ def cache_folder(cache_dir: str | None) -> Path:
 
 def cached_dataset(
     path: str,
-    reader: Reader,
+    reader: FileLoader,
     *,
     on_bad_record: str = "error",
     cache_dir: str | None = None,
@@ -81,7 +81,7 @@ def cached_dataset(
 
 
 def cached_records(
-    path: str, reader: Reader, *, on_bad_record: str, cache_dir: str | None, overwrite_cache: bool
+    path: str, reader: FileLoader, *, on_bad_record: str, cache_dir: str | None, overwrite_cache: bool
 ) -> "tuple[datasets.Dataset, FileCounts]":
     """As :func:`cached_dataset`, with the file's counts, which are not handed on."""
     import datasets
@@ -115,7 +115,7 @@ def _counts(path: str, noted: Mapping[str, Any]) -> FileCounts:
     return FileCounts(path, *(noted[name] for name in ("n_read", "n_skipped", "n_mended", "n_ignored", "numbered")))
 
 
-def _key(path: str, reader: Reader, on_bad_record: str) -> str:
+def _key(path: str, reader: FileLoader, on_bad_record: str) -> str:
     parts = [str(FORMAT_VERSION), function_digest(reader), on_bad_record, content_digest(path)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -17,7 +17,7 @@ from model_hub_rqa.data.formats.squad import SquadQuestions, SquadRows
 from model_hub_rqa.data.text_files import Location, Unreadable, garbage_later, loads, short
 
 if TYPE_CHECKING:
-    from model_hub_rqa.data.arrow_cache import Reader
+    from model_hub_rqa.data.arrow_cache import FileLoader
 
 # Types of a row's values in the words of Arrow; [type] is a list.
 SQUAD_FEATURES: Mapping[str, Any] = {
@@ -264,7 +264,7 @@ def read_rows(path: str | PathLike[str], *, columns: Sequence[str] = (), on_bad_
     return Records(rows, skipped, checks.n_bad)
 
 
-def rows_reader(*columns: str) -> "Reader":
+def rows_reader(*columns: str) -> "FileLoader":
     """:func:`read_rows` in the form of a reader, for a trial's ``build_reader``: ``rows_reader("id", "sentences")``."""
     return functools.partial(_read, columns)
 

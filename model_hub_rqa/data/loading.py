@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.data.arrow_cache import Reader, cached_dataset, cached_records
+from model_hub_rqa.data.arrow_cache import FileLoader, cached_dataset, cached_records
 from model_hub_rqa.data.file_loaders import SQUAD_FEATURES, Records, read_squad
 from model_hub_rqa.data.files import concatenated, load_any_file, may_be_squad
 from model_hub_rqa.data.hub import check_unanswerable, load_every_split, load_hub_split, load_hub_splits
@@ -34,7 +34,7 @@ def load_splits(
     data_config: Any,
     *,
     seed: int = 42,
-    reader: Reader | None = None,
+    reader: FileLoader | None = None,
     version_2_with_negative: bool | None = None,
 ) -> "DatasetDict":
     """Training and validation data, as the fields of :class:`~model_hub_rqa.config.DatasetKwargs` describe them.
@@ -80,7 +80,7 @@ def default_load_dataset(
     data_config: Any,
     *,
     seed: int = 42,
-    reader: Reader | None = None,
+    reader: FileLoader | None = None,
     version_2_with_negative: bool | None = None,
 ) -> "DatasetDict":
     """Training and validation data in any form that `datasets` reads: csv, json, text, parquet, a folder, the hub.
@@ -128,7 +128,7 @@ def load_split(
     split: str,
     *,
     seed: int = 42,
-    reader: Reader | None = None,
+    reader: FileLoader | None = None,
     version_2_with_negative: bool = False,
 ) -> "Dataset":
     """One side of what `load_splits` loads: "train" or "validation", from its file or else its data set.
@@ -190,7 +190,7 @@ def load_file(
 
 def squad_reader(
     version_2_with_negative: bool, *, require_answers: bool = True, require_offsets: bool = True
-) -> Reader:
+) -> FileLoader:
     """:func:`~model_hub_rqa.data.file_loaders.read_squad` in the form of a reader: ``reader(path, on_bad_record)``."""
     return functools.partial(_read_squad, version_2_with_negative, require_answers, require_offsets)
 
@@ -207,7 +207,7 @@ def _read_squad(
     )
 
 
-def _squad_reader_of(split: str, version_2_with_negative: bool) -> Reader:
+def _squad_reader_of(split: str, version_2_with_negative: bool) -> FileLoader:
     return squad_reader(version_2_with_negative, require_offsets=split == "train")
 
 
@@ -230,7 +230,7 @@ def _check(settings: Mapping[str, Any]) -> None:
 
 
 def _load_files(
-    settings: Mapping[str, Any], reader: Reader | None, squad_version_2: bool | None
+    settings: Mapping[str, Any], reader: FileLoader | None, squad_version_2: bool | None
 ) -> "dict[str, Dataset]":
     slices = _parse_slices(settings)
     whole: dict[str, list[Shard]] = {}
@@ -272,7 +272,7 @@ def _parse_slices(settings: Mapping[str, Any]) -> dict[str, list[FileSlice]]:
     return slices
 
 
-def _read_parts(settings: Mapping[str, Any], parts: Sequence[FileSlice], reader: Reader) -> list[Shard]:
+def _read_parts(settings: Mapping[str, Any], parts: Sequence[FileSlice], reader: FileLoader) -> list[Shard]:
     """The files of one split, each once."""
     shards: dict[str, Shard] = {}
     errors: list[str] = []
@@ -294,7 +294,7 @@ def _read_parts(settings: Mapping[str, Any], parts: Sequence[FileSlice], reader:
     return list(shards.values())
 
 
-def _read_file(settings: Mapping[str, Any], path: str, reader: Reader) -> Shard:
+def _read_file(settings: Mapping[str, Any], path: str, reader: FileLoader) -> Shard:
     return Shard(
         *cached_records(
             path,

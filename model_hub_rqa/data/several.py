@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model_hub_rqa.config.datasets import NamedSetKwargs
-from model_hub_rqa.data.arrow_cache import Reader
+from model_hub_rqa.data.arrow_cache import FileLoader
 from model_hub_rqa.data.hub import check_unanswerable
 from model_hub_rqa.data.loading import load_split
 from model_hub_rqa.data.shards import counted_as
@@ -30,7 +30,7 @@ def load_named_sets(
     sets: Mapping[str, Sequence[NamedSetKwargs]],
     *,
     seed: int,
-    reader: Reader | None = None,
+    reader: FileLoader | None = None,
     version_2_with_negative: bool = False,
 ) -> Mapping[str, Sets]:
     """Loads every set of both sides.
@@ -70,7 +70,7 @@ def load_named_sets(
 
 
 def load_named_set(
-    one: NamedSetKwargs, side: str, *, seed: int, reader: Reader | None, version_2_with_negative: bool
+    one: NamedSetKwargs, side: str, *, seed: int, reader: FileLoader | None, version_2_with_negative: bool
 ) -> Any:
     """One set of one side ("train" or "validation"): the single place where an entry of a list becomes a data set.
 

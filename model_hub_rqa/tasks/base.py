@@ -14,8 +14,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from model_hub_rqa.config import Kwargs
-from model_hub_rqa.data.arrow_cache import Reader as FileLoader
-from model_hub_rqa.data.arrow_cache import cached_dataset, map_examples
+from model_hub_rqa.data.arrow_cache import FileLoader, cached_dataset, map_examples
 from model_hub_rqa.data.checks import Checks
 from model_hub_rqa.data.features import with_row_numbers
 from model_hub_rqa.data.file_loaders import Records

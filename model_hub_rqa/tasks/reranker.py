@@ -45,7 +45,7 @@ class RerankerKwargs(JudgedKwargs):
 
 
 @TASKS.register("reranker")
-class Reranker(JudgedTask):
+class RerankerTask(JudgedTask):
     """Trains a classifier with one output on questions with positive and negative passages.
 
     A record is one of `read_judged`. A validation scores all passages of each record and ranks them: nDCG@10 and

@@ -12,7 +12,7 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 
 from model_hub_rqa.config.experiment import Experiment
-from model_hub_rqa.data.arrow_cache import Reader, map_examples, module_file, source_digest
+from model_hub_rqa.data.arrow_cache import FileLoader, map_examples, module_file, source_digest
 from model_hub_rqa.data.features import INDEX, check_batch, complete_datasets, with_row_numbers, with_shifted_rows
 from model_hub_rqa.data.several import join_sets, set_numbers
 from model_hub_rqa.data.shards import FileCounts, counting
@@ -112,7 +112,7 @@ class DatasetsTrial(SettingsTrial):
         if errors:
             raise ConfigError(errors)
 
-    def build_reader(self) -> Reader | None:
+    def build_reader(self) -> FileLoader | None:
         """What reads and validates a file of examples; None for SQuAD's form."""
         return None if self.task is None else self.task.file_loader()
 

@@ -1,11 +1,11 @@
 """RetrieverTrial: an embedding model, which finds the passages that answer a question."""
 
-from model_hub_rqa.tasks.retriever.task import Retriever
+from model_hub_rqa.tasks.retriever.task import RetrieverTask
 from model_hub_rqa.trials.task_trial import TaskTrial
 
 
 class RetrieverTrial(TaskTrial):
-    """Trains `Retriever`: an embedding model, which finds the passages that answer a question."""
+    """Trains `RetrieverTask`: an embedding model, which finds the passages that answer a question."""
 
-    task_class = Retriever
-    task: Retriever
+    task_class = RetrieverTask
+    task: RetrieverTask

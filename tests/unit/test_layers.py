@@ -187,3 +187,13 @@ def test_private_names_of_self_are_our_own() -> None:
     names = [own_names(ast.parse(path.read_text())) for part, path in modules() if part in ("trials", "train")]
     inherited = set().union(*(read for read, _ in names)) - set().union(*(given for _, given in names))
     assert inherited == set()
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    """A name in an error, a page or a configuration says which class is meant."""
+    defined: dict[str, list[str]] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                defined.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: files for name, files in defined.items() if len(files) > 1} == {}

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.data.arrow_cache import Reader
+from model_hub_rqa.data.arrow_cache import FileLoader
 from model_hub_rqa.data.checks import Checks
 from model_hub_rqa.data.file_loaders import Records, iter_questions, table_format
 from model_hub_rqa.data.formats.answers import unknown_answers
@@ -88,7 +88,7 @@ def read_fusion(
 
 def fusion_reader(
     *, require_answers: bool = True, require_passages: bool = True, form: QuestionFormat | None = None
-) -> Reader:
+) -> FileLoader:
     """:func:`read_fusion` in the form of a reader: ``reader(path, on_bad_record)``."""
     options = {"require_answers": require_answers, "require_passages": require_passages, "form": form}
     return functools.partial(_read, options)

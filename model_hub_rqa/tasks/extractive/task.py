@@ -13,7 +13,7 @@ import torch
 from model_hub_rqa.checkpoints import READER
 from model_hub_rqa.config.fields import FieldError, option
 from model_hub_rqa.config.kwargs import Kwargs
-from model_hub_rqa.data.arrow_cache import Reader as FileLoader
+from model_hub_rqa.data.arrow_cache import FileLoader
 from model_hub_rqa.data.loading import load_file, squad_reader
 from model_hub_rqa.data.predictions import is_squad_form
 from model_hub_rqa.data.slices import parse_slice

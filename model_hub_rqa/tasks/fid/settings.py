@@ -19,7 +19,7 @@ _QUESTION_FIELDS = ("question", "dialogue")
 _PASSAGE_FIELDS = ("title", "context")
 
 Pieces = tuple[tuple[str, str], ...]  # a literal text and the field after it, "" for none
-Turn = Mapping[str, str]  # {"role": "user" or "assistant", "text": what was said}
+TurnFields = Mapping[str, str]  # {"role": "user" or "assistant", "text": what was said}
 
 
 class TemplateParts(NamedTuple):
@@ -114,7 +114,7 @@ class Prompt:
         self._prefixes = {"user": settings.user_prefix, "assistant": settings.assistant_prefix}
         self.shows_dialogue = any(field == "dialogue" for _, field in self._question)
 
-    def question_half(self, question: str, history: Sequence[Turn] = ()) -> str:
+    def question_half(self, question: str, history: Sequence[TurnFields] = ()) -> str:
         """The question's half; ``history`` holds the turns before it, the oldest first."""
         turns = (*history, {"role": "user", "text": question})
         dialogue = " ".join(f"{self._prefixes[turn['role']]} {turn['text'].strip()}" for turn in turns)

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, NamedTuple
 
-from model_hub_rqa.data.arrow_cache import Reader as FileLoader
-from model_hub_rqa.data.arrow_cache import cache_folder
+from model_hub_rqa.data.arrow_cache import FileLoader, cache_folder
 from model_hub_rqa.data.formats.fid import fusion_reader
 from model_hub_rqa.data.formats.fields import chosen_format
 from model_hub_rqa.errors import DataError, RqaError, renamed

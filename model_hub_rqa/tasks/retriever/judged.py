@@ -9,7 +9,7 @@ import numpy as np
 
 from model_hub_rqa.config import Kwargs, option
 from model_hub_rqa.config.fields import FieldError
-from model_hub_rqa.data.arrow_cache import Reader as FileLoader
+from model_hub_rqa.data.arrow_cache import FileLoader
 from model_hub_rqa.data.formats.fields import chosen_format
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.libraries import check_libraries

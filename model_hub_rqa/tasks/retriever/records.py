@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.data.arrow_cache import Reader
+from model_hub_rqa.data.arrow_cache import FileLoader
 from model_hub_rqa.data.checks import Checks
 from model_hub_rqa.data.file_loaders import Records, iter_questions, table_format
 from model_hub_rqa.data.formats.fid import FUSION_FEATURES
@@ -17,7 +17,7 @@ from model_hub_rqa.data.text_files import short
 Row = dict[str, Any]
 
 
-def judged_reader(form: QuestionFormat | None = None) -> Reader:
+def judged_reader(form: QuestionFormat | None = None) -> FileLoader:
     """:func:`read_judged` in the form of a reader: ``reader(path, on_bad_record)``."""
     return functools.partial(_read, form)
 

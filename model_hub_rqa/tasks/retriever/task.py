@@ -31,7 +31,7 @@ _KEYS = ("question_key", "positive_keys", "passage_keys")
 
 
 @TASKS.register("retriever")
-class Retriever(JudgedTask):
+class RetrieverTask(JudgedTask):
     """Trains an embedding model on questions with positive and negative passages.
 
     A record is one of `read_judged`. In training one positive and ``num_hard_negatives`` negatives of a question are

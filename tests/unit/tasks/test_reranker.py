@@ -15,7 +15,7 @@ from model_hub_rqa import cli
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.models.build import build_config_and_tokenizer
 from model_hub_rqa.models.limits import Limits
-from model_hub_rqa.tasks.reranker import Reranker, RerankerKwargs, passages_of, reranker_loss
+from model_hub_rqa.tasks.reranker import RerankerKwargs, RerankerTask, passages_of, reranker_loss
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_retrieval.encoder_folder(folder, BertForSequenceClassification, num_labels=1))
 
 
-def task_of(encoder: str, **settings: Any) -> tuple[Reranker, Any]:
-    task = Reranker(RerankerKwargs(**{"num_hard_negatives": 2, **settings}))
+def task_of(encoder: str, **settings: Any) -> tuple[RerankerTask, Any]:
+    task = RerankerTask(RerankerKwargs(**{"num_hard_negatives": 2, **settings}))
     names = {"pretrained_model_name_or_path": encoder}
     config, tokenizer = build_config_and_tokenizer(names, names)
     task.setup(task.adapt_config(config, tokenizer), tokenizer, Limits(64))
@@ -33,7 +33,7 @@ def task_of(encoder: str, **settings: Any) -> tuple[Reranker, Any]:
     return task, task.build_model(None, names, True)
 
 
-def batch_of(task: Reranker, records: list[dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
+def batch_of(task: RerankerTask, records: list[dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
     path = tiny_retrieval.write_lines(tmp_path / "records.jsonl", records)
     features = task.features(task.load(path), training=True)
     return task.training_batch(task.collate(list(features)), 0)
@@ -108,7 +108,7 @@ def test_a_validation_has_a_feature_a_passage(encoder: str, tmp_path: Path) -> N
 
 def test_rankings_by_hand(tmp_path: Path) -> None:
     """The positives are at ranks 2 and 1; of equal scores the negative comes first."""
-    task = Reranker()
+    task = RerankerTask()
     examples = task.load(tiny_retrieval.write_lines(tmp_path / "records.jsonl", RECORDS[:2]))
     assert [one["gold"] for one in passages_of(examples[0])] == [True, False, False]
     scores = {(0, 0): 1.0, (0, 1): 1.0, (0, 2): -1.0, (1, 0): 3.0, (1, 1): 1.0, (1, 2): 2.0}

@@ -21,7 +21,7 @@ from model_hub_rqa.models.limits import Limits
 from model_hub_rqa.tasks.retriever.losses import false_negatives
 from model_hub_rqa.tasks.retriever.records import negatives_of, positives_of
 from model_hub_rqa.tasks.retriever.settings import RetrieverKwargs
-from model_hub_rqa.tasks.retriever.task import Retriever
+from model_hub_rqa.tasks.retriever.task import RetrieverTask
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_retrieval.encoder_folder(tmp_path_factory.mktemp("encoder")))
 
 
-def task_of(encoder: str, **settings: Any) -> tuple[Retriever, SentenceTransformer]:
-    task = Retriever(RetrieverKwargs(**settings))
+def task_of(encoder: str, **settings: Any) -> tuple[RetrieverTask, SentenceTransformer]:
+    task = RetrieverTask(RetrieverKwargs(**settings))
     names = {"pretrained_model_name_or_path": encoder}
     config, tokenizer = build_config_and_tokenizer(names, names)
     task.setup(config, tokenizer, Limits(64))
@@ -39,7 +39,7 @@ def task_of(encoder: str, **settings: Any) -> tuple[Retriever, SentenceTransform
     return task, model
 
 
-def batch_of(task: Retriever, records: list[dict[str, Any]], tmp_path: Path, epoch: int = 0) -> dict[str, Any]:
+def batch_of(task: RetrieverTask, records: list[dict[str, Any]], tmp_path: Path, epoch: int = 0) -> dict[str, Any]:
     path = tiny_retrieval.write_lines(tmp_path / "records.jsonl", records)
     features = task.features(task.load(path), training=True)
     return task.training_batch(task.collate(list(features)), epoch)
@@ -94,7 +94,7 @@ def columns_of(model: SentenceTransformer, records: list[dict[str, Any]]) -> lis
 )
 def test_records(record: dict[str, Any], positives: list[str], negatives: list[Any], tmp_path: Path) -> None:
     """Positives and negatives with their scores, whatever the file's format."""
-    (row,) = Retriever().load(tiny_retrieval.write_lines(tmp_path / "data.jsonl", [record]))
+    (row,) = RetrieverTask().load(tiny_retrieval.write_lines(tmp_path / "data.jsonl", [record]))
     assert row["question"] == "q"
     assert [one["text"] for one in positives_of(row)] == positives
     assert [(one["text"], one["score"]) for one in negatives_of(row)] == negatives
@@ -120,7 +120,7 @@ def test_records(record: dict[str, Any], positives: list[str], negatives: list[A
 def test_wrong_records(record: dict[str, Any], error: str, tmp_path: Path) -> None:
     path = tiny_retrieval.write_lines(tmp_path / "data.jsonl", [record, tiny_retrieval.record(0)])
     with pytest.raises(DataError, match=rf"line 1.*{error}"):
-        Retriever().load(path)
+        RetrieverTask().load(path)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_records_of_another_layout(tmp_path: Path) -> None:
     line = {"q": "q", "docs": [{"body": "a", "good": True}, {"body": "b", "good": False}]}
     path = tiny_retrieval.write_lines(tmp_path / "data.jsonl", [line])
     fields = {"question": "q", "passages": "docs[*].body", "gold": "docs[*].good"}
-    (row,) = Retriever(RetrieverKwargs(fields=fields)).load(path)
+    (row,) = RetrieverTask(RetrieverKwargs(fields=fields)).load(path)
     assert [[one["text"] for one in part(row)] for part in (positives_of, negatives_of)] == [["a"], ["b"]]
     config = tiny_retrieval.config(tmp_path)
     config["data"] |= {"fields": {"question": "q", "passage": "docs"}}
@@ -288,7 +288,7 @@ def inner_names(model: Any) -> list[str]:
 
 
 def test_overrides_of_the_config_reach_the_model(encoder: str) -> None:
-    task = Retriever()
+    task = RetrieverTask()
     names = {"pretrained_model_name_or_path": encoder}
     config, tokenizer = build_config_and_tokenizer({**names, "config_overrides": {"hidden_dropout_prob": 0.25}}, names)
     task.setup(config, tokenizer, Limits(64))
@@ -306,7 +306,7 @@ def test_random_weights_from_a_config(tmp_path: Path) -> None:
     )
     tokenizer.save_pretrained(tmp_path)
     names = {"pretrained_model_name_or_path": str(tmp_path)}
-    task = Retriever()
+    task = RetrieverTask()
     task.setup(*build_config_and_tokenizer(names, names), Limits(64))
     model = task.build_model(None, names, False)
     assert model.encode(["oil"]).shape == (1, 8)
@@ -354,7 +354,7 @@ def test_rankings_by_hand() -> None:
     import numpy as np
     from datasets import Dataset
 
-    task = Retriever()
+    task = RetrieverTask()
     rows = [
         {"id": "q0", "text": "a", "is_question": True, "positives": [11]},
         {"id": "q1", "text": "b", "is_question": True, "positives": [12, 13]},
