@@ -191,7 +191,7 @@ def _fit_locally(
     batches = resuming.batches_of(batches, changed_from, accumulation)
     done = batches // accumulation
     if chief:
-        for line in local_run.clear_the_way(folder, done):
+        for line in local_run.roll_back(folder, done):
             _say(line)
         summary.remove(folder)
     reports = local_run.Reports(

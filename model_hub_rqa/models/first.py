@@ -77,9 +77,6 @@ def read_init_source(
     return InitSource(given, parts, given.get("use_pretrained_weights") is not False, folder)
 
 
-read_first_model = read_init_source  # its name before 0.2
-
-
 def parse_parts(
     hparams: Mapping[str, Any], parts: Collection[str], *, known: Iterable[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

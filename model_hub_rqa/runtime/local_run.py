@@ -199,9 +199,6 @@ def roll_back(folder: Path, done: int) -> list[str]:
     return [f"set aside: {path} (later than the {done} steps that the run goes on from)" for path in later]
 
 
-clear_the_way = roll_back  # its name before 0.2
-
-
 def remove_set_aside(folder: Path) -> None:
     """Removes the checkpoints that `roll_back` has set aside, at the end of the run that took their place."""
     for path in (folder / "checkpoints").glob(".checkpoint-*.replaced"):

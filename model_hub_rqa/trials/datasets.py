@@ -142,7 +142,7 @@ class DatasetsTrial(SettingsTrial):
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
         """The model's config and tokenizer; a subclass may look at ``self.examples``, say for num_labels."""
-        parts = self.first.parts
+        parts = self.init_source.parts
         return build.build_config_and_tokenizer(
             self.config_kwargs if "config" in parts else None, self.tokenizer_kwargs if "tokenizer" in parts else None
         )
@@ -254,7 +254,7 @@ class DatasetsTrial(SettingsTrial):
             raise ConfigError(f"{type(self).__name__}.build_collator: must be written, or a task be named (task)")
         return self.task.collate
 
-    def build_chosen_collator(self: Any) -> Callable[[list[Any]], dict[str, Any]] | None:
+    def build_registered_collator(self: Any) -> Callable[[list[Any]], dict[str, Any]] | None:
         """The registered collator that was chosen, or None."""
         component = self.components.collator
         if component is None:
@@ -277,7 +277,7 @@ class DatasetsTrial(SettingsTrial):
         source = f"{type(self).__name__}.build_collator" if chosen is None else f"{chosen.path}: {chosen.name}"
         indexed = not self._overrides("evaluate_batch") or INDEX in validates.__code__.co_consts
         try:
-            collator = self.build_chosen_collator() or self.build_collator()
+            collator = self.build_registered_collator() or self.build_collator()
             for split, features in self.datasets.items():
                 check_batch(collator, features, split, indexed=indexed and split == "validation", source=source)
         except (AttributeError, DataError) as error:

@@ -20,7 +20,7 @@ from model_hub_rqa.config.experiment import Experiment
 from model_hub_rqa.config.fields import did_you_mean
 from model_hub_rqa.config.trainer_names import best_checkpoint_errors
 from model_hub_rqa.errors import ConfigError, ErrorCollector
-from model_hub_rqa.models.first import parse_parts, read_first_model
+from model_hub_rqa.models.first import parse_parts, read_init_source
 from model_hub_rqa.models.hub import check_model_names
 from model_hub_rqa.objectives import Objective, build_objective, needed_sets, needs_reference
 from model_hub_rqa.registry import TASKS, RegisteredObject, RegisteredObjects, import_plugins, read_registered
@@ -86,18 +86,18 @@ class SettingsTrial(BaseTransformerTrial):
             rule = f"needs data.mixing: by_size, got {self.data.mixing}"
             errors.add(ConfigError(f"hyperparameters.max_tokens_per_batch: {rule}"))
         errors.raise_any()
-        self.trainer = dataclasses.replace(self.trainer, use_pretrained_weights=self.first.pretrained)
+        self.trainer = dataclasses.replace(self.trainer, use_pretrained_weights=self.init_source.pretrained)
         self.data_settings = {**vars(self.data), **({} if self.settings is None else vars(self.settings))}
         self.seed = self._seed()
         if self.task_class is not None:
             self.task = self._build_task(self.task_class)
 
     def _parse_model(self, known: Collection[str]) -> None:
-        self.first = read_first_model(self.hparams, self.default_parts, self.components.model)
-        auto = parse_parts(self.first.hparams, self.first.parts, known=known)
+        self.init_source = read_init_source(self.hparams, self.default_parts, self.components.model)
+        auto = parse_parts(self.init_source.hparams, self.init_source.parts, known=known)
         self.config_kwargs, self.tokenizer_kwargs, self.model_kwargs = auto
-        errors = list(check_model_names(*auto, pretrained=self.first.pretrained))
-        has_model = self.hparams.get("model") is not None or "model" in self.first.parts
+        errors = list(check_model_names(*auto, pretrained=self.init_source.pretrained))
+        has_model = self.hparams.get("model") is not None or "model" in self.init_source.parts
         if not has_model and not self._overrides("build_model"):
             errors.append(f"hyperparameters.model: is required, since {type(self).__name__} has no model of its own")
         if errors:

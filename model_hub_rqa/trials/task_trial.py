@@ -132,8 +132,8 @@ class TaskTrial(ValidationTrial):
         with determined_cluster.warm_start(context) as warm:
             if warm is not None:
                 load_weights(model, warm, determined_cluster.WARM_START)
-            elif self.first.folder is not None and not determined_fixes.is_loading_only(context):
-                load_weights(model, self.first.folder)
+            elif self.init_source.folder is not None and not determined_fixes.is_loading_only(context):
+                load_weights(model, self.init_source.folder)
         if self.trainer.gradient_checkpointing:
             build.enable_gradient_checkpointing(model)
         self.bf16 = self.trainer.bf16
@@ -156,7 +156,7 @@ class TaskTrial(ValidationTrial):
             modes.STEP_EVERY_OPTIMIZER_STEP if self.scaler is None else modes.MANUAL_STEP,
         )
         self.grad_clip_fn = self._clip_gradients
-        self.collator = self.build_chosen_collator() or self.build_collator()
+        self.collator = self.build_registered_collator() or self.build_collator()
         if self.datasets and not self.batches_checked:
             self.check_batches()
         self.finite_check = FiniteCheck(context.distributed, self.example_ids)
@@ -173,7 +173,7 @@ class TaskTrial(ValidationTrial):
 
     def build_model(self) -> torch.nn.Module:
         if self.components.model is not None:
-            return self.build_chosen_model(self.components.model)
+            return self.build_registered_model(self.components.model)
         pretrained = self.trainer.use_pretrained_weights
         if self.task is not None:
             built: torch.nn.Module = self.task.build_model(self.trainer.model_mode, self.model_kwargs, pretrained)
@@ -241,7 +241,7 @@ class TaskTrial(ValidationTrial):
             raise ConfigError(f"{type(self).__name__}: the model gives no loss, and the trial has no compute_loss")
         return loss
 
-    def build_chosen_model(self: Any, component: RegisteredObject) -> torch.nn.Module:
+    def build_registered_model(self: Any, component: RegisteredObject) -> torch.nn.Module:
         """What a registered model's factory makes."""
         model = component.build(
             config=self.config,

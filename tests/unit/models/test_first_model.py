@@ -230,7 +230,7 @@ def test_a_builder_gets_what_it_asks_for_by_name() -> None:
 def built(model: Any, **parts: Any) -> Any:
     chosen = MODELS.from_config(model, "hyperparameters.model")
     trial = SimpleNamespace(**parts, model_kwargs={}, trainer=SimpleNamespace(use_pretrained_weights=False))
-    return TaskTrial.build_chosen_model(trial, chosen)
+    return TaskTrial.build_registered_model(trial, chosen)
 
 
 def test_the_loss_is_found_in_mappings_and_objects() -> None:
