@@ -179,6 +179,7 @@ def ask(args: argparse.Namespace) -> None:
     for name, text in (("QUESTION", args.question), *(("--turn", turn) for turn in args.turns)):
         if not text.strip():
             errors.add(ConfigError(f"{name}: must not be blank"))
+    errors.attempt(_named_task, args.checkpoint)
     errors.attempt(check_search, args)
     errors.raise_any()
     # The question is the user's, so the turn before it is the assistant's.

@@ -185,7 +185,10 @@ class DenseSettings(EncoderSettings):
             encoder = self._query_encoder(name)  # with the index's limit, not the model's own
         except ConfigError as error:
             hint = "" if embedding_model else f" ({folder} was built with it: if it has moved, say where)"
-            raise ConfigError([f"{line}{hint}" for line in error.errors]) from error
+            begins = ("" if line.startswith("embedding_model:") else f"{folder}: {name}: " for line in error.errors)
+            raise ConfigError(
+                f"{begin}{line}{hint}" for begin, line in zip(begins, error.errors, strict=True)
+            ) from error
 
         def load(passages: PassageStore) -> "DenseRetriever":
             index = None if self.faiss_index == FLAT else open_faiss(folder / FAISS, self.faiss_search)

@@ -10,8 +10,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from model_hub_rqa.data.corpus import CorpusReader
 from model_hub_rqa.data.documents import holds_documents
@@ -190,8 +191,8 @@ def open_index(
     manifest = read_manifest(path)
     errors = _errors(path, manifest, retriever, corpus, verify)
     settings = manifest.retriever_settings()
-    if embedding_model is not None and not hasattr(settings, "embedding_model"):
-        errors.append(f"{path}: is a {manifest.kind} index, which has no embedding model, got {embedding_model!r}")
+    if not hasattr(settings, "embedding_model"):
+        errors += query_model_errors(path, manifest, embedding_model)
     if retriever not in (None, manifest.kind):
         raise CheckpointError(errors)
     try:
@@ -204,6 +205,25 @@ def open_index(
     if len(passages) != manifest.n_passages:
         raise CheckpointError(f"{path}: holds {len(passages):,} passages, the manifest says {manifest.n_passages:,}")
     return Index(manifest, passages, load(passages))
+
+
+def query_model_errors(folder: str | os.PathLike[str], manifest: Manifest, embedding_model: str | None) -> list[str]:
+    """Why no embedding model can encode the queries of an index, by the name of the model alone.
+
+    Args:
+        folder, manifest: of the index.
+        embedding_model: in place of the one that the manifest names.
+    """
+    settings: Any = manifest.retriever_settings()
+    if not hasattr(settings, "embedding_model"):
+        error = (
+            f"{os.fspath(folder)}: is a {manifest.kind} index, which has no embedding model, got {embedding_model!r}"
+        )
+        return [] if embedding_model is None else [error]
+    name = embedding_model or getattr(settings, "query_model", "") or settings.embedding_model
+    other = {"query_model": ""} if hasattr(settings, "query_model") else {}
+    hint = "" if embedding_model else f" ({os.fspath(folder)} was built with it: if it has moved, say where)"
+    return [f"{line}{hint}" for line in replace(settings, embedding_model=name, **other).model_errors()]
 
 
 def check_index(

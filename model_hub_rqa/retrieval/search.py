@@ -10,7 +10,7 @@ from typing import Any
 from model_hub_rqa.errors import CheckpointError, ConfigError, ErrorCollector
 from model_hub_rqa.retrieval.base import PASSAGES, Report, Retriever, no_report
 from model_hub_rqa.retrieval.hybrid import FUSION_DEPTH, HybridRetriever, fusion_errors
-from model_hub_rqa.retrieval.index_folder import check_index, open_index
+from model_hub_rqa.retrieval.index_folder import check_index, open_index, query_model_errors
 from model_hub_rqa.retrieval.manifest import Manifest
 from model_hub_rqa.retrieval.rerank import RERANK_DEPTH, RerankedRetriever, build_reranker, choose_reranker
 
@@ -96,10 +96,22 @@ def _check(
     known = [manifest for manifest in manifests if manifest is not None]
     if known and len(known) == len(manifests) and (lines := _corpus_differences(settings.index, known)):
         errors.add(CheckpointError(lines))
+    if check_model:
+        of_folder = {folder: one for folder, one in zip(settings.index, manifests, strict=True) if one is not None}
+        for folder, model in _query_models(settings, of_folder).items():
+            if lines := query_model_errors(folder, of_folder[folder], model):
+                encodes = "embedding_model" in of_folder[folder].settings
+                errors.add(ConfigError(lines) if encodes else CheckpointError(lines))
     if settings.rerank is not None and check_model:
         errors.attempt(choose_reranker, settings.rerank)
     errors.raise_any()
     return known
+
+
+def _query_models(settings: SearchSettings, manifests: Mapping[str, Manifest]) -> dict[str, str | None]:
+    """The embedding model that each index is opened with: indexes without one get it only where no index has one."""
+    encoded = [folder for folder, one in manifests.items() if "embedding_model" in one.settings]
+    return {folder: settings.embedding_model if folder in encoded or not encoded else None for folder in manifests}
 
 
 def open_retriever(settings: SearchSettings, *, verify: bool = True, report: Report = no_report) -> Retriever:
@@ -118,12 +130,8 @@ def open_retriever(settings: SearchSettings, *, verify: bool = True, report: Rep
         ConfigError, CheckpointError: as :func:`check_retriever`, or an embedding model cannot be loaded, or is another.
     """
     manifests = _check(settings, None, verify, check_model=verify)
-    encoded = [
-        folder for folder, one in zip(settings.index, manifests, strict=True) if "embedding_model" in one.settings
-    ]
     errors, opened = ErrorCollector(), {}
-    for folder in settings.index:
-        model = settings.embedding_model if folder in encoded or not encoded else None
+    for folder, model in _query_models(settings, dict(zip(settings.index, manifests, strict=True))).items():
         opened[folder] = errors.attempt(open_index, folder, embedding_model=model, verify=False)
     errors.raise_any()
     indexes: dict[str, Retriever] = {folder: index for folder, index in opened.items() if index is not None}

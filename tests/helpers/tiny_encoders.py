@@ -14,7 +14,14 @@ TEXTS = [" ".join(WORDS[i % 13 :: 1 + i % 5]) for i in range(40)]  # of 1 to 13 
 
 
 def encoder_folder(
-    folder: Path, *, pooling: str = "mean", dimension: int = 16, seed: int = 0, tokenizer: Any = None, **config: Any
+    folder: Path,
+    *,
+    pooling: str = "mean",
+    dimension: int = 16,
+    seed: int = 0,
+    tokenizer: Any = None,
+    max_position_embeddings: int = 64,
+    **config: Any,
 ) -> str:
     """A tiny BERT whose vectors have lengths far from 1 and from each other; dropout is off.
 
@@ -24,6 +31,7 @@ def encoder_folder(
         dimension: of the vectors.
         seed: of the weights.
         tokenizer: another than WordPiece of lower case.
+        max_position_embeddings: tokens that it can read.
         **config: of config_sentence_transformers.json: similarity_fn_name, prompts ...
     """
     torch.manual_seed(seed)
@@ -35,7 +43,7 @@ def encoder_folder(
             num_hidden_layers=1,
             num_attention_heads=2,
             intermediate_size=32,
-            max_position_embeddings=64,
+            max_position_embeddings=max_position_embeddings,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         ),

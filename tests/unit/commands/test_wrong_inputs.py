@@ -131,6 +131,14 @@ AT_ONCE = [
     (f"{INDEX.replace('new', 'file')} hybrid", ["--retriever: hybrid is no index", "--output: file exists"]),
     (f"{INDEX} dense --embedding-model no/model --engine bm25s", ["--engine: is ignored", "--embedding-model: 'no/m"]),
     (
+        "ask q? --checkpoint none --index ./index --embedding-model no/model --top-k 0",
+        [
+            "none: is neither",
+            "--top-k: must be at least 1, got 0",
+            "./index: is a bm25 index, which has no embedding model",
+        ],
+    ),
+    (
         "retrieve --index index --queries questions.jsonl --output new --fields question qestion=q id=a[ id=b",
         [
             *("--fields: must be PART=PATH, got 'question'", "--fields: names id twice, 'a[' and 'b'"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from tokenizers_for_tests import bert
 
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.records import Passage
+from model_hub_rqa.retrieval.bm25 import BM25Settings
 from model_hub_rqa.retrieval.dense import DenseRetriever, DenseSettings
 from model_hub_rqa.retrieval.encoder import SIMILARITIES, Encoder
 from model_hub_rqa.retrieval.index_folder import build_index, open_index
 from model_hub_rqa.retrieval.manifest import read_manifest
+from model_hub_rqa.retrieval.search import SearchSettings, check_retriever
 from model_hub_rqa.retrieval.vectors import approximate_search, build_faiss, exact_search, open_faiss, similarities
 
 PASSAGES = [Passage(str(i), text) for i, text in enumerate(TEXTS)]
@@ -191,6 +194,45 @@ def test_an_index_of_another_model_is_refused(
     with pytest.raises(CheckpointError, match=rf"index: .*/copy: {said}$") as raised:
         open_index(tmp_path / "index", embedding_model=str(copy))
     assert len(raised.value.errors) == 1
+
+
+def test_a_model_that_cannot_read_as_much_as_the_index(tmp_path: Path, models: Path, corpus: Path) -> None:
+    """The index and the model are named, for the length is not what the user set."""
+    build_index(corpus, tmp_path / "index", DenseSettings(str(models / "dot"), max_seq_length=40))
+    short = encoder_folder(tmp_path / "short", max_position_embeddings=32)
+    with pytest.raises(ConfigError, match=r"index: .*/short: max_seq_length: must be at most 32, .* got 40$"):
+        open_index(tmp_path / "index", embedding_model=short)
+
+
+def test_an_embedding_model_that_is_not_there_is_named_before_work(
+    tmp_path: Path, models: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all else that is wrong: the one that was given, or that of the index; an index of words has none."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    moved = Path(shutil.copytree(models / "dot", tmp_path / "moved"))
+    build_index(corpus, tmp_path / "dense", DenseSettings(str(moved)))
+    build_index(corpus, tmp_path / "words", BM25Settings())
+    dense, words = str(tmp_path / "dense"), str(tmp_path / "words")
+    shutil.rmtree(moved)
+    cases = [
+        (SearchSettings((dense,)), r"embedding_model: .*moved.* \(.*/dense was built with it: if it has moved, say wh"),
+        (SearchSettings((dense,), embedding_model="no/model"), "embedding_model: 'no/model' is neither a folder nor"),
+        (SearchSettings((words, dense), embedding_model="no/model"), "embedding_model: 'no/model' is neither a folder"),
+        (SearchSettings((words,), embedding_model="no/model"), "words: is a bm25 index, which has no embedding model"),
+    ]
+    for settings, said in cases:
+        with pytest.raises((CheckpointError, ConfigError), match=said) as raised:
+            check_retriever(replace(settings, fusion_depth=0))
+        assert len(raised.value.errors) == 2, raised.value.errors
+    assert check_retriever(SearchSettings((words, dense), embedding_model=str(models / "dot")))
+
+
+def test_the_passage_model_may_be_gone(tmp_path: Path, models: Path, corpus: Path) -> None:
+    """A search needs the query model alone."""
+    passages = Path(shutil.copytree(models / "dot", tmp_path / "passages"))
+    build_index(corpus, tmp_path / "index", DenseSettings(str(passages), query_model=str(models / "dot")))
+    shutil.rmtree(passages)
+    assert check_retriever(SearchSettings((str(tmp_path / "index"),)))
 
 
 def test_what_is_set_holds_when_the_index_is_opened(tmp_path: Path, models: Path, corpus: Path) -> None:
