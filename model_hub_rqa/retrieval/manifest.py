@@ -87,7 +87,9 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: is not an index folder")
+        partial = folder.with_name(f"{folder.name}.partial")
+        hint = f"; run the same rqa index again to finish {partial.name}" if partial.is_dir() else ""
+        raise CheckpointError(f"{folder}: is not an index folder{hint}")
     if not path.is_file():
         hint = "; run the same rqa index again to finish it" if folder.name.endswith(".partial") else ""
         raise CheckpointError(f"{folder}: incomplete, {MANIFEST} (written last) is missing{hint}")

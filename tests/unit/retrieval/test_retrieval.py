@@ -269,6 +269,9 @@ def test_manifests_that_cannot_be_used(tmp_path: Path, corpus: Path) -> None:
     path.unlink()
     assert refusals(lambda: open_index(folder)) == [f"{folder}: incomplete, manifest.json (written last) is missing"]
     assert refusals(lambda: open_index(tmp_path / "none")) == [f"{tmp_path}/none: is not an index folder"]
+    (tmp_path / "none.partial").mkdir()
+    (line,) = refusals(lambda: open_index(tmp_path / "none"))
+    assert line.endswith("none: is not an index folder; run the same rqa index again to finish none.partial")
 
 
 def test_errors_leave_nothing(tmp_path: Path, corpus: Path) -> None:
