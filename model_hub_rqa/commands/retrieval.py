@@ -87,6 +87,9 @@ def add_commands(commands: Any) -> None:
     dense.add_argument("--faiss-index", metavar="TEXT", help="faiss' index_factory string, for example HNSW32")
     dense.add_argument("--faiss-search", metavar="TEXT", help="faiss' search parameters, for example efSearch=128")
     dense.add_argument("--devices", metavar="LIST", help="that encode together: cuda:0,cuda:1 (default: every GPU)")
+    dense.add_argument(
+        "--shard", metavar="I/N", help="encode part I of N; the last one joins them (default: the rank, under torchrun)"
+    )
     dense.add_argument("--batch-size", type=int, metavar="N", help="passages encoded at a time (default 32)")
     command.set_defaults(command=index)
 
@@ -115,6 +118,7 @@ def add_commands(commands: Any) -> None:
 def index(args: argparse.Namespace) -> None:
     """Builds an index folder; prints what is in it as a JSON object."""
     from model_hub_rqa.retrieval.index_folder import build_index, index_errors
+    from model_hub_rqa.retrieval.shards import build_shard, chosen_shard
 
     progress = Progress("passages")
     with named_as_typed(args):
@@ -129,16 +133,20 @@ def index(args: argparse.Namespace) -> None:
         }
         if settings is None or errors or more:
             raise ConfigError([*errors, *more, *index_errors(args.corpus, args.output, settings, **what)])
-        manifest = build_index(args.corpus, args.output, settings, **what, report=progress)
+        shard, folder = chosen_shard(args.shard), Path(args.output)
+        if shard is None:
+            manifest = build_index(args.corpus, folder, settings, **what, report=progress)
+        else:
+            folder, manifest = build_shard(args.corpus, folder, settings, shard, **what, report=progress)
     _say_ignored(Path(args.corpus))
     if manifest.n_skipped:
         say(f"{manifest.n_skipped:,} bad documents were left out of {args.corpus}")
-    say(f"{args.output}: {manifest.n_passages:,} passages; {progress.summary()}")
+    say(f"{folder}: {manifest.n_passages:,} passages; {progress.summary()}")
     names = ("kind", "n_documents", "n_skipped", "n_passages", "corpus_sha256")
     shown = {name: getattr(manifest, name) for name in names}
     if "similarity" in manifest.model:
         shown["similarity"] = manifest.model["similarity"]
-    print(json.dumps({"index": args.output, **shown, **manifest.measured}))
+    print(json.dumps({"index": str(folder), **shown, **manifest.measured}))
 
 
 def _chunking(args: argparse.Namespace) -> "tuple[Chunking | None, list[str]]":

@@ -83,6 +83,8 @@ class DenseSettings(EncoderSettings):
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers", "torch", "faiss-cpu", "numpy")
     unfinished: ClassVar[tuple[str, ...]] = (PASSAGES, OFFSETS, EMBEDDINGS, PROGRESS)
 
+    of_whole: ClassVar[tuple[str, ...]] = ("faiss_index", "faiss_search")  # what the shards of an index do not have
+
     query_model: str = ""
     embeddings: str = ""
     embeddings_dtype: str = "float32"
@@ -159,6 +161,44 @@ class DenseSettings(EncoderSettings):
                 vectors, folder / FAISS, self.faiss_index, self.faiss_search, queries.similarity, report
             )
         return Written(settings, identity, measured)
+
+    def join(
+        self,
+        folders: Sequence[Path],
+        rows: Iterable[tuple[int, int]],
+        folder: Path,
+        model: Mapping[str, str],
+        report: Report,
+    ) -> Mapping[str, float]:
+        """Writes the vectors of an index from those of its shards.
+
+        Args:
+            folders: of the shards.
+            rows: (shard, row in it) of each passage of the index, in its order.
+            folder: of the index.
+            model: what the shards' manifests say of it.
+            report: told of the progress.
+
+        Returns:
+            Figures of the index, by name.
+        """
+        import numpy as np
+
+        parts = [np_load(one / EMBEDDINGS) for one in folders]
+        n_passages, dimension = sum(map(len, parts)), parts[0].shape[1]
+        if errors := faiss_errors(
+            self.faiss_index, self.faiss_search, dimension, model["similarity"], n_passages=n_passages
+        ):
+            raise ConfigError(errors)
+        target = np.lib.format.open_memmap(
+            folder / EMBEDDINGS, mode="w+", dtype=parts[0].dtype, shape=(n_passages, dimension)
+        )
+        for place, (shard, row) in enumerate(rows):
+            target[place] = parts[shard][row]
+        target.flush()
+        if self.faiss_index == FLAT:
+            return {}
+        return build_faiss(target, folder / FAISS, self.faiss_index, self.faiss_search, model["similarity"], report)
 
     def _query_encoder(self, name: str) -> Encoder:
         return Encoder(replace(self, embedding_model=name, query_model="", embeddings=""))

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_hub_rqa.data.corpus import CorpusReader
 from model_hub_rqa.data.documents import holds_documents
@@ -29,6 +29,10 @@ from model_hub_rqa.retrieval.base import (
     write_passages,
 )
 from model_hub_rqa.retrieval.chunking import Chunking, document_splitter
+
+if TYPE_CHECKING:
+    from model_hub_rqa.retrieval.shards import IndexShard
+
 from model_hub_rqa.retrieval.manifest import (
     Manifest,
     damage,
@@ -68,6 +72,7 @@ def build_index(
     chunking: Chunking | None = None,
     on_bad_record: str = "error",
     batch_size: int = 32,
+    shard: "IndexShard | None" = None,
     report: Report = no_report,
 ) -> Manifest:
     """Builds an index folder from a corpus.
@@ -84,6 +89,7 @@ def build_index(
         chunking: how to split documents otherwise, as :func:`~model_hub_rqa.retrieval.chunking.split_document` does.
         on_bad_record: "error", or "skip" to leave bad documents out.
         batch_size: passages that the embedding model encodes at a time.
+        shard: the part of the corpus to index, for `shards.build_shard`; None for all of it.
         report: told of the progress.
 
     Returns:
@@ -108,9 +114,10 @@ def build_index(
     reader = CorpusReader(corpus, on_bad_record=on_bad_record)
     chunks, _ = _chunking(passage_words, passage_stride, chunking)
     split = None if chunks is None else document_splitter(chunks)
-    with _partial_folder(target) as partial:
+    with partial_folder(target) as partial:
         _clear(partial, settings.unfinished)
-        n_passages = write_passages(_passages(reader, split), partial, report)
+        passages = _passages(reader, split)
+        n_passages = write_passages(passages if shard is None else shard.of(passages), partial, report)
         store = PassageStore(partial)
         written = settings.write(store, partial, batch_size=batch_size, report=report)
         manifest = Manifest(
@@ -124,6 +131,7 @@ def build_index(
             passage_stride=passage_stride,
             chunking=None if chunking is None else asdict(chunking),
             on_bad_record=on_bad_record,
+            shard=None if shard is None else str(shard),
             settings=asdict(written.settings),
             model=dict(written.model),
             measured=dict(written.measured),
@@ -232,11 +240,14 @@ def check_index(
     retriever: str | None = None,
     corpus: str | os.PathLike[str] | None = None,
     verify: bool = True,
+    shard: str | None = None,
 ) -> Manifest:
-    """Compares an index folder with its use as :func:`open_index` does, but loads no model; returns the manifest."""
+    """Compares an index folder with its use as :func:`open_index` does, but loads no model; returns the manifest.
+
+    ``shard`` says which part of an index, ``I/N``, the folder must be; None for a whole one."""
     manifest = read_manifest(Path(folder))
     check_libraries(*manifest.retriever_settings().needed_libraries())
-    errors = _errors(Path(folder), manifest, retriever, corpus, verify)
+    errors = _errors(Path(folder), manifest, retriever, corpus, verify, shard)
     if errors:
         raise CheckpointError(errors)
     return manifest
@@ -248,9 +259,13 @@ def _errors(
     retriever: str | None,
     corpus: str | os.PathLike[str] | None,
     verify: bool,
+    shard: str | None = None,
 ) -> list[str]:
     """Damage, and differences that show without a model."""
     errors = damage(folder, manifest, verify)
+    if manifest.shard != shard:
+        expected = "a whole index" if shard is None else f"shard {shard}"
+        errors.append(f"{folder}: must be {expected}, got shard {manifest.shard}")
     if retriever is not None and retriever != manifest.kind:
         errors.append(f"{folder}: is a {manifest.kind} index, {retriever} was asked for")
     if corpus is not None:
@@ -279,7 +294,7 @@ def _taken(target: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _partial_folder(target: Path) -> Iterator[Path]:
+def partial_folder(target: Path) -> Iterator[Path]:
     """The folder to build in, for one process at a time; gone afterwards where nothing worth keeping is in it."""
     partial = target.with_name(f"{target.name}.partial")
     try:

@@ -30,6 +30,7 @@ class Manifest:
         n_passages: passages to search; as many as documents where they were not split.
         passage_words, passage_stride: how documents were split by words; None where they were not.
         chunking: the fields of `Chunking` where they were split otherwise.
+        shard: ``I/N`` of a folder that is a part of an index.
         on_bad_record: how bad documents were treated.
         settings: fields of the retriever's settings.
         model: all of the embedding model that the index depends on, by name: the SHA-256 of its weights and tokenizer,
@@ -56,6 +57,7 @@ class Manifest:
     sha256: dict[str, str]
     format_version: int = FORMAT_VERSION
     chunking: dict[str, Any] | None = None
+    shard: str | None = None
 
     @property
     def is_split(self) -> bool:
