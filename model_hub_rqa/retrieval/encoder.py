@@ -179,9 +179,11 @@ class Encoder:
 
 
 def all_gpus() -> list[str]:
-    """The names of the GPUs that torch sees."""
+    """The names of the GPUs that torch sees; where torchrun has started several ranks here, that of this rank."""
     import torch
 
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        return [f"cuda:{os.environ['LOCAL_RANK']}"] if torch.cuda.device_count() else []
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
 
 

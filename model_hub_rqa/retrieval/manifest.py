@@ -91,6 +91,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         partial = folder.with_name(f"{folder.name}.partial")
         hint = f"; run the same rqa index again to finish {partial.name}" if partial.is_dir() else ""
+        hint += _missing_shards(folder.with_name(f"{folder.name}.shards"))
         raise CheckpointError(f"{folder}: is not an index folder{hint}")
     if not path.is_file():
         hint = "; run the same rqa index again to finish it" if folder.name.endswith(".partial") else ""
@@ -108,6 +109,18 @@ def read_manifest(folder: Path) -> Manifest:
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: has the format {version!r}, this version reads {FORMAT_VERSION}: index anew")
     raise CheckpointError(f"{path}: damaged, its content does not have the SHA-256 that it names")
+
+
+def _missing_shards(folder: Path) -> str:
+    """Which shards an index still waits for; empty where none was begun."""
+    counts = {int(count) for path in folder.glob("*-of-*") if (count := path.name.partition("-of-")[2]).isdigit()}
+    if not counts:
+        return ""
+    names = [f"{number}-of-{max(counts)}" for number in range(1, max(counts) + 1)]
+    missing = [name for name in names if not (folder / name / MANIFEST).is_file()]
+    if not missing:
+        return f"; run rqa index with any --shard again to join {folder.name}"
+    return f"; {folder.name} lacks {', '.join(missing)}: run rqa index for them"
 
 
 def damage(folder: Path, manifest: Manifest, verify: bool) -> list[str]:

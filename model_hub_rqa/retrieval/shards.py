@@ -10,20 +10,23 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from model_hub_rqa.checkpoints import MANIFEST
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.records import Passage
 from model_hub_rqa.retrieval.base import PassageStore, Report, RetrieverSettings, no_report, write_passages
+from model_hub_rqa.retrieval.encoder import model_folder
 from model_hub_rqa.retrieval.index_folder import build_index, check_index, index_errors, partial_folder
 from model_hub_rqa.retrieval.manifest import Manifest, file_sums, read_manifest, write_manifest
 
 BLOCK = 256  # passages that stand together in a shard
-_SAME = ("corpus_sha256", "n_documents", "passage_words", "passage_stride", "chunking", "on_bad_record", "model")
+_SPLIT = ("passage_words", "passage_stride", "chunking", "on_bad_record")
+_SAME = ("corpus_sha256", "n_documents", *_SPLIT, "model", "settings")
 
 
 @dataclass(frozen=True)
@@ -89,27 +92,67 @@ def build_shard(
 
     Raises:
         ConfigError, DataError, CheckpointError: as `build_index`; or the retriever cannot be built in shards, a shard
-            is of another corpus or model, or a file of one is damaged.
+            is of another corpus or model or has other settings, or a file of one is damaged.
     """
-    folder = shard.folder(output)
+    target, folder = Path(output), shard.folder(output)
     joins = getattr(settings, "join", None)
     errors = [] if joins is not None else [f"shard: is for dense indexes, got a {settings.kind} index"]
     if getattr(settings, "embeddings", ""):
         errors.append("shard: encodes nothing with embeddings")
-    if errors := [*errors, *index_errors(corpus, output, settings, **options)]:
+    errors += index_errors(corpus, output, settings, **options)
+    if errors and not (joins and (target / MANIFEST).is_file()):
         raise ConfigError(errors)
     own = replace(settings, faiss_index="Flat", faiss_search="")  # type: ignore[call-arg]  # the whole index has it
-    if not (folder / "manifest.json").is_file():
+    with _one_at_a_time(folder.parent):  # after a restart, another rank may have joined them by now
+        if (target / MANIFEST).is_file():
+            return target, _as_asked(target, corpus, settings, options)
+        if is_built := (folder / MANIFEST).is_file():
+            _as_asked(folder, corpus, own, options)
+    if not is_built:
         build_index(corpus, folder, own, shard=shard, report=report, **options)
     with _one_at_a_time(folder.parent):
-        if not folder.parent.is_dir() or Path(output).is_dir():
-            return Path(output), read_manifest(Path(output))
+        if (target / MANIFEST).is_file():
+            return target, read_manifest(target)
         folders = [IndexShard(number, shard.count).folder(output) for number in range(1, shard.count + 1)]
-        if not all((one / "manifest.json").is_file() for one in folders):
+        if not all((one / MANIFEST).is_file() for one in folders):
             return folder, read_manifest(folder)
-        manifest = join_shards(folders, Path(output), settings, report=report)
-    shutil.rmtree(folder.parent, ignore_errors=True)
-    return Path(output), manifest
+        manifest = join_shards(folders, target, settings, report=report)
+        shutil.rmtree(folder.parent, ignore_errors=True)
+    return target, manifest
+
+
+def _as_asked(
+    folder: Path, corpus: str | os.PathLike[str], settings: RetrieverSettings, options: Mapping[str, Any]
+) -> Manifest:
+    """The manifest of a shard, or an index, that an earlier run has built.
+
+    Raises:
+        CheckpointError: it was built from another corpus file, or with other settings, than is asked for now.
+    """
+    manifest = read_manifest(folder)
+    asked: dict[str, Any] = {**asdict(settings), "devices": ""}
+    asked |= {name: _full_name(asked[name]) for name in ("embedding_model", "query_model") if asked[name]}
+    noted = dict(manifest.settings)
+    if asked["max_seq_length"] is None:
+        del asked["max_seq_length"]  # the model's own is noted
+    chunking = options.get("chunking")
+    asked |= {"corpus": os.path.abspath(corpus), "on_bad_record": options.get("on_bad_record", "error")}
+    asked |= {name: options.get(name) for name in ("passage_words", "passage_stride")}
+    asked["chunking"] = None if chunking is None else asdict(chunking)
+    noted |= {"corpus": os.path.abspath(manifest.corpus_file), **{name: getattr(manifest, name) for name in _SPLIT}}
+    if errors := [
+        f"{folder}: was built with {name} {noted.get(name)!r}, got {value!r}; remove it, or name another output"
+        for name, value in asked.items()
+        if noted.get(name) != value
+    ]:
+        raise CheckpointError(errors)
+    return manifest
+
+
+def _full_name(model: str) -> str:
+    """As a manifest names an embedding model."""
+    name = model_folder(model)
+    return os.path.abspath(name) if os.path.isdir(name) else name
 
 
 def join_shards(
@@ -123,7 +166,7 @@ def join_shards(
         settings: of the index.
 
     Raises:
-        CheckpointError: a shard is damaged, or differs from the first one in corpus or model.
+        CheckpointError: a shard is damaged, or differs from the first one in corpus, model or settings.
     """
     manifests = [check_index(folder, shard=f"{number}/{len(folders)}") for number, folder in enumerate(folders, 1)]
     first, errors = manifests[0], list[str]()
@@ -166,11 +209,23 @@ def _rows(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 @contextlib.contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """A lock of the shards' folder on a shared file system."""
+    """A lock of the shards' folder on a shared file system; its file is gone afterwards."""
     path = folder.with_name(f"{folder.name}.lock")
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file.fileno(), path):
+                continue  # whoever held it has removed it: the next one locks a new file
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

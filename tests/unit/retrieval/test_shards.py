@@ -1,14 +1,20 @@
 """An index by several processes: what each encodes, how the shards are joined, and what is refused."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_encoders import TEXTS, encoder_folder
@@ -16,8 +22,9 @@ from tiny_encoders import TEXTS, encoder_folder
 from model_hub_rqa import cli
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.records import Passage
-from model_hub_rqa.retrieval import shards
+from model_hub_rqa.retrieval import encoder, shards
 from model_hub_rqa.retrieval.dense import DenseSettings
+from model_hub_rqa.retrieval.encoder import Encoder
 from model_hub_rqa.retrieval.index_folder import build_index, open_index
 from model_hub_rqa.retrieval.shards import IndexShard, build_shard, chosen_shard
 
@@ -171,6 +178,139 @@ def test_a_rank_has_its_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "2")
     assert chosen_shard(None) == IndexShard(3, 4)
     assert chosen_shard("1/2") == IndexShard(1, 2)
+
+
+def join_interrupted(corpus: Path, output: Path, settings: DenseSettings) -> None:
+    """Leaves both of two shards whole, and no index."""
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(shards, "join_shards", interrupted)
+        for number in (1, 2):
+            build_shard(corpus, output, settings, IndexShard(number, 2))
+    assert not output.exists()
+
+
+def test_a_rank_that_starts_after_the_join(world: tuple[Path, DenseSettings], tmp_path: Path) -> None:
+    """After a restart, one rank may join the shards before another one has looked: both succeed."""
+    corpus, settings = world
+    join_interrupted(corpus, tmp_path / "index", settings)
+    _, joined = build_shard(corpus, tmp_path / "index", settings, IndexShard(1, 2))
+    assert build_shard(corpus, tmp_path / "index", settings, IndexShard(2, 2)) == (tmp_path / "index", joined)
+    with pytest.raises(CheckpointError, match=r"index: was built with embeddings_dtype 'float32', got 'float16'"):
+        build_shard(corpus, tmp_path / "index", replace(settings, embeddings_dtype="float16"), IndexShard(2, 2))
+    with pytest.raises(CheckpointError, match=r"index: was built with passage_words None, got 3"):
+        build_shard(corpus, tmp_path / "index", settings, IndexShard(2, 2), passage_words=3)
+
+
+def test_an_empty_folder_is_no_index(world: tuple[Path, DenseSettings], tmp_path: Path) -> None:
+    """An empty folder is no index: the arguments are checked as always."""
+    corpus, settings = world
+    (tmp_path / "index").mkdir()
+    with pytest.raises(ConfigError, match="embeddings_dtype: must be one of"):
+        build_shard(corpus, tmp_path / "index", replace(settings, embeddings_dtype="x"), IndexShard(1, 2))
+
+
+def test_shards_of_other_settings_are_not_used(world: tuple[Path, DenseSettings], tmp_path: Path) -> None:
+    """A shard that is whole is that of the model and the settings that are asked for now, or an error."""
+    corpus, settings = world
+    join_interrupted(corpus, tmp_path / "index", settings)
+    other = encoder_folder(tmp_path / "other", seed=1)
+    with pytest.raises(CheckpointError, match=r"1-of-2: was built with embedding_model .*, got .*other.*; remove it"):
+        build_shard(corpus, tmp_path / "index", replace(settings, embedding_model=other), IndexShard(1, 2))
+    build_shard(corpus, tmp_path / "half", replace(settings, embeddings_dtype="float16"), IndexShard(1, 2))
+    with pytest.raises(CheckpointError, match=r"2-of-2: must have the settings of 1-of-2, got another"):
+        build_shard(corpus, tmp_path / "half", settings, IndexShard(2, 2))
+    assert not any((tmp_path / name).exists() for name in ("index", "half"))
+
+
+def test_missing_shards_are_named(world: tuple[Path, DenseSettings], tmp_path: Path) -> None:
+    """By a search in an index that waits for them."""
+    corpus, settings = world
+    build_shard(corpus, tmp_path / "index", settings, IndexShard(2, 3))
+    with pytest.raises(CheckpointError, match=r"index.shards lacks 1-of-3, 3-of-3: run rqa index for them"):
+        open_index(tmp_path / "index")
+    join_interrupted(corpus, tmp_path / "two", settings)
+    with pytest.raises(CheckpointError, match=r"run rqa index with any --shard again to join two.shards"):
+        open_index(tmp_path / "two")
+
+
+def test_one_rank_joins_at_a_time(tmp_path: Path) -> None:
+    """Also where the second waits for a file that the first one removes, and the third comes after that."""
+    target = tmp_path / "index.shards"
+    lock = tmp_path / "index.shards.lock"
+    code = (
+        "import sys; from pathlib import Path; from model_hub_rqa.retrieval.shards import _one_at_a_time\n"
+        f"with _one_at_a_time(Path({str(target)!r})):\n    print('in', flush=True); sys.stdin.readline()"
+    )
+    with shards._one_at_a_time(target):
+        waiting = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True)
+        has_it_open = Path(f"/proc/{waiting.pid}/fd")
+        while not any(os.path.realpath(one) == str(lock) for one in has_it_open.iterdir()):
+            assert waiting.poll() is None
+            time.sleep(0.01)
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline() == "in\n"
+    with lock.open("w") as file, pytest.raises(BlockingIOError):
+        shards.fcntl.flock(file, shards.fcntl.LOCK_EX | shards.fcntl.LOCK_NB)
+    waiting.communicate("\n")
+    assert waiting.returncode == 0
+    assert not lock.exists()
+
+
+def test_a_rank_encodes_on_its_own_gpu(
+    world: tuple[Path, DenseSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, a process takes all GPUs; of torchrun's ranks, none takes another one's."""
+    corpus, settings = world
+    used: list[list[str]] = []
+
+    @contextlib.contextmanager
+    def on(self: Encoder, devices: Sequence[str]) -> Any:
+        used.append(list(devices))
+        yield
+
+    monkeypatch.setattr(Encoder, "on", on)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    build_shard(corpus, tmp_path / "alone", settings, IndexShard(1, 2))
+    assert used == [["cuda:0", "cuda:1", "cuda:2", "cuda:3"]]
+    for name, value in {"RANK": 6, "WORLD_SIZE": 8, "LOCAL_RANK": 2, "LOCAL_WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    assert encoder.all_gpus() == ["cuda:2"]
+    build_shard(corpus, tmp_path / "index", settings, IndexShard(1, 2))
+    assert len(used) == 1  # the model is on cuda:2 already: sentence-transformers reads LOCAL_RANK
+
+
+@pytest.mark.slow
+def test_a_killed_shard_goes_on(tmp_path: Path, model: str) -> None:
+    """Not from the beginning; and the joined index is that of one go."""
+    corpus = corpus_of(tmp_path, [f"{TEXTS[i % 40]} {i}" for i in range(20_000)])
+    code = "import sys; from model_hub_rqa.retrieval import dense; dense._SECONDS_BETWEEN_SAVES = 0.1\n"
+    code += "from model_hub_rqa import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "index", "--corpus", str(corpus), "--retriever", "dense"]
+    command += ["--embedding-model", model, "--output", str(tmp_path / "index"), "--shard", "2/2"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    progress = tmp_path / "index.shards/2-of-2.partial/progress.json"
+    while not progress.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = json.loads(progress.read_text())["done"]
+    begun: list[int] = []
+
+    def report(stage: str, number: int, of: int) -> None:
+        begun.extend([number] if stage == "encoding" else [])
+
+    settings = DenseSettings(embedding_model=model)
+    build_shard(corpus, tmp_path / "index", settings, IndexShard(2, 2), report=report)
+    assert begun[0] == done > 0
+    build_shard(corpus, tmp_path / "index", settings, IndexShard(1, 2))
+    build_index(corpus, tmp_path / "whole", settings)
+    vectors, expected = (np.load(tmp_path / name / "embeddings.npy") for name in ("index", "whole"))
+    np.testing.assert_allclose(vectors, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
