@@ -6,9 +6,12 @@ f times in this one, which has l words. The words are those of `model_hub_rqa.re
 ``k1 + 1`` and keeps l in one byte, as Lucene does: above 40 it is rounded down, to 42, 44 ... 1,048, 1,176 ...
 """
 
+import contextlib
 import logging
 import math
+import shutil
 import tempfile
+import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -218,6 +221,20 @@ class _Engine(Protocol):
         ...
 
 
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards, though a thread of tantivy may still put a lock into it while it goes."""
+    folder = Path(tempfile.mkdtemp(prefix="rqa-bm25-"))
+    try:
+        yield folder
+    finally:
+        for wait in (0.0, 0.01, 0.1, 1.0):
+            time.sleep(wait)
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder)
+                break
+
+
 class _Tantivy:
     def __init__(self, index: Any) -> None:
         self._index = index
@@ -252,11 +269,11 @@ class _Tantivy:
     def load(cls, folder: Path) -> "_Tantivy":
         """tantivy locks the folder that it reads, which may not be written to: it gets one of links to the files."""
         tantivy = require("tantivy")
-        with tempfile.TemporaryDirectory(prefix="rqa-bm25-") as links:
+        with _temporary_folder() as links:
             for path in (folder / _SUBFOLDER).resolve().iterdir():
-                (Path(links) / path.name).symlink_to(path)
+                (links / path.name).symlink_to(path)
             try:
-                index = tantivy.Index.open(links)
+                index = tantivy.Index.open(str(links))
                 index.config_reader("manual")  # it does not watch the folder; the files are open from here on
                 return cls(index)
             except ValueError as error:

@@ -34,7 +34,7 @@ def is_spec(value: Any) -> bool:
     return isinstance(value, dict) and value.get("type") in SPECS
 
 
-SEARCHES = [path for path in CONFIGS if any(map(is_spec, EXPERIMENTS[path].hyperparameters.values()))]
+SEARCHES = [path for path in CONFIGS if any(map(is_spec, EXPERIMENTS[path].raw["hyperparameters"].values()))]
 ASHA = [path for path in CONFIGS if EXPERIMENTS[path].raw["searcher"]["name"] == "adaptive_asha"]
 
 

@@ -1,7 +1,9 @@
 """BM25 over either engine: scores by the formula, rankings by hand, ties, repeated words, languages, refusals."""
 
+import errno
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -254,6 +256,23 @@ def test_an_index_of_version_01_is_refused(tmp_path: Path) -> None:
     old_index(tmp_path / "old")
     with pytest.raises(CheckpointError, match=r"has the format 1, .*: index anew"):
         check_index(tmp_path / "old")
+
+
+def test_a_lock_that_comes_late_does_no_harm(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of tantivy may write into the folder of links while it is removed: it is removed once more."""
+    build_index(corpus, tmp_path / "index", BM25Settings())
+    plain, seen = shutil.rmtree, list[Path]()
+
+    def rmtree(path: Any, *args: Any, **kwargs: Any) -> None:
+        seen.append(Path(path))
+        if len(seen) == 1:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        plain(path, *args, **kwargs)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    assert ids(open_index(tmp_path / "index").search(["red"], 3)[0]) == ["3"]
+    assert len(seen) == 2
+    assert not seen[0].exists()
 
 
 def test_the_index_folder_stays_as_it_was_written(corpus: Path, tmp_path: Path) -> None:
