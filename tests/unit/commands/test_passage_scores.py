@@ -18,7 +18,7 @@ from model_hub_rqa.errors import DataError
 from model_hub_rqa.readers import Reader
 from model_hub_rqa.tasks.causal_lm.features import GenerationFeatureBuilder
 from model_hub_rqa.tasks.retriever.settings import RetrieverKwargs
-from model_hub_rqa.tasks.retriever.task import Retriever
+from model_hub_rqa.tasks.retriever.task import RetrieverTask
 
 PASSAGES = [
     {"id": "p0", "title": "Oil", "text": "the price of oil had risen"},
@@ -84,7 +84,7 @@ def test_likelihood_of_a_causal_reader(folder: Path, tmp_path: Path) -> None:
 def test_a_retriever_reads_them(folder: Path, tmp_path: Path) -> None:
     """The loss kl takes the first 1 + num_hard_negatives passages with their scores."""
     lines = scored(folder, "fusion", tmp_path / "scores.jsonl")
-    task = Retriever(RetrieverKwargs(loss="kl", num_hard_negatives=1))
+    task = RetrieverTask(RetrieverKwargs(loss="kl", num_hard_negatives=1))
     for row, line in zip(task.load(str(tmp_path / "scores.jsonl")), lines, strict=True):
         passages, n_positives = task.candidates(row)
         assert [(one["id"], one["score"]) for one in passages] == [

