@@ -193,8 +193,8 @@ class DenseSettings(EncoderSettings):
         target = np.lib.format.open_memmap(
             folder / EMBEDDINGS, mode="w+", dtype=parts[0].dtype, shape=(n_passages, dimension)
         )
-        for place, (shard, row) in enumerate(rows):
-            target[place] = parts[shard][row]
+        for position, (shard, row) in enumerate(rows):
+            target[position] = parts[shard][row]
         target.flush()
         if self.faiss_index == FLAT:
             return {}

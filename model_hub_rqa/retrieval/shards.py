@@ -31,7 +31,7 @@ _SAME = ("corpus_sha256", "n_documents", *_SPLIT, "model", "settings")
 
 @dataclass(frozen=True)
 class IndexShard:
-    """IndexShard ``number`` of ``count``, counted from 1."""
+    """Shard ``number`` of the ``count`` shards of an index, counted from 1."""
 
     number: int
     count: int
@@ -176,8 +176,8 @@ def join_shards(
     if errors:
         raise CheckpointError(errors)
     stores = [PassageStore(folder) for folder in folders]
-    joined: Any = settings
-    joined = replace(manifests[0].retriever_settings(), **{name: getattr(joined, name) for name in joined.of_whole})
+    asked: Any = settings
+    joined: Any = replace(first.retriever_settings(), **{name: getattr(asked, name) for name in asked.of_whole})
     with partial_folder(output) as partial:
         n_passages = write_passages((stores[shard][row] for shard, row in _rows(list(map(len, stores)))), partial)
         measured = joined.join(folders, _rows([len(store) for store in stores]), partial, first.model, report)
