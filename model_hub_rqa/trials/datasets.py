@@ -19,9 +19,7 @@ from model_hub_rqa.data.shards import FileCounts, counting
 from model_hub_rqa.errors import ConfigError, DataError, ErrorCollector, RqaError
 from model_hub_rqa.models import build
 from model_hub_rqa.models.limits import Limits, read_limits
-from model_hub_rqa.runtime import (
-    determined_fixes,
-)
+from model_hub_rqa.runtime import determined_fixes
 from model_hub_rqa.tasks.base import Task, Variant
 from model_hub_rqa.trials.settings import SettingsTrial
 
@@ -116,7 +114,7 @@ class DatasetsTrial(SettingsTrial):
         """What reads and validates a file of examples; None for SQuAD's form."""
         return None if self.task is None else self.task.file_loader()
 
-    def take_settings(self: Any, loaded: Mapping[str, Any]) -> dict[str, Any]:
+    def take_settings(self, loaded: Mapping[str, Any]) -> dict[str, Any]:
         """The examples that were loaded; what registered data sets bring along goes to ``self.set_settings``."""
         examples: dict[str, Any] = dict(loaded)
         for side, parts in loaded.items():
@@ -254,7 +252,7 @@ class DatasetsTrial(SettingsTrial):
             raise ConfigError(f"{type(self).__name__}.build_collator: must be written, or a task be named (task)")
         return self.task.collate
 
-    def build_registered_collator(self: Any) -> Callable[[list[Any]], dict[str, Any]] | None:
+    def build_registered_collator(self) -> Callable[[list[Any]], dict[str, Any]] | None:
         """The registered collator that was chosen, or None."""
         component = self.components.collator
         if component is None:
@@ -264,7 +262,7 @@ class DatasetsTrial(SettingsTrial):
         )
         return collator
 
-    def check_batches(self: Any) -> bool:
+    def check_batches(self) -> bool:
         """Tries the collator on two features of each split.
 
         Returns:

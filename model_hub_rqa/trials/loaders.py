@@ -131,7 +131,7 @@ class LoadersTrial(DatasetsTrial):
             group_by_length=self.trainer.group_by_length,
         )
 
-    def anchor(self: Any) -> int | None:
+    def anchor(self) -> int | None:
         """The number of the set whose length is an epoch of keyed batches; None for the longest."""
         name = self.data.anchor or anchor_of(self.objective)
         return list(self.sets["train"]).index(name) if name in self.sets["train"] else None

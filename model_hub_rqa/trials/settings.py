@@ -158,7 +158,7 @@ class SettingsTrial(BaseTransformerTrial):
             setattr(self, name, value)
         return hparams if self.task_class is None else self.task_class.adapt_hyperparameters(hparams, data)
 
-    def parse_components(self: Any, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    def parse_components(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """Raises ConfigError with every error of plugins, names, arguments and of the objective's data sets."""
         self.components = read_registered(hparams, data)
         self.set_settings: dict[tuple[str, str], Mapping[str, Any]] = {}
@@ -166,14 +166,15 @@ class SettingsTrial(BaseTransformerTrial):
         entries = train if isinstance(train, list) else []
         names = [entry.get("name") if isinstance(entry, Mapping) else entry for entry in entries]
         self.objective = build_objective(self.components, [str(name) for name in names], keyed)
-        if needs_reference(self.objective) and not hasattr(self.task_class or self, "answer_log_probs"):
+        named, gives = self.components.objective, hasattr(self.task_class or self, "answer_log_probs")
+        if named is not None and needs_reference(self.objective) and not gives:
             raise ConfigError(
-                f"hyperparameters.objective: {self.components.objective.name} needs the probabilities of answers, "
+                f"hyperparameters.objective: {named.name} needs the probabilities of answers, "
                 f"which {type(self).__name__} does not give (answer_log_probs)"
             )
 
-    def objective_takes_sets(self: Any) -> bool:
-        """Whether the objective takes batches of several sets by name; so may one that is at error itself."""
+    def objective_takes_sets(self) -> bool:
+        """Whether the objective takes batches of several sets by name; so may one that cannot be built."""
         return bool(needed_sets(self.objective)) or (self.objective is None and "objective" in self.hparams)
 
     def _parse_sets(self, data: DatasetKwargs) -> Mapping[str, tuple[NamedSetKwargs, ...]]:
@@ -197,7 +198,7 @@ class SettingsTrial(BaseTransformerTrial):
         return self.trainer.seed if "seed" in self.hparams or on_cluster is None else on_cluster
 
     @property
-    def pad_to_multiple_of(self: Any) -> int:
+    def pad_to_multiple_of(self) -> int:
         """To what lengths batches are padded: on a GPU to a multiple of 8 tokens."""
         context = getattr(self, "context", None)  # None for rqa validate
         return 8 if context is not None and context.device.type == "cuda" else 1

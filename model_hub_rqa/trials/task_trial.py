@@ -18,9 +18,7 @@ import torch
 from determined import pytorch
 
 from model_hub_rqa.checkpoints import PRETRAINED, READER, TASK, TOKENIZER_SUM, tokenizer_sum
-from model_hub_rqa.data.batching import (
-    WEIGHT,
-)
+from model_hub_rqa.data.batching import WEIGHT
 from model_hub_rqa.errors import ConfigError, NonFiniteLoss
 from model_hub_rqa.models import build, optimizers
 from model_hub_rqa.models.dropout import use_cpu_dropout
@@ -29,12 +27,7 @@ from model_hub_rqa.models.precision import computes_in_bf16, warn_of_slow_bf16
 from model_hub_rqa.models.signature import check_loss, filter_kwargs, forward_names, loss_of, unwrapped
 from model_hub_rqa.objectives import Batch, TrainedTask, needs_reference
 from model_hub_rqa.registry import RegisteredObject
-from model_hub_rqa.runtime import (
-    cluster_run,
-    determined_cluster,
-    determined_controller,
-    determined_fixes,
-)
+from model_hub_rqa.runtime import cluster_run, determined_cluster, determined_controller, determined_fixes
 from model_hub_rqa.runtime.experiments import experiment_of
 from model_hub_rqa.runtime.finite import FiniteCheck, SkippedSteps
 from model_hub_rqa.tasks.base import Task, task_name
@@ -167,9 +160,7 @@ class TaskTrial(ValidationTrial):
             batch: Any = context.to_device(self.collator(rows))
             check_loss(self.components.model, model, self.model_inputs(batch), self.autocast())
 
-    # ---- configuration and data: all that comes before a model ----
-
-    # ---- model, optimizer, scheduler, loaders ----
+    # ---- model, optimizer, scheduler ----
 
     def build_model(self) -> torch.nn.Module:
         if self.components.model is not None:
@@ -205,9 +196,8 @@ class TaskTrial(ValidationTrial):
         self._seed_batch(batch_idx)
         if self.task is not None and self.data.mixing != "keyed":
             batch = self.task.training_batch(batch, batch_idx // self._epoch_length)
-        weight = (
-            batch.pop(WEIGHT) if WEIGHT in batch else None
-        )  # of batches by tokens, so that each example weighs the same
+        # batches by tokens bring a weight, so that each example weighs the same
+        weight = batch.pop(WEIGHT) if WEIGHT in batch else None
         learning_rate = self.lr_scheduler.get_last_lr()[0]
         stepping = determined_fixes.steps_now(self.context)
         with determined_fixes.without_sync(self.context, self.model, stepping):
@@ -241,7 +231,7 @@ class TaskTrial(ValidationTrial):
             raise ConfigError(f"{type(self).__name__}: the model gives no loss, and the trial has no compute_loss")
         return loss
 
-    def build_registered_model(self: Any, component: RegisteredObject) -> torch.nn.Module:
+    def build_registered_model(self, component: RegisteredObject) -> torch.nn.Module:
         """What a registered model's factory makes."""
         model = component.build(
             config=self.config,
@@ -254,33 +244,36 @@ class TaskTrial(ValidationTrial):
             raise ConfigError(f"{component.path}: {given}")
         return model
 
-    def build_reference(self: Any, model: torch.nn.Module) -> torch.nn.Module | None:
+    def build_reference(self, model: torch.nn.Module) -> torch.nn.Module | None:
         """A frozen copy of the initial model, where the objective needs one."""
         if not needs_reference(self.objective):
             return None
         return copy.deepcopy(model).requires_grad_(False).eval().to(self.context.device)
 
-    def training_loss(self: Any, batch: Batch) -> torch.Tensor:
-        """The training objective: the one that was chosen, or `compute_loss`."""
+    def training_loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        """The loss of the training objective: the configuration's, or else `compute_loss`."""
         if self.objective is None:
-            return self._loss_of_copy(batch)  # type: ignore[no-any-return]
+            return self._loss_of_copy(batch)
         task = TrainedTask(self._loss_of_copy, self._log_probs, self._reference_log_probs)
         loss: torch.Tensor = self.objective(task, batch)
         return loss
 
-    def _loss_of_copy(self: Any, batch: Batch) -> torch.Tensor:
+    def _loss_of_copy(self, batch: Batch) -> torch.Tensor:
         """`compute_loss`, which may take columns out of its batch, as is usual with transformers' Trainer."""
-        loss: torch.Tensor = self.compute_loss(copy.copy(batch))
-        return loss
+        copied: Any = copy.copy(batch)
+        return self.compute_loss(copied)
 
-    def _log_probs(self: Any, batch: Batch) -> torch.Tensor:
-        found: torch.Tensor = (self.task or self).answer_log_probs(self.model, batch)
-        return found
+    def _log_probs(self, batch: Batch) -> torch.Tensor:
+        return self._answer_log_probs(self.model, batch)
 
-    def _reference_log_probs(self: Any, batch: Batch) -> torch.Tensor:
+    def _reference_log_probs(self, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            found: torch.Tensor = (self.task or self).answer_log_probs(self.reference, batch)
-        return found
+            return self._answer_log_probs(self.reference, batch)
+
+    def _answer_log_probs(self, model: Any, batch: Batch) -> torch.Tensor:
+        owner: Any = self.task or self
+        log_probs: torch.Tensor = owner.answer_log_probs(model, batch)
+        return log_probs
 
     def model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a batch that the model's forward takes; its other columns are for the trial alone."""
@@ -353,5 +346,3 @@ class TaskTrial(ValidationTrial):
         if self.task_class is not None:
             settings[TASK] = task_name(self.task_class)
         (folder / READER).write_text(json.dumps(settings, indent=1), encoding="utf-8")
-
-    # ---- helpers ----

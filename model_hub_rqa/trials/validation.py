@@ -12,9 +12,7 @@ from determined import pytorch
 
 from model_hub_rqa.data.shards import totals
 from model_hub_rqa.models.signature import unwrapped
-from model_hub_rqa.runtime import (
-    metric_names,
-)
+from model_hub_rqa.runtime import metric_names
 from model_hub_rqa.tasks.base import Task, write_file
 from model_hub_rqa.trials.loaders import LoadersTrial
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
@@ -144,9 +142,7 @@ class ValidationTrial(LoadersTrial):
             return {}
         try:
             return self.validation_metrics(values)
-        except (
-            Exception
-        ) as error:  # of the user's code, say: the chief alone knows, and `MetricError` raises it everywhere
+        except Exception as error:  # of the user's code, say; `MetricError` raises it on every rank
             self.metric_error = error
             return {}
 
