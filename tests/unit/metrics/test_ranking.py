@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from index_folders import PASSAGES, ids
 
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
 from model_hub_rqa.metrics.ranking import MEASURES, measures_within, ranking_metrics, ranking_metrics_by_query
-from model_hub_rqa.records import Hit, Passage
+from model_hub_rqa.records import Passage
 from model_hub_rqa.retrieval import dense
 from model_hub_rqa.retrieval.base import PassageStore, top_k, write_passages
 from model_hub_rqa.retrieval.dense import DenseRetriever, DenseSettings
@@ -181,18 +182,6 @@ def test_parity_with_plain_formulas(queries: dict[str, tuple[list[str], dict[str
 
 
 # --------------------------------------------------------------------------------------------------------- retrievers
-
-PASSAGES = [
-    Passage("1", "a cat sat on the mat", "Cats"),
-    Passage("2", "dogs chase cats", ""),
-    Passage("3", "the mat is red", "Mats"),
-    Passage("4", "a cat sat on the mat", "Cats"),
-    Passage("5", "…", ""),
-]
-
-
-def ids(hits: Sequence[Hit]) -> list[str]:
-    return [hit.passage.id for hit in hits]
 
 
 @pytest.mark.parametrize(

@@ -13,26 +13,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from index_folders import PASSAGES, corpus_file, ids
 
 from model_hub_rqa.errors import CheckpointError, ConfigError, DataError
-from model_hub_rqa.records import Hit, Passage
+from model_hub_rqa.records import Passage
 from model_hub_rqa.retrieval import bm25
 from model_hub_rqa.retrieval.bm25 import BM25Retriever, BM25Settings
 from model_hub_rqa.retrieval.index_folder import build_index, check_index, open_index
 
-PASSAGES = [
-    Passage("1", "a cat sat on the mat", "Cats"),
-    Passage("2", "dogs chase cats", ""),
-    Passage("3", "the mat is red", "Mats"),
-    Passage("4", "a cat sat on the mat", "Cats"),
-    Passage("5", "…", ""),
-]
 ENGINES = ("tantivy", "bm25s")
 each_engine = pytest.mark.parametrize("engine", ENGINES)
-
-
-def ids(hits: Sequence[Hit]) -> list[str]:
-    return [hit.passage.id for hit in hits]
 
 
 def in_a_byte(length: int) -> int:
@@ -215,9 +205,7 @@ def test_errors_of_settings() -> None:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "corpus.jsonl"
-    path.write_text("".join(json.dumps({"_id": p.id, "title": p.title, "text": p.text}) + "\n" for p in PASSAGES))
-    return path
+    return corpus_file(tmp_path)
 
 
 @each_engine
