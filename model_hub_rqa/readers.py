@@ -46,7 +46,7 @@ class Reader:
 
     @property
     def settings(self) -> Any:
-        """Those of training, with what was given in their place."""
+        """Those of training, with what was given instead."""
         return self.task.settings
 
     @property

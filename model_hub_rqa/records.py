@@ -9,7 +9,7 @@ class Passage:
     """A piece of a corpus: ``id`` is unique within it, ``title`` may be empty.
 
     Attributes:
-        position: its place in an index, counted from 0; -1 outside of one.
+        position: its row in an index, counted from 0; -1 outside of one.
         document: of a document that was split, its id; "" for a whole one.
         start, end: the characters of the document's text that ``text`` is.
         heading: that of the section in which it begins, after those above it: "Install > Linux".

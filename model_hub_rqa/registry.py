@@ -1,4 +1,4 @@
-"""Models, tasks, datasets, collators and the like by name: registered with a decorator, chosen in a configuration.
+"""Models, tasks, datasets, collators and the like by name: registered with a decorator, named in a configuration.
 
 A function or a class registers as ``@OBJECTIVES.register("Focal")``; a configuration chooses it as
 ``objective: {name: Focal, args: {gamma: 2.0}}``, or without registering as ``objective: my_package.losses:focal``. Its

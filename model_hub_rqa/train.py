@@ -232,7 +232,7 @@ def _fit_locally(
             # the policy is the controller's; Trainer would warn of "best" and take "all"
             fit(pytorch.Trainer(trial, context), trial, test_mode=test_mode, checkpoint_policy="none")
         if chief and (trial.stop_reason is not None or not context.get_stop_requested()):
-            local_run.remove_set_aside(folder)
+            local_run.remove_hidden_checkpoints(folder)
         if trial.stop_reason is not None:
             _say(f"stopped by {trial.stop_reason}")
         elif context.get_stop_requested() and trial.trainer.validates_only:
@@ -361,7 +361,7 @@ def _for_determined(experiment: Experiment) -> dict[str, Any]:
         raise ConfigError(
             f"hyperparameters.global_batch_size: must be a whole number of at least 1 a rank ({ranks}), got {size!r}"
         )
-    return {**experiment.chosen, "global_batch_size": size}
+    return {**experiment.trial_hparams, "global_batch_size": size}
 
 
 def _say(line: str) -> None:

@@ -14,9 +14,9 @@ from model_hub_rqa.commands.common import (
     add_reading,
     check_language,
     check_output_file,
-    chosen_measures,
     given_format,
     named_as_typed,
+    parse_measures,
     reading_settings,
     say,
     say_rules,
@@ -115,7 +115,7 @@ def _score_run(args: argparse.Namespace) -> None:
         errors.add(ConfigError(f"{option}: is not allowed with --qrels, it is for answers" for option in given))
     run = errors.attempt(read_run, args.predictions)
     qrels = errors.attempt(read_qrels, args.qrels)
-    measures = errors.attempt(chosen_measures, args)
+    measures = errors.attempt(parse_measures, args)
     errors.raise_any()
     assert run is not None
     assert qrels is not None

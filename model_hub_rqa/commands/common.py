@@ -118,7 +118,7 @@ def given_format(args: argparse.Namespace) -> Any:
     Raises:
         ConfigError: an option breaks a rule.
     """
-    from model_hub_rqa.data.formats.fields import chosen_format
+    from model_hub_rqa.data.formats.fields import parse_format
 
     errors, paths = ErrorCollector(), dict[str, str]()
     for one in args.fields or ():
@@ -129,7 +129,7 @@ def given_format(args: argparse.Namespace) -> Any:
             errors.add(ConfigError(f"--fields: names {part} twice, {paths[part]!r} and {path!r}"))
         paths.setdefault(part, path if sign else part)
     with named_as_typed(args):
-        form = errors.attempt(chosen_format, args.format, None if args.fields is None else paths)
+        form = errors.attempt(parse_format, args.format, None if args.fields is None else paths)
         errors.raise_any()
     return form
 
@@ -225,7 +225,7 @@ def check_search(args: argparse.Namespace) -> "list[Manifest]":
     Raises:
         RqaError: all errors of the options and of the indexes; no model is loaded.
     """
-    from model_hub_rqa.retrieval.queries import choose_queries
+    from model_hub_rqa.retrieval.queries import parse_queries
     from model_hub_rqa.retrieval.search import SearchSettings, check_retriever
 
     queries = {name: getattr(args, name, None) for name in ("query_template", "query_rewriter")}
@@ -245,14 +245,14 @@ def check_search(args: argparse.Namespace) -> "list[Manifest]":
         if lines:
             errors.add(ConfigError(lines))
     else:
-        errors.attempt(choose_queries, *queries.values())
+        errors.attempt(parse_queries, *queries.values())
         manifests = errors.attempt(check_retriever, search_settings(args), corpus=args.corpus)
     with named_as_typed(args):
         errors.raise_any()
     return manifests or []
 
 
-def chosen_measures(args: argparse.Namespace, retrieved: int | None = None) -> list[str]:
+def parse_measures(args: argparse.Namespace, retrieved: int | None = None) -> list[str]:
     """The measures that --measures names, or the usual ones; an error if they count more documents than ``retrieved``.
 
     Raises:

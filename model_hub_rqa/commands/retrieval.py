@@ -16,10 +16,10 @@ from model_hub_rqa.commands.common import (
     add_search,
     check_new_folder,
     check_search,
-    chosen_measures,
     given_format,
     named_as_typed,
     new_folder,
+    parse_measures,
     query_builder,
     say,
     search_settings,
@@ -118,7 +118,7 @@ def add_commands(commands: Any) -> None:
 def index(args: argparse.Namespace) -> None:
     """Builds an index folder; prints what is in it as a JSON object."""
     from model_hub_rqa.retrieval.index_folder import build_index, index_errors
-    from model_hub_rqa.retrieval.shards import build_shard, chosen_shard
+    from model_hub_rqa.retrieval.shards import build_shard, parse_shard
 
     progress = Progress("passages")
     with named_as_typed(args):
@@ -133,7 +133,7 @@ def index(args: argparse.Namespace) -> None:
         }
         if settings is None or errors or more:
             raise ConfigError([*errors, *more, *index_errors(args.corpus, args.output, settings, **what)])
-        shard, folder = chosen_shard(args.shard), Path(args.output)
+        shard, folder = parse_shard(args.shard), Path(args.output)
         if shard is None:
             manifest = build_index(args.corpus, folder, settings, **what, report=progress)
         else:
@@ -204,7 +204,7 @@ def retrieve(args: argparse.Namespace) -> None:
     options = {"on_bad_record": args.on_bad_record, "require_ids": args.ignore_identical_ids, "form": form}
     queries = errors.attempt(read_queries, args.queries, **options)
     qrels = errors.attempt(read_qrels, args.qrels) if args.qrels else None
-    measures = errors.attempt(chosen_measures, args, max(args.top_k, 1))
+    measures = errors.attempt(parse_measures, args, max(args.top_k, 1))
     judged = None
     if qrels is not None and queries and manifests is not None:
         judged = errors.attempt(_judgments, qrels, queries, manifests[0], Path(args.index[0]))

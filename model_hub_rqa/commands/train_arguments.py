@@ -68,7 +68,7 @@ def parse_arguments(
 
 
 def names_as_typed(argv: Sequence[str], args: argparse.Namespace, given: Given) -> dict[str, str]:
-    """What the user knows settings by that flags set, or may set: by their places in a configuration.
+    """What the user knows settings by that flags set, or may set: by their paths in a configuration.
 
     A flag that is given is named as it was typed, ``--learning-rate``; without a configuration file, every setting is
     named by its flag.

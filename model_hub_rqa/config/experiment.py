@@ -38,8 +38,8 @@ class Experiment:
 
     Attributes:
         raw: the configuration as it is written, as Determined gets it.
-        chosen: its hyperparameters without search specifications, references as they are written: what Determined
-            gets, and stores in checkpoints (a token that comes from the environment stays out of them).
+        trial_hparams: its hyperparameters without search specifications, references as they are written: what
+            Determined gets, and stores in checkpoints (a token from the environment stays out of them).
         resolved: the whole without references (``${...}``) and search specifications.
         hyperparameters, data, searcher: sections of ``resolved``.
         name: of the experiment.
@@ -50,7 +50,7 @@ class Experiment:
     """
 
     raw: Mapping[str, Any]
-    chosen: Mapping[str, Any]
+    trial_hparams: Mapping[str, Any]
     resolved: Mapping[str, Any]
     referred: Mapping[str, Collection[str]]
 
@@ -73,11 +73,11 @@ class Experiment:
             raise ConfigError(f"the configuration must be a mapping of keys to values, got {type(config).__name__}")
         config = with_searcher_metric(config)
         written = config.get("hyperparameters") if hparams is None else hparams
-        chosen = resolve_search_specs(written) if isinstance(written, Mapping) else {}
-        fixed = {**config, "hyperparameters": chosen} if isinstance(written, Mapping) else config
+        trial_hparams = resolve_search_specs(written) if isinstance(written, Mapping) else {}
+        fixed = {**config, "hyperparameters": trial_hparams} if isinstance(written, Mapping) else config
         # the other keys of a trial's configuration may hold texts for Determined, such as environment variables
         resolved = interpolate_whole(fixed, written) if hparams is None else interpolate(fixed, _OF_TRIAL)
-        return cls(config, chosen, resolved, referenced_names({**config, "hyperparameters": written}))
+        return cls(config, trial_hparams, resolved, referenced_names({**config, "hyperparameters": written}))
 
     def check(self) -> None:
         """Raises ConfigError with every error of the keys at the top; hyperparameters and data are the trial's to
@@ -119,7 +119,7 @@ class Experiment:
         return replace(
             self,
             raw={**self.raw, "hyperparameters": {**self.raw["hyperparameters"], **added}},
-            chosen={**self.chosen, **added},
+            trial_hparams={**self.trial_hparams, **added},
             resolved={**self.resolved, "hyperparameters": hparams},
         )
 

@@ -1,7 +1,7 @@
 """How a field of the configuration is declared, and how a value found in YAML or JSON becomes its type.
 
 A field is a dataclass field; ``option`` adds its help, its rule and its other names.
-``read_value`` is the one place that turns a value into the field's type or says why it cannot.
+``read_value`` is the one function that turns a value into the field's type or says why it cannot.
 """
 
 import copy

@@ -122,7 +122,7 @@ def parse_flags(
 def merge(
     config: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]], task_kwargs: type | None
 ) -> dict[str, Any]:
-    """A configuration with the values of flags in the place of its own; it is not changed.
+    """A configuration with the values of flags in place of its own; it is not changed.
 
     A task's setting that the hyperparameters have is set there, since those go before the data section.
     """

@@ -26,7 +26,7 @@ COUNTED = ("int", "double", "log")
 
 
 def resolve_search_specs(hparams: Mapping[str, Any], *, section: str = "hyperparameters") -> dict[str, Any]:
-    """Put one fixed value in the place of every search specification, at any depth of nested mappings.
+    """Put one fixed value in place of every search specification, at any depth of nested mappings.
 
     ========================  ==========================================================
     specification             value
@@ -162,7 +162,7 @@ def _has_spec(value: Any) -> bool:
 
 
 def interpolate(config: Mapping[str, Any], sections: Iterable[str] | None = None) -> dict[str, Any]:
-    r"""Put its value in the place of every reference: ``${data.size}``, ``${.beside}``, ``${oc.select:key,default}``.
+    r"""Put its value in place of every reference: ``${data.size}``, ``${.beside}``, ``${oc.select:key,default}``.
 
     A text that is one reference takes the value with its type; a reference within a text is written into it. ``\${``
     is the text ``${``, and ``$`` without a brace is nothing special.

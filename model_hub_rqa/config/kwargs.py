@@ -340,7 +340,7 @@ class TrainerKwargs(Kwargs):
     global_batch_size: int = option(
         ge=1, help="examples of a batch over all slots, before accumulation (by flags alone: 8 a slot)"
     )
-    per_device_train_batch_size: int | None = option(None, ge=1, help="in its place: this times the slots")
+    per_device_train_batch_size: int | None = option(None, ge=1, help="instead: this times the slots")
     per_device_eval_batch_size: int | None = option(None, ge=1, help="unset: a slot's share of global_batch_size")
     num_train_epochs: float = option(
         3.0, ge=0, help="passes over the training data, where max_steps is -1; 0: validate once, and do not train"

@@ -73,7 +73,7 @@ class MixedBatchSampler(TrainBatchSampler):
         mixing: "in_turn" or "temperature".
         temperature: of "temperature".
         batch_size, group, seed, group_by_length: as `TrainBatchSampler` has them. In turn, only examples of one set
-            change places when they are sorted by length, so that every batch has its share of each set.
+            change their order when they are sorted by length, so that every batch has its share of each set.
     """
 
     def __init__(

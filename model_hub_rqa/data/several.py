@@ -72,7 +72,7 @@ def load_named_sets(
 def load_named_set(
     one: NamedSetKwargs, side: str, *, seed: int, reader: FileLoader | None, version_2_with_negative: bool
 ) -> Any:
-    """One set of one side ("train" or "validation"): the single place where an entry of a list becomes a data set.
+    """One set of one side ("train" or "validation"): the only code that makes a data set of an entry of a list.
 
     Returns:
         The data set; a `Loaded` one where a registered factory loads it.

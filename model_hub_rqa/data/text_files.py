@@ -117,7 +117,7 @@ def loads(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at line {error.lineno} column {error.colno}: {error.msg}") from error
     except _ConstantFound as error:
-        raise ValueError(f"not JSON at {_place_of_constant(text)}: {error}") from error
+        raise ValueError(f"not JSON at {_location_of_constant(text)}: {error}") from error
     except RecursionError as error:
         raise ValueError("not JSON that can be read: nested too deeply") from error
 
@@ -139,7 +139,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _place_of_constant(text: str) -> str:
+def _location_of_constant(text: str) -> str:
     offset = next((match.start() for match in _STRING_OR_CONSTANT.finditer(text) if match[1]), 0)
     return f"line {text.count(chr(10), 0, offset) + 1} column {offset - text.rfind(chr(10), 0, offset)}"
 

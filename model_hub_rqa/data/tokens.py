@@ -106,7 +106,7 @@ class PromptEncoder:
         longest_first = sorted(self._special, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)))
         self._hidden = re.compile(f"{_TEXT_MARK}(\\d+){_TEXT_MARK}")
-        # In the place of each special token of the template stands one that `text_backend` does not take for text.
+        # Each special token of the template is replaced by one that `text_backend` does not take for text.
         self._stand_ins = [
             AddedToken(
                 f"{_TOKEN_MARK}{number}{_TOKEN_MARK}", lstrip=token.lstrip, rstrip=token.rstrip, normalized=False

@@ -143,7 +143,7 @@ def kendall_tau(ranks: Sequence[float] | np.ndarray, truth: Sequence[float] | np
     """Kendall's tau-a (Kendall 1938): pairs in the right order minus those in the wrong one, over all pairs.
 
     Args:
-        ranks, truth: the place of each item, or anything that rises with it, [n]. A tied pair counts as neither.
+        ranks, truth: the rank of each item, or anything that rises with it, [n]. A tied pair counts as neither.
 
     Returns:
         From -1 (reversed) to 1 (the same order); 1 for fewer than two items. 0 is what chance gives.

@@ -272,7 +272,7 @@ def _check_name(field: str, name: str | None, kwargs: Mapping[str, Any], files: 
 
 @contextlib.contextmanager
 def _as_config_error(config_path: str) -> Iterator[None]:
-    """Turn what transformers raises for a bad name, file or setting into a ConfigError that names the place."""
+    """Turn what transformers raises for a bad name, file or setting into a ConfigError that names the setting."""
     try:
         yield
     except ConfigError:

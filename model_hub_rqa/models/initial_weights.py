@@ -91,10 +91,10 @@ def _sorted(told: Any) -> list[tuple[str, Any, Any]]:
 
 def _shared(state: dict[str, torch.Tensor]) -> dict[str, set[str]]:
     """For each name the names of the same tensor."""
-    by_place: dict[int, set[str]] = {}
+    by_pointer: dict[int, set[str]] = {}
     for name, tensor in state.items():
-        by_place.setdefault(tensor.data_ptr(), set()).add(name)
-    return {name: by_place[tensor.data_ptr()] for name, tensor in state.items()}
+        by_pointer.setdefault(tensor.data_ptr(), set()).add(name)
+    return {name: by_pointer[tensor.data_ptr()] for name, tensor in state.items()}
 
 
 def _shape(shape: Any) -> str:

@@ -176,10 +176,10 @@ def top_k(scores: "np.ndarray", k: int) -> "np.ndarray":
     if k < len(scores):
         least = np.partition(scores, -k)[-k]
         above = np.flatnonzero(scores > least)
-        chosen = np.concatenate([above, np.flatnonzero(scores == least)[: k - len(above)]])
+        top = np.concatenate([above, np.flatnonzero(scores == least)[: k - len(above)]])
     else:
-        chosen = np.arange(len(scores))
-    return chosen[np.argsort(-scores[chosen], kind="stable")]
+        top = np.arange(len(scores))
+    return top[np.argsort(-scores[top], kind="stable")]
 
 
 class PassageStore(Sequence[Passage]):

@@ -50,7 +50,7 @@ class BM25Settings(RetrieverSettings):
     Attributes:
         engine: "tantivy", whose index stays on disk, or "bm25s", whose k1 and b can be set. By default "tantivy", or
             "bm25s" where k1 or b is given.
-        language: whose stems take the place of words, by its name or code of ISO 639-1; "" or "none" for no stems.
+        language: whose stems replace words, by its name or code of ISO 639-1; "" or "none" for no stems.
         stopwords: the language whose commonest words are left out; "" or "none" for none.
         k1: how much it counts that a word is repeated; with bm25s, by default 1.2, which is tantivy's.
         b: how much longer passages are held back, 0 to 1; with bm25s, by default 0.75, which is tantivy's.

@@ -328,7 +328,7 @@ def write_embeddings(
     """Encodes a corpus into ``folder``/embeddings.npy, from where a killed run with the same ``key`` has left off.
 
     Passages are encoded in the order of their lengths, the longest first, so that hardly anything is padded and too
-    large a batch fails at once; each vector is written to its place on disk. What is kept in memory of the whole
+    large a batch fails at once; each vector is written to its row on disk. What is kept in memory of the whole
     corpus is that order, 8 bytes a passage.
 
     Args:
@@ -354,13 +354,13 @@ def write_embeddings(
     with target.open("r+b") as file:
         saved = time.monotonic()
         for begin in range(done, len(order), at_once * batch_size):
-            chosen = order[begin : begin + at_once * batch_size].tolist()
-            vectors = encoder.passages([passage_text(passages[i]) for i in chosen], batch_size)
+            rows = order[begin : begin + at_once * batch_size].tolist()
+            vectors = encoder.passages([passage_text(passages[i]) for i in rows], batch_size)
             vectors = stored(vectors, dtype, encoder.settings.embedding_model)
-            for i, vector in zip(chosen, vectors, strict=True):
+            for i, vector in zip(rows, vectors, strict=True):
                 file.seek(begins + i * vector.nbytes)  # not through the map: what it has touched counts as memory
                 file.write(vector.data)
-            finished = begin + len(chosen)
+            finished = begin + len(rows)
             if finished == len(order) or time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
                 file.flush()
                 os.fsync(file.fileno())

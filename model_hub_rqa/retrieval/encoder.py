@@ -76,8 +76,8 @@ def model_folder(name: str) -> str:
         CheckpointError: the checkpoint is damaged, or the run has none.
     """
     path = Path(name)
-    run, chosen, _ = name.rpartition("@")
-    inside = path if path.is_dir() or not chosen else Path(run)
+    run, at, _ = name.rpartition("@")
+    inside = path if path.is_dir() or not at else Path(run)
     if (inside / "checkpoints").is_dir() or (path / PRETRAINED).is_dir():
         return str(pretrained_folder(path))
     return name

@@ -185,7 +185,7 @@ def open_index(
     Args:
         folder: what :func:`build_index` made.
         retriever: the kind that it must be of: "bm25" or "dense".
-        embedding_model: encode queries with this model instead of the one at the place that the manifest names; its
+        embedding_model: encode queries with this model instead of the one that the manifest names; its
             weights must be the same.
         corpus: the file that it must have been built from, by its content.
         verify: compare the files with their sums: the first time, and where their size or time has changed.

@@ -92,7 +92,7 @@ def template_error(template: str) -> str | None:
     return f"{rule}, got {template!r}" if wrong or "question" not in names else None
 
 
-def choose_queries(template: str | None, rewriter: Any) -> tuple[str, RegisteredObject | None]:
+def parse_queries(template: str | None, rewriter: Any) -> tuple[str, RegisteredObject | None]:
     """What a configuration chose, checked; nothing is built.
 
     Args:
@@ -102,27 +102,27 @@ def choose_queries(template: str | None, rewriter: Any) -> tuple[str, Registered
     Raises:
         ConfigError: every error.
     """
-    errors, chosen = [], None
+    errors, resolved = [], None
     if template is not None and (error := template_error(template)):
         errors.append(f"query_template: {error}")
     if rewriter is not None:
         try:
-            chosen = REWRITERS.from_config(rewriter, "query_rewriter")
+            resolved = REWRITERS.from_config(rewriter, "query_rewriter")
         except ConfigError as error_:
             errors += error_.errors
     if errors:
         raise ConfigError(errors)
-    return template or QUERY_TEMPLATE, chosen
+    return template or QUERY_TEMPLATE, resolved
 
 
 def build_queries(template: str | None, rewriter: Any) -> QueryBuilder:
-    """Makes what :func:`choose_queries` checks.
+    """Makes what :func:`parse_queries` checks.
 
     Raises:
         ConfigError: as there, or the rewriter cannot be made.
     """
-    template, chosen = choose_queries(template, rewriter)
-    rewrite: Rewrite | None = None if chosen is None else chosen.build()
+    template, resolved = parse_queries(template, rewriter)
+    rewrite: Rewrite | None = None if resolved is None else resolved.build()
     if rewrite is not None and not callable(rewrite):
         raise ConfigError(f"query_rewriter: must make a function of a list of questions, got {rewrite!r}")
     return QueryBuilder(template, rewrite)

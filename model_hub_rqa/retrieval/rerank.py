@@ -230,7 +230,7 @@ def _load(source: str) -> Any:
         raise ConfigError(f"model: cannot load {source!r}: {type(error).__name__}: {reason}") from error
 
 
-def choose_reranker(choice: Any) -> RegisteredObject:
+def parse_reranker(choice: Any) -> RegisteredObject:
     """What a configuration chose: ``MODEL``, a registered name, ``package.module:object``, or a mapping with arguments.
 
     Args:
@@ -239,27 +239,27 @@ def choose_reranker(choice: Any) -> RegisteredObject:
     Raises:
         ConfigError: there is no such object or model, or its arguments do not fit.
     """
-    chosen = _chosen(choice)
-    if chosen.factory is CrossEncoderReranker and (errors := _checked(**chosen.args)[1]):
-        given = chosen.path if isinstance(choice, str) else chosen.args_path
+    resolved = _resolve(choice)
+    if resolved.factory is CrossEncoderReranker and (errors := _checked(**resolved.args)[1]):
+        given = resolved.path if isinstance(choice, str) else resolved.args_path
         raise ConfigError([f"{given}: {line.removeprefix('model: ')}" for line in errors])
-    return chosen
+    return resolved
 
 
-def _chosen(choice: Any) -> RegisteredObject:
+def _resolve(choice: Any) -> RegisteredObject:
     if isinstance(choice, str) and choice not in RERANKERS.names() and ":" not in choice:
         choice = {"name": _CROSS_ENCODER, "args": {"model": choice}}
     return RERANKERS.from_config(choice, "rerank")
 
 
 def build_reranker(choice: Any) -> Reranker:
-    """Makes what :func:`choose_reranker` takes.
+    """Makes what :func:`parse_reranker` takes.
 
     Raises:
         ConfigError: as there, or it cannot be made, or has no method ``score``.
     """
-    chosen = _chosen(choice)
-    reranker: Reranker = chosen.build()
+    resolved = _resolve(choice)
+    reranker: Reranker = resolved.build()
     if not callable(getattr(reranker, "score", None)):
-        raise ConfigError(f"{chosen.path}: {chosen.name} must make an object with a method score, got {reranker!r}")
+        raise ConfigError(f"{resolved.path}: {resolved.name} must make an object with a method score, got {reranker!r}")
     return reranker

@@ -1,4 +1,4 @@
-"""What a search is made of: one index or several that are fused, and a reranker. The one place that opens what a user
+"""What a search is made of: one index or several that are fused, and a reranker. The one module that opens what a user
 named."""
 
 import os
@@ -12,7 +12,7 @@ from model_hub_rqa.retrieval.base import PASSAGES, Report, Retriever, no_report
 from model_hub_rqa.retrieval.hybrid import FUSION_DEPTH, HybridRetriever, fusion_errors
 from model_hub_rqa.retrieval.index_folder import check_index, open_index, query_model_errors
 from model_hub_rqa.retrieval.manifest import Manifest
-from model_hub_rqa.retrieval.rerank import RERANK_DEPTH, RerankedRetriever, build_reranker, choose_reranker
+from model_hub_rqa.retrieval.rerank import RERANK_DEPTH, RerankedRetriever, build_reranker, parse_reranker
 
 HYBRID = "hybrid"
 _CHUNKING = ("corpus_sha256", "n_passages", "passage_words", "passage_stride", "chunking")
@@ -30,7 +30,7 @@ class SearchSettings:
         fusion: how several indexes are fused, "rrf" or "convex" (see `hybrid`); None for rrf.
         fusion_weights: with convex, one for each index; None for equal ones.
         fusion_depth: hits of each index that are fused; None for 100.
-        rerank: what puts the first hits in another order, as `rerank.choose_reranker` takes it; None for nothing.
+        rerank: what puts the first hits in another order, as `rerank.parse_reranker` takes it; None for nothing.
         rerank_depth: hits that are reranked; None for 100.
     """
 
@@ -103,7 +103,7 @@ def _check(
                 encodes = "embedding_model" in of_folder[folder].settings
                 errors.add(ConfigError(lines) if encodes else CheckpointError(lines))
     if settings.rerank is not None and check_model:
-        errors.attempt(choose_reranker, settings.rerank)
+        errors.attempt(parse_reranker, settings.rerank)
     errors.raise_any()
     return known
 

@@ -56,7 +56,7 @@ class IndexShard:
             raise ConfigError(f"shard: must be of at most {blocks}, as {number:,} passages are, got {self}")
 
 
-def chosen_shard(text: str | None) -> IndexShard | None:
+def parse_shard(text: str | None) -> IndexShard | None:
     """The shard that ``I/N`` names, or, without a text, that of this rank where torchrun has started several.
 
     Raises:

@@ -36,9 +36,9 @@ def exact_search(
     positions = np.empty((len(queries), 0), dtype=np.int64)
     for begin in range(0, len(embeddings), block):
         rows = np.ascontiguousarray(embeddings[begin : begin + block], dtype=np.float32)
-        found, places = _block_search(queries, rows, k, similarity)
+        found, in_block = _block_search(queries, rows, k, similarity)
         scores = np.concatenate([scores, found], axis=1)
-        positions = np.concatenate([positions, places + begin], axis=1)
+        positions = np.concatenate([positions, in_block + begin], axis=1)
         order = np.lexsort((positions, -scores))[:, :k]
         scores, positions = np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
     return scores, positions
@@ -48,7 +48,7 @@ def similarities(rows: "np.ndarray", query: "np.ndarray", similarity: str) -> "n
     """How similar each of the rows (n, dimension) is to a query (dimension,): (n,), as sentence-transformers scores.
 
     "dot" is the inner product, and so is "cosine", of vectors of length 1; "euclidean" and "manhattan" are distances
-    with a minus sign. Their last digits depend on the row alone, and not on its place or neighbours, as BLAS's do.
+    with a minus sign. Their last digits depend on the row alone, and not on its position or neighbours, as BLAS's do.
     """
     import numpy as np
 
@@ -70,16 +70,16 @@ def _block_search(
 
     faiss = require("faiss")
     asked = min(k + 1, len(block))
-    found, places = faiss.knn(queries, block, asked, metric=faiss_metric(similarity))
+    found, positions = faiss.knn(queries, block, asked, metric=faiss_metric(similarity))
     scores = np.empty_like(found)
     # faiss subtracts products from squared norms: what is lost there is a share of the norms
     lost = 1e-5 * float(np.einsum("ij,ij->i", block, block).max()) if similarity == "euclidean" else 0.0
     for number, query in enumerate(queries):
-        # faiss does not say which of several equal scores it keeps: where the last place is shared, we choose
+        # faiss does not say which of several equal scores it keeps: where the last rank is shared, we choose
         if asked > k and np.isclose(found[number, k - 1], found[number, k], rtol=1e-5, atol=lost):
-            places[number] = top_k(similarities(block, query, similarity), asked)
-        scores[number] = similarities(block[places[number]], query, similarity)
-    return scores[:, :k], places[:, :k]
+            positions[number] = top_k(similarities(block, query, similarity), asked)
+        scores[number] = similarities(block[positions[number]], query, similarity)
+    return scores[:, :k], positions[:, :k]
 
 
 def faiss_metric(similarity: str) -> int:
@@ -197,11 +197,11 @@ def approximate_search(
     """
     import numpy as np
 
-    for query, places in zip(queries, index.search(queries, k)[1], strict=True):
-        chosen = np.sort(places[places >= 0])  # -1: faiss has found no more
-        scores = similarities(np.asarray(embeddings[chosen], dtype=np.float32), query, similarity)
+    for query, positions in zip(queries, index.search(queries, k)[1], strict=True):
+        positions = np.sort(positions[positions >= 0])  # -1: faiss has found no more
+        scores = similarities(np.asarray(embeddings[positions], dtype=np.float32), query, similarity)
         order = np.argsort(-scores, kind="stable")
-        yield scores[order], chosen[order]
+        yield scores[order], positions[order]
 
 
 def np_load(path: Path) -> "np.ndarray":

@@ -79,7 +79,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def with_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A configuration with what ``--config KEY=VALUE`` says in the place of its own.
+    """A configuration with the values of ``--config KEY=VALUE`` in place of its own.
 
     Raises:
         ConfigError: with a line for each that is no KEY=VALUE, or whose key is below a value.

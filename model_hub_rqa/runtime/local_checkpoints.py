@@ -58,7 +58,7 @@ class LocalCheckpoints(core.DummyCheckpointContext):
             (partial / METADATA).write_text(json.dumps(content, indent=1), encoding="utf-8")
             write_manifest(partial)
             _flush(partial)
-            set_aside(final)
+            hide_checkpoint(final)
             partial.rename(final)
             shutil.rmtree(_aside(final), ignore_errors=True)
         except Exception as error:  # on a full disk torch, safetensors and tokenizers each raise their own kind
@@ -77,7 +77,7 @@ class LocalCheckpoints(core.DummyCheckpointContext):
         yield Path(storage_id)
 
 
-def set_aside(checkpoint: Path) -> None:
+def hide_checkpoint(checkpoint: Path) -> None:
     """Takes a checkpoint, where there is one, out of the run under a hidden name, until its steps are trained anew."""
     if checkpoint.exists():
         shutil.rmtree(_aside(checkpoint), ignore_errors=True)

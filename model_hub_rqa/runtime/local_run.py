@@ -183,24 +183,24 @@ def _write(path: Path, reports: list[dict[str, Any]]) -> None:
 def roll_back(folder: Path, done: int) -> list[str]:
     """Makes the run's checkpoints those of its first ``done`` optimizer steps.
 
-    What a killed process left half-written or half-removed goes. Checkpoints of later steps are set aside until they
+    What a killed process left half-written or half-removed goes. Checkpoints of later steps are hidden until they
     are made again: they are damaged, or belong to what the user goes back from, and none of them may be taken for the
     newest of this run, nor count as one to keep.
 
     Returns:
-        What was set aside, in words.
+        Which were hidden, in words.
     """
     for pattern in (".checkpoint-*.partial", ".checkpoint-*.removed"):
         for path in (folder / "checkpoints").glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
     later = [path for path in checkpoints_of(folder) if steps_in_name(path) > done]
     for path in later:
-        local_checkpoints.set_aside(path)
+        local_checkpoints.hide_checkpoint(path)
     return [f"set aside: {path} (later than the {done} steps that the run goes on from)" for path in later]
 
 
-def remove_set_aside(folder: Path) -> None:
-    """Removes the checkpoints that `roll_back` has set aside, at the end of the run that took their place."""
+def remove_hidden_checkpoints(folder: Path) -> None:
+    """Removes the checkpoints that `roll_back` has hidden, at the end of the run that replaced them."""
     for path in (folder / "checkpoints").glob(".checkpoint-*.replaced"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -78,7 +78,7 @@ def check_metric(trial: Any, metric: str, smaller_is_better: bool | None, config
 
     Args:
         trial: with its settings and examples.
-        metric: the name that was chosen.
+        metric: its name.
         smaller_is_better: what is given beside it; None: nothing.
         config_path: of both in the configuration, ``searcher`` say.
 

@@ -1,4 +1,4 @@
-"""Beginning a run: its folder is locked, and the checkpoint that it goes on from is chosen and held to its settings."""
+"""Beginning a run: its folder is locked, and the checkpoint that it goes on from is checked against its settings."""
 
 import contextlib
 import datetime
@@ -308,8 +308,8 @@ def _digest(features: Any) -> str:
     digest = hashlib.sha256(np.asarray(features["length"][:], np.int64).tobytes())
     if isinstance(features, datasets.Dataset):
         step = 1 + features.data.nbytes // _HASHED_BYTES
-        chosen = features if step == 1 else features.select(range(0, len(features), step))
-        for table in chosen.with_format("arrow").iter(batch_size=1000):
+        sample = features if step == 1 else features.select(range(0, len(features), step))
+        for table in sample.with_format("arrow").iter(batch_size=1000):
             # written out, a table has the same bytes whatever it was cut from
             with pa.BufferOutputStream() as stream:
                 with pa.ipc.new_stream(stream, table.schema.remove_metadata()) as writer:

@@ -67,7 +67,7 @@ class Task:
     Attributes:
         name: as it is registered; ``package.module:Class`` names a task that is not.
         description: of its model, for messages.
-        fixed_model: whether `auto_class` alone can build the model, so that no custom model or mode can be chosen.
+        fixed_model: whether `auto_class` alone can build the model, so that no custom model or mode can be given.
         needs_passages: whether a question without passages is an error.
         reads_hub: whether examples may come from a data set of the hub.
         metric, smaller_is_better: what chooses the best checkpoint, where no configuration says it.
@@ -196,7 +196,7 @@ class Task:
         return cls.examples_of is not Task.examples_of
 
     def question_errors(self, questions: Sequence[Question]) -> dict[int, str]:
-        """Why questions cannot be read, whatever their passages, by their place in ``questions``; {} for none."""
+        """Why questions cannot be read, whatever their passages, by their index in ``questions``; {} for none."""
         return {}
 
     def examples_of(self, questions: Sequence[Question]) -> Any:
@@ -241,7 +241,7 @@ class Task:
         """The model to train.
 
         Args:
-            model_mode: a key of `MODEL_MODES` that was chosen in place of the task's.
+            model_mode: a key of `MODEL_MODES` that is used instead of the task's.
             model_kwargs: of ``from_pretrained``.
             pretrained: False starts from random weights.
         """

@@ -71,10 +71,10 @@ def build_named_callbacks(entries: Iterable[Any]) -> dict[str, TrialCallback]:
     for number, entry in enumerate(entries):
         path = f"data.callbacks[{number}]"
         try:
-            chosen = CALLBACKS.from_config(entry, path)
-            if chosen.name in built:
-                raise ConfigError(f"{path}: {chosen.name} is listed already")
-            built[chosen.name] = chosen.build()
+            callback = CALLBACKS.from_config(entry, path)
+            if callback.name in built:
+                raise ConfigError(f"{path}: {callback.name} is listed already")
+            built[callback.name] = callback.build()
         except ConfigError as error:
             errors += error.errors
     if errors:

@@ -253,7 +253,7 @@ class DatasetsTrial(SettingsTrial):
         return self.task.collate
 
     def build_registered_collator(self) -> Callable[[list[Any]], dict[str, Any]] | None:
-        """The registered collator that was chosen, or None."""
+        """The registered collator that the configuration names, or None."""
         component = self.components.collator
         if component is None:
             return None
@@ -271,8 +271,8 @@ class DatasetsTrial(SettingsTrial):
         Raises:
             DataError, ConfigError: it fails, or its batches lack ``example_index``.
         """
-        chosen, validates = self.components.collator, type(self).evaluate_batch
-        source = f"{type(self).__name__}.build_collator" if chosen is None else f"{chosen.path}: {chosen.name}"
+        named, validates = self.components.collator, type(self).evaluate_batch
+        source = f"{type(self).__name__}.build_collator" if named is None else f"{named.path}: {named.name}"
         indexed = not self._overrides("evaluate_batch") or INDEX in validates.__code__.co_consts
         try:
             collator = self.build_registered_collator() or self.build_collator()

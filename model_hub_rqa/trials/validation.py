@@ -37,7 +37,7 @@ class ValidationTrial(LoadersTrial):
 
     @property
     def higher_is_better(self) -> Mapping[str, bool | None]:
-        """Of each metric; a class may set a plain dict in its place."""
+        """Of each metric; a class may set a plain dict instead."""
         if self.task is None:
             return {"eval_loss": False, "loss": False}
         added = {name: getattr(one.factory, "higher_is_better", None) for name, one in self.metrics.items()}

@@ -39,7 +39,7 @@ def slow_writing() -> None:
     slow(base.TaskTrial, "save_pretrained")
     slow(local_checkpoints, "write_manifest")
     slow(local_checkpoints, "_flush")
-    slow(local_checkpoints, "set_aside")
+    slow(local_checkpoints, "hide_checkpoint")
     slow(local_run, "_remove")
     plain_unlink = os.unlink
 

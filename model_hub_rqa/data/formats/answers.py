@@ -7,7 +7,7 @@ from typing import Any
 from model_hub_rqa.data.checks import filled_text, items_of, text_error, true_or_false, wrong_type
 from model_hub_rqa.data.text_files import Unreadable, short
 
-NEAR = 10  # characters: of several places, the nearest one within this counts
+NEAR = 10  # characters: of several positions, the nearest one within this counts
 _SHOWN = 5
 
 
@@ -15,7 +15,7 @@ def mend(text: str, start: int | None, context: str) -> tuple[str, int] | None:
     """The answer as it stands in the context, without outer white space, and where; None where that is in doubt.
 
     An offset that is wrong by white space alone, or whose text stands exactly once in the context, has one right
-    place; of several, the nearest within 10 characters is taken. Runs of white space count as equal.
+    offset; of several, the nearest within 10 characters is taken. Runs of white space count as equal.
 
     Args:
         text: the answer.
@@ -58,7 +58,7 @@ def offset_error(text: str, start: int | None, context: str) -> str:
 
 
 def _positions(pattern: str, context: str) -> list[tuple[int, int]]:
-    """Where a pattern stands, overlapping places too: first character and the one after the last."""
+    """Where a pattern stands, overlapping positions too: first character and the one after the last."""
     found = re.finditer(f"(?=({pattern}))", context)
     return [match.span(1) for match in found]
 

@@ -86,7 +86,7 @@ def _follow(value: Any, steps: list[Any], at: str) -> Any:
             raise ValueError(f"{at} must be a list, got {short(value)}")
         if index == "*":
             rest = steps[number + 1 :]
-            found = [_follow(one, rest, f"{at}[{place}]") for place, one in enumerate(value)]
+            found = [_follow(one, rest, f"{at}[{i}]") for i, one in enumerate(value)]
             return [one for part in found for one in part] if any(step[1] == "*" for step in rest) else found
         if int(index) >= len(value):
             raise ValueError(f"{at} has no item {index}, got {len(value)} items")
@@ -94,7 +94,7 @@ def _follow(value: Any, steps: list[Any], at: str) -> Any:
     return value
 
 
-def chosen_format(name: str | None, fields: Mapping[str, Any] | None) -> QuestionFormat | None:
+def parse_format(name: str | None, fields: Mapping[str, Any] | None) -> QuestionFormat | None:
     """The format that ``format`` names, or that ``fields`` describes; None without either.
 
     Raises:

@@ -20,7 +20,7 @@ from model_hub_rqa.errors import DataError
 from model_hub_rqa.tasks.extractive.decoding import DecodedSpans, decode_many, no_answer_probability
 from model_hub_rqa.tasks.extractive.spans import SpanCandidates, add_logits, check_sizes
 
-NOWHERE = (-1, -1)  # the place of an entry without one in the context
+NOWHERE = (-1, -1)  # the span of an entry without one in the context
 
 
 def beam_candidates(

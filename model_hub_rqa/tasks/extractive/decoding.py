@@ -26,7 +26,7 @@ class DecodedSpans:
         prediction: the answer, ``""`` for "no answer".
         n_best: the best entries by falling score, as in the published nbest_predictions.json: text, probability (over
             these entries), start_logit, end_logit.
-        spans: the characters (start, end) of each entry of ``n_best``; (-1, -1) for one without a place in the context.
+        spans: the characters (start, end) of each entry of ``n_best``; (-1, -1) for one that is not in the context.
         best: which entry of ``n_best`` the prediction is.
         score_diff: v2 only: null score minus the score of the best span; the published null odds.
         no_answer_probability: ``no_answer_probability(score_diff)``; 0.0 in v1.
@@ -185,7 +185,7 @@ class _Entries(NamedTuple):
     """The n-best entries of all questions, question after question, the best first.
 
     ``begin`` [Q + 1] says where each question's begin; the others have one element an entry: the question, the logits,
-    the score, the characters (-1 without a place), whether it is a span, and whether its text is empty. ``null_score``
+    the score, the characters (-1 for none), whether it is a span, and whether its text is empty. ``null_score``
     [Q] is that of "no answer".
     """
 
@@ -318,9 +318,9 @@ def _choose(entries: _Entries, threshold: float) -> _Choice:
     return _Choice(best - entries.begin[:-1], diff)
 
 
-def _first(chosen: NDArray[np.bool_], entries: _Entries) -> NDArray[Any]:
-    """The place of each question's first chosen entry; where its entries end if there is none."""
-    indices = np.append(np.flatnonzero(chosen), len(chosen))
+def _first(mask: NDArray[np.bool_], entries: _Entries) -> NDArray[Any]:
+    """The index of each question's first entry in the mask; where its entries end if there is none."""
+    indices = np.append(np.flatnonzero(mask), len(mask))
     found = indices[np.searchsorted(indices, entries.begin[:-1])]
     result: NDArray[Any] = np.minimum(found, entries.begin[1:])
     return result
@@ -335,8 +335,8 @@ def _probabilities(entries: _Entries) -> NDArray[np.float64]:
     # Questions with as many entries are taken together: sums of rows then round as those of single questions do.
     for size in np.unique(sizes).tolist():
         for dtype in (np.float32, np.float64):
-            chosen = np.flatnonzero((sizes == size) & (exact == (dtype is np.float64)))
-            indices = entries.begin[chosen, None] + np.arange(size)
+            questions = np.flatnonzero((sizes == size) & (exact == (dtype is np.float64)))
+            indices = entries.begin[questions, None] + np.arange(size)
             scores = entries.score[indices].astype(dtype)
             top = scores.max(axis=1, initial=-np.inf, keepdims=True)
             finite = np.isfinite(top)
@@ -364,12 +364,12 @@ def _assemble(contexts: Sequence[str], entries: _Entries, choice: _Choice | None
     diffs: list[float | None] = [None] * len(contexts) if choice is None else choice.score_diff.tolist()
     return [
         DecodedSpans(
-            prediction=texts[low + chosen],
+            prediction=texts[low + index],
             n_best=n_best[low:high],
             spans=spans[low:high],
-            best=chosen,
+            best=index,
             score_diff=diff,
             no_answer_probability=0.0 if diff is None else no_answer_probability(diff),
         )
-        for low, high, chosen, diff in zip(bounds[:-1], bounds[1:], best, diffs, strict=True)
+        for low, high, index, diff in zip(bounds[:-1], bounds[1:], best, diffs, strict=True)
     ]

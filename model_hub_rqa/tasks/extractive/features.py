@@ -33,7 +33,7 @@ class PairTemplate:
     """What a tokenizer puts round a pair of texts: the special tokens before, between and after them.
 
     ``prefix``, ``middle`` and ``suffix`` hold (token id, token type) pairs; ``types`` the token types of the two
-    texts; ``cls_index`` the place of the CLS token, counted from the end where negative.
+    texts; ``cls_index`` the index of the CLS token, counted from the end where negative.
     """
 
     prefix: tuple[tuple[int, int], ...]
@@ -158,7 +158,7 @@ class FeatureBuilder:
             A table with a row a feature: input_ids, token_type_ids, length (tokens), example_index (from
             ``indices``), feature_index (the window's number within its example) and, for training, start_positions
             and end_positions (both the CLS index where the window lacks the answer) or, for evaluation, cls_index,
-            context_position (the first context token's place), offset_starts and offset_ends (characters of the
+            context_position (the first context token's index), offset_starts and offset_ends (characters of the
             context as given). Outer white space of questions, contexts and answers is not read, and what looks like
             a special token in them is text.
         """

@@ -39,7 +39,7 @@ def span_loss(
 
     Args:
         start_logits, end_logits: [B, T].
-        start_positions, end_positions: [B], the CLS token's place where there is no answer.
+        start_positions, end_positions: [B], the CLS token's index where there is no answer.
     """
     if start_logits.device.type != "mps":  # which has no float64
         start_logits, end_logits = start_logits.double(), end_logits.double()

@@ -91,7 +91,7 @@ def encode_passages(
     begin = np.concatenate([[0], np.cumsum(lengths)])
     multiple = 1 if ids.device.type == "cpu" else 8
     position = np.empty(len(ids), np.int64)  # where each token's state stands among all states, padding included
-    real, token = [], []  # of each chunk: which of its places hold a token, and which
+    real, token = [], []  # of each chunk: which of its positions hold a token, and which
     done = 0
     for chunk in encoder_chunks(lengths, encoder_chunk_size, _CALL_COST.get(ids.device.type, _CALL_COST_ELSEWHERE)):
         width = -(-int(lengths[chunk].max()) // multiple) * multiple
@@ -137,7 +137,7 @@ def _attention_mask(real: np.ndarray, device: torch.device) -> torch.Tensor | No
 
 
 def _fuse(states: torch.Tensor, position: np.ndarray, ends: np.ndarray) -> FusedStates:
-    """Gathers states [any, hidden] into one row a question; its tokens are ``place[ends[i] : ends[i + 1]]``."""
+    """Gathers states [any, hidden] into one row a question; its tokens are ``position[ends[i] : ends[i + 1]]``."""
     totals = np.diff(ends)
     real = np.arange(totals.max()) < totals[:, None]
     # Padding of a row repeats some real state: it is masked, and so its gradient is zero.

@@ -49,9 +49,9 @@ def choose_passages(
     Args:
         examples: rows as `formats.fid.FUSION_FEATURES` describes them.
         n_context: the first passages, so many of them; None for all.
-        num_hard_negatives: so many of the record's negatives are put among its passages, at places drawn from the
+        num_hard_negatives: so many of the record's negatives are put among its passages, at positions drawn from the
             seed, so that the gold passage is not always first; n_context then drops what is not gold.
-        seed: of the places.
+        seed: of the positions.
         overwrite_cache: choose anew where the cache has the choice.
     """
     choose = functools.partial(_choose, n_context=n_context, num_hard_negatives=num_hard_negatives, seed=seed)
@@ -70,7 +70,7 @@ def retrieve_passages(
     fingerprint: str | None = None,
     overwrite_cache: bool = False,
 ) -> "Dataset":
-    """Puts retrieved passages in the place of the record's.
+    """Replaces the passages of each record by retrieved ones.
 
     Args:
         examples: rows as `formats.fid.FUSION_FEATURES` describes them.
@@ -80,7 +80,7 @@ def retrieve_passages(
         keep_gold: True for training: the record's gold passages are read wherever they were ranked (see
             `insert_gold`). False for an honest evaluation.
         queries: makes queries of the questions and the turns before them; by default each is the question alone.
-        seed: of the places of gold passages that were not retrieved.
+        seed: of the positions of gold passages that were not retrieved.
         fingerprint: says what the retrieval depends on (corpus, model), so that a cached result may be used; None to
             retrieve anew.
 
@@ -101,13 +101,13 @@ def retrieve_passages(
         unanswered = [question for question, passages in zip(questions, found, strict=True) if not passages]
         if unanswered:
             raise DataError(f"retrieval: no passage was found for the question {line!r}" for line in unanswered)
-        chosen = []
+        passages = []
         for index, given, ranked in zip(indices, rows["passages"], found, strict=True):
             gold = [passage for passage in given if passage["gold"]] if keep_gold else []
             rng = np.random.default_rng([seed, index])
             merged = insert_gold(gold, [_row(hit) for hit in ranked], max_num_to_retrieve, rng)
-            chosen.append(_cut(merged, n_context))
-        return {"passages": chosen}
+            passages.append(_cut(merged, n_context))
+        return {"passages": passages}
 
     # retrievers are large, and their own text says what they depend on
     found_by = generate_random_fingerprint() if fingerprint is None else (fingerprint, build.fingerprint)
@@ -128,7 +128,7 @@ def insert_gold(
 ) -> list[Row]:
     """Merges gold passages into a ranked list, of which ``max_others`` that are not gold are kept.
 
-    A gold passage that is ranked before the last of those stands there; any other stands at a place drawn at random,
+    A gold passage that is ranked before the last of those stands there; any other stands at a position drawn at random,
     the first and the last included. Passages with the same text are the same: ids of a record and of a corpus need not
     agree.
     """

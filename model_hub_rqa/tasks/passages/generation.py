@@ -122,7 +122,7 @@ class AnswerDecoder:
             return plain
         sources = [self._fold(passage) for passage in passages]
         for expression in (rf"(?<!\w)(?:{pattern})(?!\w)", pattern):  # whole words before parts of them
-            found = re.compile(f"(?=({expression}))" if unknown else f"({expression})")  # from every place, or once
+            found = re.compile(f"(?=({expression}))" if unknown else f"({expression})")  # from every position, or once
             spellings = Counter(source.original(match) for source in sources for match in found.finditer(source.text))
             if unknown:  # an unknown token stands for any text: only the tokens of that text tell whether it is meant
                 spellings = Counter({text: n for text, n in spellings.items() if self._tokens(text) == kept})

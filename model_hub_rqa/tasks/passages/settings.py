@@ -6,7 +6,7 @@ from typing import Any
 
 from model_hub_rqa.config.fields import FieldError, option, show
 from model_hub_rqa.config.kwargs import Kwargs
-from model_hub_rqa.data.formats.fields import chosen_format
+from model_hub_rqa.data.formats.fields import parse_format
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.retrieval.hybrid import FUSIONS
 from model_hub_rqa.retrieval.queries import template_error
@@ -114,7 +114,7 @@ class PassageKwargs(Kwargs):
             yield FieldError(("min_new_tokens", "max_new_tokens"), text)
         if isinstance(self.fields, Mapping):
             try:
-                chosen_format(self.format, self.fields)
+                parse_format(self.format, self.fields)
             except ConfigError as error:
                 yield from (FieldError(("fields",), line.removeprefix("fields").lstrip(".: ")) for line in error.errors)
         if self.corpus_file is not None and not self.embedding_model:

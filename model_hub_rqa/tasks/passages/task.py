@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from model_hub_rqa.data.arrow_cache import FileLoader, cache_folder
 from model_hub_rqa.data.formats.fid import fusion_reader
-from model_hub_rqa.data.formats.fields import chosen_format
+from model_hub_rqa.data.formats.fields import parse_format
 from model_hub_rqa.errors import DataError, RqaError, renamed
 from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.metrics.documents import document_metrics
@@ -17,7 +17,7 @@ from model_hub_rqa.metrics.generation import generation_metrics
 from model_hub_rqa.records import Answer, Passage, Question
 from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.retrieval.dense import DenseSettings
-from model_hub_rqa.retrieval.queries import build_queries, choose_queries
+from model_hub_rqa.retrieval.queries import build_queries, parse_queries
 from model_hub_rqa.retrieval.search import SearchSettings, check_retriever
 from model_hub_rqa.tasks.base import Task
 from model_hub_rqa.tasks.passages.choose import choose_passages, retrieve_passages, task_retriever
@@ -81,12 +81,12 @@ class PassageTask(Task):
         if search is not None:  # a search comes at the end of long work
             check_libraries("ir_measures", *([] if search.index else DenseSettings.libraries))
             with _named_in_data():
-                choose_queries(self.settings.query_template, self.settings.query_rewriter)
+                parse_queries(self.settings.query_template, self.settings.query_rewriter)
                 check_retriever(search, verify=False)
         # Retrieval among the records' own passages needs them; without, gold passages are welcome and not needed.
         retrieved = self.settings.embedding_model and (self.settings.index or self.settings.corpus_file)
         with _named_in_data():
-            form = chosen_format(self.settings.format, self.settings.fields)
+            form = parse_format(self.settings.format, self.settings.fields)
         return fusion_reader(require_passages=not retrieved, form=form)
 
     def build_retriever(self, examples: Mapping[str, Any]) -> tuple[Retriever, str]:

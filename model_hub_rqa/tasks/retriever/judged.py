@@ -10,7 +10,7 @@ import numpy as np
 from model_hub_rqa.config import Kwargs, option
 from model_hub_rqa.config.fields import FieldError
 from model_hub_rqa.data.arrow_cache import FileLoader
-from model_hub_rqa.data.formats.fields import chosen_format
+from model_hub_rqa.data.formats.fields import parse_format
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.tasks.base import Task
@@ -32,7 +32,7 @@ class JudgedKwargs(Kwargs):
 
     def errors(self) -> Iterator[FieldError]:
         try:
-            chosen_format(self.format, self.fields if isinstance(self.fields, Mapping) else None)
+            parse_format(self.format, self.fields if isinstance(self.fields, Mapping) else None)
         except ConfigError as error:
             lines = (line.partition(":") for line in error.errors)
             yield from (FieldError((name.partition(".")[0],), f"{name}:{text}") for name, _, text in lines)
@@ -65,7 +65,7 @@ class JudgedTask(Task):
 
     def file_loader(self, *, labelled: bool = True) -> FileLoader | None:
         check_libraries("sentence_transformers", "ir_measures")
-        return judged_reader(chosen_format(self.settings.format, self.settings.fields))
+        return judged_reader(parse_format(self.settings.format, self.settings.fields))
 
     def load(self, path: str, *, labelled: bool = True, on_bad_record: str = "error") -> Any:
         if labelled:

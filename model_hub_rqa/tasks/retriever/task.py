@@ -81,7 +81,7 @@ class RetrieverTask(JudgedTask):
         """Before questions, and before passages: the settings', or else the model's own."""
         own = own_prompts(self.config.name_or_path)
         given = (self.settings.query_prompt, self.settings.passage_prompt)
-        question, passage = (own[place] if text is None else text for place, text in enumerate(given))
+        question, passage = (own[index] if text is None else text for index, text in enumerate(given))
         return question, passage
 
     def setup(self, config: Any, tokenizer: Any, limits: Any) -> None:
@@ -196,7 +196,7 @@ class RetrieverTask(JudgedTask):
             vectors = np.stack([predictions[row] for row in passages])
             for row in questions:
                 scores = vectors @ predictions[row]
-                results[row] = {passages[place]: float(scores[place]) for place in top_k(scores, DEPTH).tolist()}
+                results[row] = {passages[index]: float(scores[index]) for index in top_k(scores, DEPTH).tolist()}
         return results
 
     def metrics(self, results: Sequence[Any], examples: Any) -> dict[str, float]:

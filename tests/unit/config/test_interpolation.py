@@ -125,7 +125,7 @@ def test_search_specifications_keep_working() -> None:
         "inner": {"deep": 1e-4, "x": "m"},
     }
     assert experiment.data == {"model": "m", "r": 1e-4}
-    assert experiment.chosen == {
+    assert experiment.trial_hparams == {
         "rate": 1e-4,
         "choice": "${data.model}",
         "again": "${.rate}",
@@ -183,7 +183,7 @@ def test_a_secret_that_is_a_reference_is_not_written_out(monkeypatch: pytest.Mon
     monkeypatch.setenv("MY_TOKEN", "hf_secret")
     hparams = {"token": "${oc.env:MY_TOKEN}", "revision": "${oc.env:MY_TOKEN}"}
     experiment = Experiment.load({"hyperparameters": hparams, "data": None})
-    assert experiment.chosen == hparams, "what Determined writes into checkpoints"
+    assert experiment.trial_hparams == hparams, "what Determined writes into checkpoints"
     assert experiment.hyperparameters["token"] == "hf_secret"
     assert experiment.file_content() == {
         "hyperparameters": {"token": "${oc.env:MY_TOKEN}", "revision": "hf_secret"},
@@ -269,8 +269,8 @@ def test_a_cluster_resolves_the_same(
     rate = {"type": "double", "minval": 1e-4, "maxval": 1.0}
     config["hyperparameters"] |= {"rate": rate, "learning_rate": "${data.my.rate}"}
     config["data"]["my"]["rate"] = "${hyperparameters.rate}"
-    chosen = {**config["hyperparameters"], "rate": 3e-4}
-    run_here(Trial(tmp_path, config, legacy=legacy, hparams=chosen), master)
+    trial_hparams = {**config["hyperparameters"], "rate": 3e-4}
+    run_here(Trial(tmp_path, config, legacy=legacy, hparams=trial_hparams), master)
     told = [(report.steps, report.metrics["f1"]) for report in master.of("validation")]
     assert told == [(report["steps"], report["f1"]) for report in tiny.reports(tmp_path / "plain", "validation")]
     last = master.of("training")[-1].metrics

@@ -26,7 +26,7 @@ from model_hub_rqa.retrieval import encoder, shards
 from model_hub_rqa.retrieval.dense import DenseSettings
 from model_hub_rqa.retrieval.encoder import Encoder
 from model_hub_rqa.retrieval.index_folder import build_index, open_index
-from model_hub_rqa.retrieval.shards import IndexShard, build_shard, chosen_shard
+from model_hub_rqa.retrieval.shards import IndexShard, build_shard, parse_shard
 
 
 @pytest.fixture(scope="module")
@@ -173,11 +173,11 @@ def test_only_dense_indexes_have_shards(
 
 def test_a_rank_has_its_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun's variables say it, unless the option does."""
-    assert chosen_shard(None) is None
+    assert parse_shard(None) is None
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "2")
-    assert chosen_shard(None) == IndexShard(3, 4)
-    assert chosen_shard("1/2") == IndexShard(1, 2)
+    assert parse_shard(None) == IndexShard(3, 4)
+    assert parse_shard("1/2") == IndexShard(1, 2)
 
 
 def join_interrupted(corpus: Path, output: Path, settings: DenseSettings) -> None:
