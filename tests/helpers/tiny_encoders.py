@@ -10,7 +10,11 @@ from tiny import WORDS
 from tokenizers_for_tests import bert
 from transformers import BertConfig, BertModel
 
+from model_hub_rqa.records import Passage
+from model_hub_rqa.retrieval.encoder import SIMILARITIES
+
 TEXTS = [" ".join(WORDS[i % 13 :: 1 + i % 5]) for i in range(40)]  # of 1 to 13 words
+PASSAGES = [Passage(str(i), text) for i, text in enumerate(TEXTS)]
 
 
 def encoder_folder(
@@ -72,6 +76,14 @@ def encoder_folder(
 
 
 _LONG = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}
+
+
+def similarity_models(folder: Path) -> Path:
+    """Fills a folder with a model for each similarity, and one, ``none``, that names none."""
+    encoder_folder(folder / "none")
+    for similarity in SIMILARITIES:
+        encoder_folder(folder / similarity, similarity_fn_name=similarity)
+    return folder
 
 
 def reference_ranking(folder: str, query: str, texts: list[str], similarity: str | None = None) -> Any:

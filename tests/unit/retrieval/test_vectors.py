@@ -1,0 +1,205 @@
+"""Vectors: exact search by each similarity, indexes of faiss, and vectors from a file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from index_folders import corpus_file
+from tiny_encoders import PASSAGES, TEXTS, similarity_models
+
+from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.retrieval.dense import DenseSettings
+from model_hub_rqa.retrieval.encoder import Encoder
+from model_hub_rqa.retrieval.index_folder import build_index, open_index
+from model_hub_rqa.retrieval.vectors import approximate_search, build_faiss, exact_search, open_faiss, similarities
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return similarity_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return corpus_file(tmp_path, PASSAGES)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "expected"),
+    [
+        ("cosine", [11.0, -4.0, 0.0]),
+        ("dot", [11.0, -4.0, 0.0]),
+        ("euclidean", [-(8**0.5), -((25 + 9) ** 0.5), -(5**0.5)]),
+        ("manhattan", [-4.0, -8.0, -3.0]),
+    ],
+)
+def test_similarities_by_hand(similarity: str, expected: list[float]) -> None:
+    """Inner products and negative distances of three rows to (1, 2)."""
+    rows = np.array([[3, 4], [-4, 0], [0, 0]], dtype=np.float32)
+    rows[1] = [-4, 5] if similarity in ("euclidean", "manhattan") else [-4, 0]
+    found = similarities(rows, np.array([1, 2], dtype=np.float32), similarity)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean", "manhattan"])
+def test_exact_search_by_each_similarity(similarity: str) -> None:
+    """Far from the origin, with copies and over block borders, the ranking is that of sorting float64 scores, and
+    copies stand in their order."""
+    generator = np.random.default_rng(0)
+    embeddings = (100 + generator.standard_normal((300, 47))).astype(np.float32)
+    embeddings[generator.choice(300, 90, replace=False)] = embeddings[7]
+    queries = (100 + generator.standard_normal((30, 47))).astype(np.float32)
+    scores, positions = exact_search(queries, embeddings, 40, 100, similarity=similarity)
+    difference = embeddings.astype(np.float64)[None] - queries.astype(np.float64)[:, None]
+    expected = {
+        "dot": queries.astype(np.float64) @ embeddings.astype(np.float64).T,
+        "euclidean": -np.sqrt((difference**2).sum(axis=2)),
+        "manhattan": -np.abs(difference).sum(axis=2),
+    }[similarity]
+    np.testing.assert_allclose(scores, -np.sort(-expected, axis=1)[:, :40], rtol=1e-5)
+    for values, places in zip(scores, positions, strict=True):
+        assert list(zip(-values, places, strict=True)) == sorted(zip(-values, places, strict=True))
+
+
+def search_ids(folder: Path, queries: list[str], k: int) -> list[list[str]]:
+    return [[hit.passage.id for hit in hits] for hits in open_index(folder).search(queries, k)]
+
+
+FACTORIES = ["HNSW32", "IVF4,Flat", "PQ4x4", "SQ8", "PCA8,SQ8"]
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("name", ["dot", "euclidean"])
+def test_indexes_of_faiss(tmp_path: Path, models: Path, corpus: Path, factory: str, name: str) -> None:
+    """Each finds most of what the exact search does, by the same scores; all of it where k is the corpus or more."""
+    settings = DenseSettings(str(models / name))
+    build_index(corpus, tmp_path / "flat", settings)
+    search = "nprobe=2" if factory.startswith("IVF") else ""
+    approximate = DenseSettings(str(models / name), faiss_index=factory, faiss_search=search)
+    measured = build_index(corpus, tmp_path / "index", approximate).measured
+    assert list(measured) == ["faiss_recall@10"]
+    assert 0.4 < measured["faiss_recall@10"] <= 1
+    exact, opened = open_index(tmp_path / "flat"), open_index(tmp_path / "index")
+    scores = {hit.passage.id: hit.score for hit in exact.search(["oil price"], 40)[0]}
+    hits = opened.search(["oil price"], 10)[0]
+    assert 4 <= len(hits) <= 10
+    assert [hit.score for hit in hits] == [scores[hit.passage.id] for hit in hits]
+    order = [(-hit.score, int(hit.passage.id)) for hit in hits]
+    assert order == sorted(order)
+    for k in (40, 999):
+        assert opened.search(["oil price"], k) == exact.search(["oil price"], k)
+
+
+def test_the_recall_that_is_measured(tmp_path: Path) -> None:
+    """By hand: of four lists, one that is searched lacks what lies in the others; all together lack nothing."""
+    corners = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], dtype=np.float32)
+    generator = np.random.default_rng(0)
+    near = generator.standard_normal((6, 2)).astype(np.float32) / 100
+    vectors = np.concatenate([100 * corner + near for corner in corners])  # six near each corner
+    found = {
+        probes: build_faiss(
+            vectors, tmp_path / "index", "IVF4,Flat", f"nprobe={probes}", "euclidean", lambda *args: None
+        )
+        for probes in (1, 4)
+    }
+    assert found == {1: {"faiss_recall@10": pytest.approx(6 / 10)}, 4: {"faiss_recall@10": 1.0}}
+
+
+def test_fewer_than_k_are_found(tmp_path: Path) -> None:
+    """Where faiss fills up with -1, there are fewer hits, and none of another passage."""
+    vectors = np.eye(8, dtype=np.float32) * 10
+    build_faiss(vectors, tmp_path / "index", "IVF4,Flat", "", "euclidean", lambda *args: None)
+    index = open_faiss(tmp_path / "index", "nprobe=1")
+    assert (index.search(vectors[:1], 6)[1] == -1).any()
+    ((scores, positions),) = approximate_search(index, vectors[:1], vectors, 6, "euclidean")
+    assert len(scores) == len(positions) < 6
+    assert positions[0] == 0
+    assert scores[0] == 0
+    assert (positions >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("factory", "search", "said"),
+    [
+        (
+            "HNWS32",
+            "",
+            "faiss_index: must be a string of faiss' index_factory, such as HNSW32, IVF100,Flat, got 'HNWS32'",
+        ),
+        ("", "", "faiss_index: must be a string of faiss' index_factory, such as HNSW32, IVF100,Flat, got ''"),
+        ("HNSW32", "nprobe=3", "faiss_search: HNSW32 has no such parameters, got 'nprobe=3'"),
+        ("Flat", "nprobe=3", "faiss_search: needs faiss_index, got 'nprobe=3' without"),
+    ],
+)
+def test_strings_that_faiss_does_not_read(factory: str, search: str, said: str, tmp_path: Path) -> None:
+    """They are told before a corpus or a model is read."""
+    settings = DenseSettings(f"{tmp_path}/none", faiss_index=factory, faiss_search=search)
+    with pytest.raises(ConfigError, match=r"^embedding_model: ") as raised:
+        build_index(tmp_path / "none.jsonl", tmp_path / "index", settings)
+    assert said in raised.value.errors
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("PQ7", r"faiss_index: does not fit vectors of 16 numbers \(.* should be a multiple .*\), got 'PQ7'"),
+        ("IVF50,Flat", "faiss_index: IVF50,Flat is trained on 50 vectors or more, got 40 passages"),
+        ("OPQ4,PQ4x4", "faiss_index: OPQ4,PQ4x4 is trained on 256 vectors or more, got 40 passages"),
+        ("PQ4", "faiss_index: PQ4 is trained on 256 vectors or more, got 40 passages"),
+    ],
+)
+def test_indexes_that_do_not_fit(tmp_path: Path, models: Path, corpus: Path, factory: str, said: str) -> None:
+    """The vectors' dimension and their number are compared before any is encoded."""
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        build_index(
+            corpus,
+            tmp_path / "index",
+            DenseSettings(str(models / "dot"), faiss_index=factory),
+            report=lambda what, done, total: pytest.fail("encodes") if what == "encoding" else None,
+        )
+    assert not (tmp_path / "index.partial").exists()
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_vectors_from_a_file(tmp_path: Path, models: Path, corpus: Path, similarity: str) -> None:
+    """The index is that of the model that made them; for cosine they are brought to length 1."""
+    name = str(models / similarity)
+    build_index(corpus, tmp_path / "encoded", DenseSettings(name))
+    raw = Encoder(DenseSettings(name, similarity="dot")).passages(TEXTS)
+    np.save(tmp_path / "vectors.npy", raw.astype(np.float64))
+    settings = DenseSettings(query_model=name, embeddings=f"{tmp_path}/vectors.npy")
+    build_index(corpus, tmp_path / "index", settings)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "index/embeddings.npy"), np.load(tmp_path / "encoded/embeddings.npy"), rtol=1e-3, atol=1e-5
+    )
+    (tmp_path / "vectors.npy").unlink()
+    assert search_ids(tmp_path / "index", ["oil price"], 5) == search_ids(tmp_path / "encoded", ["oil price"], 5)
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((39, 16)), "embeddings: must have 40 rows, one for each passage, got 39 in .*"),
+        (np.zeros((40, 8)), "embeddings: must have 16 columns, the dimension of .*, got 8"),
+        (np.full((40, 16), np.nan), "embeddings: must be finite, got another number in row 0 of .*"),
+        (
+            np.zeros((40, 16), int),
+            r"embeddings: must be floating-point numbers .*, got int64 of the shape \(40, 16\) in .*",
+        ),
+        (np.zeros(16), r"embeddings: must be floating-point numbers .*, got float64 of the shape \(16,\) in .*"),
+        (np.array([None]), "embeddings: must be a .npy file of vectors, got .*"),
+        (None, "embeddings: must be a .npy file of vectors, got .*No such file.*"),
+    ],
+    ids=["rows", "columns", "nan", "integers", "one dimension", "pickle", "missing"],
+)
+def test_files_that_are_not_the_corpus_vectors(
+    tmp_path: Path, models: Path, corpus: Path, array: Any, said: str
+) -> None:
+    """Each is told with what it has, and leaves nothing."""
+    if array is not None:
+        np.save(tmp_path / "vectors.npy", array, allow_pickle=True)
+    settings = DenseSettings(str(models / "dot"), embeddings=f"{tmp_path}/vectors.npy")
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        build_index(corpus, tmp_path / "index", settings)
+    assert not (tmp_path / "index.partial").exists()
