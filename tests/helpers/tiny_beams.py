@@ -19,6 +19,7 @@ from transformers import (
     XLNetTokenizer,
 )
 
+KINDS = ("xlnet", "xlm")
 TRIAL = "model_hub_rqa.trials.qa_beam_search:QABeamSearchTrial"
 
 
