@@ -143,7 +143,7 @@ def _spans(text: str, size: int | None, overlap: int, starts: Callable[[str], li
         if stripped := inside.strip():
             start = begins[first] + len(inside) - len(inside.lstrip())
             yield start, start + len(stripped)
-        first = count if last == count else max(_whole(begins, last - overlap, first), first + 1)
+        first = count if last == count else max(_whole(begins, max(last - overlap, 0), first), first + 1)
 
 
 def _whole(begins: list[int], unit: int, above: int) -> int:

@@ -119,6 +119,16 @@ def test_headings() -> None:
 TEXTS = st.text(st.sampled_from("ab.!? \n。我爱กี้ाé\u3000(\"'U"), max_size=60)
 
 
+@pytest.mark.parametrize("overlap", [0, 1, 4, 6])
+def test_characters_of_several_tokens_are_not_lost(overlap: int, tokenizers: dict[str, str]) -> None:
+    """Where a passage is cut short before such a character, and the overlap is nearly the passage."""
+    text = "\ufb01ne \u2460\u2461 \uff76\uff9e 亚马逊河 end"
+    found = list(split_document(Passage("d", text), Chunking("tokens", 7, overlap, tokenizers["roberta"])))
+    covered = {place for one in found for place in range(one.start, one.end)}
+    assert [character for place, character in enumerate(text) if place not in covered and character != " "] == []
+    assert all(one.text == text[one.start : one.end] for one in found)
+
+
 @given(TEXTS, st.integers(1, 6), st.integers(0, 5), st.lists(st.integers(0, 60), max_size=4))
 def test_spans_are_of_the_text(text: str, size: int, overlap: int, begins: list[int]) -> None:
     """text[start:end] is the passage, in order, and the passages have every character but white space."""
