@@ -84,7 +84,7 @@ def answer_fields(record: Mapping[str, Any], errors: list[str], *, required: boo
     """The text to learn ("" where one of the answers is to be drawn) and the gold answers.
 
     A question that cannot be answered (``is_impossible: true``, ``answerable: false``, or, as in flat SQuAD v2.0,
-    answers that hold an empty list of texts) has the one gold answer "".
+    answers that hold an empty list of texts) has the one gold answer "". A blank text where one alone may stand is none.
     """
     before = len(errors)
     impossible, answerable = (true_or_false(record, name, errors) for name in ("is_impossible", "answerable"))
@@ -95,7 +95,7 @@ def answer_fields(record: Mapping[str, Any], errors: list[str], *, required: boo
     elif target_name is not None:
         found += _texts(record, target_name, errors)
     for name in ANSWERS:
-        found += _texts(record, name, errors)
+        found += _texts(record, name, errors, blank=impossible is True or answerable is False)
     if impossible and (target or found):
         errors.append(f"is_impossible is true, yet the record has the answer {short(target or found[0])}")
     elif impossible or answerable is False or (not target and not found and _says_none(record)):
@@ -134,10 +134,14 @@ def _says_none(record: Mapping[str, Any]) -> bool:
     return answers == [] and isinstance(record.get("context"), str) and record.get("is_impossible") is None
 
 
-def _texts(record: Mapping[str, Any], name: str, errors: list[str]) -> list[str]:
+def _texts(record: Mapping[str, Any], name: str, errors: list[str], *, blank: bool = False) -> list[str]:
+    """The texts of a field; ``blank`` ones may be among them, and are left out, where there is no answer by right."""
     value = record.get(name)
     if name in SINGLE and isinstance(value, str) and not isinstance(value, Unreadable):
-        value = [value]
+        value = [value] if value.strip() else []
+    elif name in SINGLE and not isinstance(value, str | list | dict | None):
+        errors.append(f"{name} must be text, or a list of texts, got {short(value)}")
+        return []
     elif isinstance(value, dict):  # SQuAD's form
         if not isinstance(value.get("text"), list):
             errors.append(wrong_type(f"{name}.text", list, value["text"]) if "text" in value else f"{name} has no text")
@@ -148,6 +152,8 @@ def _texts(record: Mapping[str, Any], name: str, errors: list[str]) -> list[str]
     texts = []
     for number, answer in enumerate(value, 1):
         text = answer["text"] if isinstance(answer, dict) and "text" in answer else answer
+        if blank and isinstance(text, str) and not text.strip():
+            continue
         if error := text_error(f"answer {number}", text):
             errors.append(error)
         else:

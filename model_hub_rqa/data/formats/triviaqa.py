@@ -7,12 +7,13 @@ from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row
 from model_hub_rqa.data.text_files import Unreadable, short
 from model_hub_rqa.registry import FORMATS
 
+_UNKNOWN = "<unk>"  # of the hub's test set
 _PARTS = {"entity_pages": "wiki_context", "search_results": "search_context"}
 
 
 @FORMATS.register("triviaqa")
 class TriviaQA(QuestionFormat):
-    """The value and its aliases are answers. Pages are passages where their text is given, as on the hub; TriviaQA's
+    """The value, its aliases and the annotators' own answers are gold answers. Pages are passages where their text is given, as on the hub; TriviaQA's
     own files keep it in files apart."""
 
     passages = tuple(_PARTS)
@@ -28,8 +29,9 @@ class TriviaQA(QuestionFormat):
         answer = by_name.get("answer")
         if isinstance(answer, Mapping):
             inner = {_snake(name): value for name, value in answer.items()}
-            aliases = inner.get("aliases")
-            common["answers"] = [inner.get("value"), *aliases] if isinstance(aliases, list) else aliases
+            if inner.get("value") != _UNKNOWN:
+                names = {"answer": "value", "aliases": "aliases", "answer_aliases": "human_answers"}
+                common |= {name: inner.get(own) for name, own in names.items()}
         elif answer is not None:
             common["answers"] = Unreadable(f"answer must be an object with value and aliases, got {short(answer)}")
         return {**common, "passages": [one for name, text in _PARTS.items() for one in _pages(by_name, name, text)]}

@@ -14,6 +14,7 @@ from question_files import (
     MUSIQUE,
     PUBMED,
     TRIVIA,
+    TRIVIA_ANSWER,
     TRIVIA_HUB,
     TWO_WIKI,
     TWO_WIKI_HUB,
@@ -99,6 +100,44 @@ def test_quotes_of_dpr_tables(tmp_path: Path) -> None:
         read_queries(write(tmp_path / "b.qa.csv", "who?\t['a']\nwho?\tx\n"))
 
 
+NO_TRIVIA = {
+    "aliases": [],
+    "normalized_aliases": [],
+    "normalized_value": "",
+    "type": "",
+    "value": "<unk>",
+}  # its test set
+WITH_ID = {"id": "1", "question": "who?"}
+
+
+@pytest.mark.parametrize(
+    ("record", "answers"),
+    [
+        (
+            {**TRIVIA, "Answer": {**TRIVIA_ANSWER, "Value": "A", "HumanAnswers": ["The A"]}},
+            ["A", *TRIVIA_ANSWER["Aliases"], "The A"],
+        ),
+        ({**TRIVIA_HUB, "answer": NO_TRIVIA}, []),
+        ({name: value for name, value in TRIVIA.items() if name != "Answer"}, []),
+        ({**WITH_ID, "answer": ""}, []),
+        ({**WITH_ID, "answer": "", "aliases": ["A"]}, ["A"]),
+        ({**MUSIQUE, "answer": "", "answer_aliases": [""], "answerable": False}, [""]),
+        ({**WITH_ID, "answers": ["", " "], "is_impossible": True}, [""]),
+        ({**WITH_ID, "answers": {"text": [""], "answer_start": [-1]}, "is_impossible": True}, [""]),
+    ],
+)
+def test_answers_that_are_none(record: dict[str, Any], answers: list[str], tmp_path: Path) -> None:
+    """What stands for "not known" or "no answer" is no gold answer; people's own answers are."""
+    path = write(tmp_path / "a.jsonl", [record])
+    (query,) = read_queries(path)
+    assert list(query.answers or ()) == answers
+    if answers:
+        assert read_fusion(path, require_passages=False).rows[0]["answers"] == answers
+    else:
+        with pytest.raises(DataError, match=r"line 1\): target or answers must be given"):
+            read_fusion(path, require_passages=False)
+
+
 BAD: list[tuple[Any, str]] = [
     ({**KILT, "output": "Anna"}, "output must be a list of objects with answer, got 'Anna'"),
     ({**KILT, "input": " "}, "input must not be blank, got ' '"),
@@ -106,10 +145,13 @@ BAD: list[tuple[Any, str]] = [
     ({**HOTPOT, "context": [["Ed Wood"]]}, "context 1: must be a title and a list of sentences"),
     ({**TWO_WIKI, "context": "x"}, "context must be text, or titles with their sentences, got 'x'"),
     ({**MUSIQUE, "paragraphs": [{"idx": 1}]}, "paragraphs 1: paragraph_text is missing"),
-    ({**TRIVIA_HUB, "answer": {"aliases": "x"}}, "answers must be a list, got 'x'"),
+    ({**TRIVIA_HUB, "answer": {"aliases": "x"}}, "aliases must be a list, got 'x'"),
     ({**TRIVIA_HUB, "entity_pages": {"title": [], "wiki_context": ["x"]}}, "entity_pages must have as many of title"),
     ({**PUBMED, "LABELS": ["x"]}, "contexts must be as many as labels, got 2 and 1"),
     ({**PUBMED, "CONTEXTS": ["x", 5]}, "contexts 2: text must be text, got 5"),
+    ({**WITH_ID, "answer": True}, "answer must be text, or a list of texts, got True"),
+    ({**WITH_ID, "answer": " ", "ctxs": []}, "target or answers must be given, got ' '; ctxs must hold at least one"),
+    ({**WITH_ID, "answers": ["", "A"]}, "answer 1 must not be blank, got ''"),
     ({**DPR, "positive_ctxs": []}, r"positive_ctxs must hold at least one passage, got \[\]"),
     ({**DPR, "hard_negative_ctxs": [{"title": "x"}]}, "hard_negative_ctxs 1: text is missing"),
 ]
