@@ -19,10 +19,9 @@ class DPR(QuestionFormat):
         return "positive_ctxs" in record
 
     def read(self, record: Record) -> Row:
-        ids = ("passage_id", "psg_id", "id")
-        passages = passages_of(record, "positive_ctxs", ids=ids, gold=True)
+        passages = passages_of(record, "positive_ctxs", gold=True)
         for name in ("hard_negative_ctxs", "negative_ctxs"):
-            passages += passages_of(record, name, ids=ids, gold=False, negative=True)
+            passages += passages_of(record, name, gold=False, negative=True)
         return {**record, "passages": passages}
 
 

@@ -22,7 +22,7 @@ class FlashRAG(QuestionFormat):
         common = {name: value for name, value in record.items() if name not in self.passages}
         output = record.get("output")
         if isinstance(output, Mapping) and output.get("retrieval_result") is not None:
-            found = passages_of(output, "retrieval_result", ids=("id", "docid"))
+            found = passages_of(output, "retrieval_result")
             return {**common, "passages": [_with_title(one) for one in found]}
         metadata = record.get("metadata")
         if isinstance(metadata, Mapping):

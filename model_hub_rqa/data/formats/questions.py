@@ -26,6 +26,7 @@ from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.registry import FORMATS
 
 MAX_CTXS = 1000  # the depth of a usual retrieval run; far more is a mistake, and would not fit into memory
+PASSAGE_IDS = ("id", "_id", "docid", "doc_id", "pid", "passage_id", "psg_id")
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "system": "assistant", "bot": "assistant"}
 
 Row = dict[str, Any]
@@ -120,7 +121,7 @@ def passages_of(
     *,
     text: Sequence[str] = ("text", "contents"),
     title: str = "title",
-    ids: Sequence[str] = ("id",),
+    ids: Sequence[str] = PASSAGE_IDS,
     score: str = "score",
     gold: str | bool = "isgold",
     negative: bool = False,

@@ -90,6 +90,15 @@ def test_what_fid_and_dpr_write(tmp_path: Path) -> None:
     assert [query.chat_history for query in read_queries(path)] == [question_of(first).chat_history, ()]
 
 
+@pytest.mark.parametrize("name", ["id", "_id", "docid", "doc_id", "pid", "passage_id", "psg_id"])
+@pytest.mark.parametrize("field", ["ctxs", "positive_ctxs"])
+def test_names_of_passage_ids(name: str, field: str, tmp_path: Path) -> None:
+    """Each is read, so that passages are compared by id; null is none."""
+    passages = [{name: 7, "text": "oil rose"}, {name: None, "text": "oil fell"}]
+    path = write(tmp_path / "a.jsonl", {"question": "What?", "answers": ["oil"], field: passages})
+    assert [passage["id"] for passage in read_fusion(path).rows[0]["passages"]] == ["7", ""]
+
+
 def test_contents_of_a_corpus(tmp_path: Path) -> None:
     """Pyserini's name for the text of a document."""
     path = write(tmp_path / "c.jsonl", {"id": "d1", "contents": "oil rose"})
