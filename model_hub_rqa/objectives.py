@@ -129,12 +129,12 @@ class NPO(_ForgetRetain):
         return self.gamma * loss + self.retain_term(task, batch)
 
 
-def build_objective(components: RegisteredObjects, train_sets: Sequence[str], keyed: bool) -> Objective | None:
+def build_objective(components: RegisteredObjects, train_names: Sequence[str], keyed: bool) -> Objective | None:
     """The objective that a configuration chose, or None; its data sets are there.
 
     Args:
         components: with the objective.
-        train_sets: the names of the data sets that are trained on.
+        train_names: the names of the data sets that are trained on.
         keyed: whether a batch is ``{name: batch of that set}``.
 
     Raises:
@@ -144,12 +144,12 @@ def build_objective(components: RegisteredObjects, train_sets: Sequence[str], ke
     if component is None:
         return None
     objective: Objective = component.build()
-    needed = needed_sets(objective)
-    missing = [name for name in needed if name not in train_sets]
-    config_path, got = component.path, ", ".join(train_sets) or "none"
+    needed = needed_datasets(objective)
+    missing = [name for name in needed if name not in train_names]
+    config_path, got = component.path, ", ".join(train_names) or "none"
     wanted = " and ".join(needed)
     if missing:
-        hints = "".join(did_you_mean(name, train_sets) for name in missing[:1])
+        hints = "".join(did_you_mean(name, train_names) for name in missing[:1])
         raise ConfigError(
             f"{config_path}: {component.name} needs data.train to name the sets {wanted}: there is no {missing[0]} set "
             f"(found {got}){hints}"
@@ -159,7 +159,7 @@ def build_objective(components: RegisteredObjects, train_sets: Sequence[str], ke
     return objective
 
 
-def needed_sets(objective: Objective | None) -> tuple[str, ...]:
+def needed_datasets(objective: Objective | None) -> tuple[str, ...]:
     """The data sets that an objective's batches hold, by name; nothing where they are the trial's own batches."""
     return tuple(getattr(_declared(objective), "sets", ()))
 

@@ -327,7 +327,7 @@ def _fit_on_cluster(config: dict[str, Any], info: Any) -> None:
     with pytorch.init(hparams=hparams, exp_conf=config) as context:
         if context.distributed.rank != 0:
             logging.getLogger().setLevel(logging.DEBUG if determined_cluster.is_debugged(info) else logging.WARNING)
-        with cluster_run.impossible_hyperparameters():
+        with cluster_run.raising_invalid_hp():
             if impossible is not None:
                 raise impossible
         assert experiment is not None

@@ -76,7 +76,7 @@ def score(args: argparse.Namespace) -> None:
     """Prints the scores as one JSON object: for data in SQuAD's form those of the official evaluators, else
     exact_match, f1 and rougeL of `generation_metrics`, and total; then the language and the rules that compared the
     answers. For a run of ranked documents its measures."""
-    from model_hub_rqa.data.predictions import JSONL, is_squad_form, read_predictions
+    from model_hub_rqa.data.predictions import JSONL, is_squad_format, read_predictions
     from model_hub_rqa.data.rankings import is_run
 
     if args.qrels:
@@ -93,8 +93,8 @@ def score(args: argparse.Namespace) -> None:
     collector = ErrorCollector()
     collector.attempt(check_language, args.language)
     predictions = collector.attempt(read_predictions, args.predictions)
-    args.form = collector.attempt(given_format, args)
-    squad = args.data is not None and (args.version_2 or collector.attempt(is_squad_form, args.data) is not False)
+    args.question_format = collector.attempt(given_format, args)
+    squad = args.data is not None and (args.version_2 or collector.attempt(is_squad_format, args.data) is not False)
     squad = squad and args.format is None and args.fields is None
     scores, warnings = (_score_squad if squad else _score_generated)(args, predictions, collector)
     print(json.dumps(scores), flush=True)
@@ -192,7 +192,7 @@ def _score_generated(
 
     records = None
     if args.data is not None:
-        records = errors.attempt(read_fusion, args.data, require_passages=False, form=args.form)
+        records = errors.attempt(read_fusion, args.data, require_passages=False, question_format=args.question_format)
     if args.data is None and predictions is not None:
         without = [key for key, line in predictions.lines.items() if not line.get("references")]
         if without:
@@ -289,21 +289,21 @@ def predict(args: argparse.Namespace) -> None:
 
 def _read(kind: "type[Task] | None", args: argparse.Namespace) -> Any:
     """The examples of a file that the task reads itself, or else the questions in it."""
-    form = given_format(args)
-    if form is None and kind is not None and kind.reads_file(args.data):
+    question_format = given_format(args)
+    if question_format is None and kind is not None and kind.reads_file(args.data):
         return kind().load(args.data, labelled=False, on_bad_record=args.on_bad_record)
-    return _read_questions(args, form)
+    return _read_questions(args, question_format)
 
 
-def _read_questions(args: argparse.Namespace, form: Any) -> "list[Question]":
+def _read_questions(args: argparse.Namespace, question_format: Any) -> "list[Question]":
     """The questions of a file in any format; answers are not needed."""
     from model_hub_rqa.data.formats.fid import read_fusion
     from model_hub_rqa.data.loading import load_file
-    from model_hub_rqa.data.predictions import from_squad, is_squad_form, question_of
+    from model_hub_rqa.data.predictions import from_squad, is_squad_format, question_of
     from model_hub_rqa.data.slices import parse_slice
 
     part = parse_slice(args.data)
-    if form is None and is_squad_form(part.path):
+    if question_format is None and is_squad_format(part.path):
         examples = load_file(
             args.data,
             version_2_with_negative=True,
@@ -312,7 +312,9 @@ def _read_questions(args: argparse.Namespace, form: Any) -> "list[Question]":
             on_bad_record=args.on_bad_record,
         )
         return [question_of(from_squad(row)) for row in examples]
-    records = read_fusion(part.path, require_answers=False, on_bad_record=args.on_bad_record, form=form)
+    records = read_fusion(
+        part.path, require_answers=False, on_bad_record=args.on_bad_record, question_format=question_format
+    )
     for line in records.skipped:
         say(f"left out: {line}")
     start, stop = part.bounds(len(records.rows))

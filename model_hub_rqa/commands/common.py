@@ -129,9 +129,9 @@ def given_format(args: argparse.Namespace) -> Any:
             errors.add(ConfigError(f"--fields: names {part} twice, {paths[part]!r} and {path!r}"))
         paths.setdefault(part, path if sign else part)
     with named_as_typed(args):
-        form = errors.attempt(parse_format, args.format, None if args.fields is None else paths)
+        question_format = errors.attempt(parse_format, args.format, None if args.fields is None else paths)
         errors.raise_any()
-    return form
+    return question_format
 
 
 def add_reading(command: argparse.ArgumentParser) -> None:

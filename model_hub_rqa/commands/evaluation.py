@@ -94,8 +94,8 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         errors.add(ConfigError(f"--batch-size: must be at least 1, got {args.batch_size}"))
     errors.attempt(check_language, args.language)
-    form = errors.attempt(given_format, args)
-    records = errors.attempt(_read_questions, args.data, args.index is None, args.on_bad_record, form)
+    question_format = errors.attempt(given_format, args)
+    records = errors.attempt(_read_questions, args.data, args.index is None, args.on_bad_record, question_format)
     manifests = errors.attempt(check_search, args) or []
     errors.attempt(check_libraries, "sacrebleu", *([] if args.index is None else ["ir_measures"]))
     errors.raise_any()
@@ -189,7 +189,7 @@ def ask(args: argparse.Namespace) -> None:
     print(json.dumps(_as_json(answered)) if args.json else _as_text(answered))
 
 
-def _read_questions(data: str, require_passages: bool, on_bad_record: str, form: Any) -> "Records":
+def _read_questions(data: str, require_passages: bool, on_bad_record: str, question_format: Any) -> "Records":
     from dataclasses import replace
 
     from model_hub_rqa.data.predictions import read_questions
@@ -197,7 +197,9 @@ def _read_questions(data: str, require_passages: bool, on_bad_record: str, form:
 
     part = parse_slice(data, "--data")
     try:
-        records = read_questions(part.path, require_passages=require_passages, on_bad_record=on_bad_record, form=form)
+        records = read_questions(
+            part.path, require_passages=require_passages, on_bad_record=on_bad_record, question_format=question_format
+        )
     except DataError as error:
         if require_passages and any(_lacks_passages(line) for line in error.errors):
             raise DataError([*error.errors, "--index: says where to find passages for questions without"]) from error

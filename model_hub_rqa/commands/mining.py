@@ -65,11 +65,11 @@ def mine(args: argparse.Namespace) -> None:
     if lines := settings.errors():
         errors.add(ConfigError(lines))
     manifests = errors.attempt(check_search, args)
-    form, questions = errors.attempt(given_format, args), None
+    question_format, questions = errors.attempt(given_format, args), None
     if args.qrels is None:
-        questions = errors.attempt(_questions, args.data, args.on_bad_record, form)
+        questions = errors.attempt(_questions, args.data, args.on_bad_record, question_format)
     elif manifests is not None:
-        questions = errors.attempt(_judged_questions, args, manifests[0], form)
+        questions = errors.attempt(_judged_questions, args, manifests[0], question_format)
     with named_as_typed(args):
         errors.raise_any()
         assert questions is not None
@@ -86,13 +86,13 @@ def mine(args: argparse.Namespace) -> None:
     print(json.dumps(counts))
 
 
-def _questions(path: str, on_bad_record: str, form: Any) -> "list[Asked]":
+def _questions(path: str, on_bad_record: str, question_format: Any) -> "list[Asked]":
     """The questions of a file that have positives."""
     from model_hub_rqa.records import Passage
     from model_hub_rqa.retrieval.mining import Asked
     from model_hub_rqa.tasks.retriever.records import positives_of, read_judged
 
-    records = read_judged(path, on_bad_record, form)
+    records = read_judged(path, on_bad_record, question_format)
     found, bad = [], []
     for row in records.rows:
         positives = tuple(Passage(one["id"], one["text"], one["title"]) for one in positives_of(row))
@@ -107,7 +107,7 @@ def _questions(path: str, on_bad_record: str, form: Any) -> "list[Asked]":
     return found
 
 
-def _judged_questions(args: argparse.Namespace, manifest: "Manifest", form: Any) -> "list[Asked]":
+def _judged_questions(args: argparse.Namespace, manifest: "Manifest", question_format: Any) -> "list[Asked]":
     """The questions that --qrels judges, with the passages of the index that it judges relevant."""
     from model_hub_rqa.data.corpus import read_qrels, read_queries
     from model_hub_rqa.records import Passage
@@ -115,7 +115,7 @@ def _judged_questions(args: argparse.Namespace, manifest: "Manifest", form: Any)
     from model_hub_rqa.retrieval.mining import Asked
 
     errors = ErrorCollector()
-    queries = errors.attempt(read_queries, args.data, on_bad_record=args.on_bad_record, form=form)
+    queries = errors.attempt(read_queries, args.data, on_bad_record=args.on_bad_record, question_format=question_format)
     qrels = errors.attempt(read_qrels, args.qrels)
     errors.raise_any()
     assert queries is not None

@@ -200,8 +200,12 @@ def retrieve(args: argparse.Namespace) -> None:
     errors = ErrorCollector()
     errors.attempt(check_new_folder, Path(args.output))
     manifests = errors.attempt(check_search, args)
-    form = errors.attempt(given_format, args)
-    options = {"on_bad_record": args.on_bad_record, "require_ids": args.ignore_identical_ids, "form": form}
+    question_format = errors.attempt(given_format, args)
+    options = {
+        "on_bad_record": args.on_bad_record,
+        "require_ids": args.ignore_identical_ids,
+        "question_format": question_format,
+    }
     queries = errors.attempt(read_queries, args.queries, **options)
     qrels = errors.attempt(read_qrels, args.qrels) if args.qrels else None
     measures = errors.attempt(parse_measures, args, max(args.top_k, 1))

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from model_hub_rqa.config.experiment import is_referred, trial_class_of
+from model_hub_rqa.config.experiment import is_referenced, trial_class_of
 from model_hub_rqa.config.fields import names_of
 from model_hub_rqa.config.flags import NO, flags_of, merge, parse_flags
 from model_hub_rqa.config.interpolation import referenced_names
@@ -248,7 +248,7 @@ def schema(trial: str | None, path: str | None) -> dict[str, Any]:
     if named is None:
         raise ConfigError(f"entrypoint: {path} must name a trial class, so that its settings are known")
     settings = _task_kwargs(named, config_path, _task_of(config))
-    top = [key for key in config if is_referred(key, str(config))]
+    top = [key for key in config if is_referenced(key, str(config))]
     return json_schema([] if settings is None else [settings], {**referenced_names(config), "": top})
 
 

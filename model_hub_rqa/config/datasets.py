@@ -1,4 +1,4 @@
-"""The lists of named sets in the data section: ``train: [{name: squad, train_file: ...}, news]``."""
+"""The lists of named data sets in the data section: ``train: [{name: squad, train_file: ...}, news]``."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.languages import language_error
 from model_hub_rqa.registry import DATASETS, RegisteredObject
 
-SIDES = ("train", "validation")
+SPLITS = ("train", "validation")
 _NAME = re.compile(r"[\w.-]+")
 _SOURCES = ("dataset_name", "train_file", "validation_file")
 _NEEDS_DATASETS = (
@@ -22,14 +22,14 @@ _INHERITED = ("on_bad_record", "language", "cache_dir", "overwrite_cache", "revi
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamedSetKwargs(Kwargs):
-    """One set of a list: its name, and the settings of `DatasetKwargs` that say what it holds.
+class NamedDatasetKwargs(Kwargs):
+    """One data set of a list: its name, and the settings of `DatasetKwargs` that say what it holds.
 
-    A set under ``data.datasets`` may be named on both sides; each takes the fields that are its own.
+    A data set under ``data.datasets`` may be named in both splits; each takes the fields that are its own.
     """
 
     name: str = option(help="what its metrics and its batches are called")
-    dataset_name: str | None = option(None, help="a data set on the hub, or a folder of one: its split of this side")
+    dataset_name: str | None = option(None, help="a data set on the hub, or a folder of one: its split of this name")
     dataset_config_name: str | None = option(None, help="which configuration of the data set")
     handler: str | None = option(
         None, help="a registered dataset, or package.module:object, that loads it, in place of a file"
@@ -64,16 +64,16 @@ class NamedSetKwargs(Kwargs):
             yield FieldError(("name",), f"must be of letters, digits, '_', '-' and '.', got {show(self.name)}")
 
 
-def parse_named_sets(data: DatasetKwargs) -> dict[str, tuple[NamedSetKwargs, ...]]:
-    """The sets of both sides, where the data section lists any.
+def parse_datasets(data: DatasetKwargs) -> dict[str, tuple[NamedDatasetKwargs, ...]]:
+    """The data sets of both splits, where the data section lists any.
 
     Returns:
-        "train" and "validation": the sets in their order. A side without a list is one set whose name is "". Empty
-        where neither side has a list.
+        "train" and "validation": the data sets in their order. A split without a list is one whose name is "". Empty
+        where neither split has a list.
 
     Raises:
         ConfigError: every error of every entry; among them an unknown name in an entry, a set that is not under
-            ``data.datasets``, and two sets of one name on a side.
+            ``data.datasets``, and two of one name in a split.
     """
     if data.train is None and data.validation is None:
         if data.template_args is not None:
@@ -81,10 +81,10 @@ def parse_named_sets(data: DatasetKwargs) -> dict[str, tuple[NamedSetKwargs, ...
         return {}
     errors: list[str] = []
     sets = {}
-    for side in SIDES:
-        entries = getattr(data, side)
-        found = [_plain_set(data)] if entries is None else _read_entries(entries, side, data, errors)
-        sets[side] = tuple(found)
+    for split in SPLITS:
+        entries = getattr(data, split)
+        found = [_plain_dataset(data)] if entries is None else _read_entries(entries, split, data, errors)
+        sets[split] = tuple(found)
     factories = [one.factory for found in sets.values() for one in found if one.factory is not None]
     if not errors and data.template_args is not None and not any(one.takes("template_args") for one in factories):
         errors.append(f"data.template_args: {_NEEDS_DATASETS}")
@@ -105,11 +105,11 @@ def check_factories(data: Mapping[str, Any]) -> None:
     named = data.get("datasets")
     named = named if isinstance(named, Mapping) else {}
     entries = {f"data.datasets.{name}": (name, one) for name, one in named.items()}
-    for side in SIDES:
-        listed: Any = data.get(side)
+    for split in SPLITS:
+        listed: Any = data.get(split)
         for number, one in enumerate(listed if isinstance(listed, list) else []):
             if isinstance(one, Mapping):
-                entries[f"data.{side}[{number}]"] = (one.get("name"), one)
+                entries[f"data.{split}[{number}]"] = (one.get("name"), one)
     errors: list[str] = []
     for path, (name, entry) in entries.items():
         try:
@@ -136,41 +136,43 @@ def _factory(name: Any, entry: Any, path: str, template_args: Any = None) -> Reg
     return DATASETS.from_config({"handler": name, **choice}, path, template_args=template_args)
 
 
-def _plain_set(data: DatasetKwargs) -> NamedSetKwargs:
-    names = {field.name for field in init_fields(NamedSetKwargs)}
+def _plain_dataset(data: DatasetKwargs) -> NamedDatasetKwargs:
+    names = {field.name for field in init_fields(NamedDatasetKwargs)}
     given = {name: value for name, value in vars(data).items() if name in names and value is not None}
-    plain = NamedSetKwargs(name="plain", **given)
+    plain = NamedDatasetKwargs(name="plain", **given)
     object.__setattr__(plain, "name", "")  # a name that no entry can have
     return plain
 
 
-def _read_entries(entries: list[Any] | str, side: str, data: DatasetKwargs, errors: list[str]) -> list[NamedSetKwargs]:
-    found: list[NamedSetKwargs] = []
+def _read_entries(
+    entries: list[Any] | str, split: str, data: DatasetKwargs, errors: list[str]
+) -> list[NamedDatasetKwargs]:
+    found: list[NamedDatasetKwargs] = []
     names: dict[str, int] = {}
     if isinstance(entries, str):  # one set, whose metrics have no name before them
         try:
-            one = _read_entry(entries, f"data.{side}", side, data)
+            one = _read_entry(entries, f"data.{split}", split, data)
         except ConfigError as error:
             errors += error.errors
             return []
         object.__setattr__(one, "name", "")
         return [one]
     for number, entry in enumerate(entries):
-        config_path = f"data.{side}[{number}]"
+        config_path = f"data.{split}[{number}]"
         try:
-            one = _read_entry(entry, config_path, side, data)
+            one = _read_entry(entry, config_path, split, data)
         except ConfigError as error:
             errors += error.errors
             continue
         if names.setdefault(one.name, number) != number:
             errors.append(
-                f"{config_path}.name: must be of one set only, got {one.name!r}, as data.{side}[{names[one.name]}]"
+                f"{config_path}.name: must be of one set only, got {one.name!r}, as data.{split}[{names[one.name]}]"
             )
         found.append(one)
     return found
 
 
-def _read_entry(entry: Any, config_path: str, side: str, data: DatasetKwargs) -> NamedSetKwargs:
+def _read_entry(entry: Any, config_path: str, split: str, data: DatasetKwargs) -> NamedDatasetKwargs:
     """One entry of a list: a mapping, or the name of a set under ``data.datasets``."""
     if isinstance(entry, str):
         known = data.datasets or {}
@@ -186,22 +188,22 @@ def _read_entry(entry: Any, config_path: str, side: str, data: DatasetKwargs) ->
         raise ConfigError(
             f"{config_path}: must be a mapping, or the name of a set under data.datasets, got {show(entry)}"
         )
-    names = [name for field in init_fields(NamedSetKwargs) for name in names_of(field)]
+    names = [name for field in init_fields(NamedDatasetKwargs) for name in names_of(field)]
     errors = [
         f"{config_path}.{name}: is not a known name{did_you_mean(name, names)}" for name in entry if name not in names
     ]
     inherited = {name: getattr(data, name) for name in _INHERITED if getattr(data, name) is not None}
     try:
         taken = {name: value for name, value in entry.items() if name in names}
-        (one,) = parse_dict_to_dataclasses((NamedSetKwargs,), {**inherited, **taken}, section=config_path)
+        (one,) = parse_dict_to_dataclasses((NamedDatasetKwargs,), {**inherited, **taken}, section=config_path)
     except ConfigError as error:
         raise ConfigError([*errors, *error.errors]) from error
-    file = "train_file" if side == "train" else "validation_file"
-    assert isinstance(one, NamedSetKwargs)
+    file = "train_file" if split == "train" else "validation_file"
+    assert isinstance(one, NamedDatasetKwargs)
     factory = _factory(one.name, entry, config_path, data.template_args)
     object.__setattr__(one, "factory", factory)
     if getattr(one, file) is None and one.dataset_name is None and factory is None:
-        errors.append(f"{config_path}.{file}: is required in a set of data.{side} (or dataset_name, or handler)")
+        errors.append(f"{config_path}.{file}: is required in a set of data.{split} (or dataset_name, or handler)")
     if errors:
         raise ConfigError(errors)
     return one

@@ -12,7 +12,7 @@ from model_hub_rqa.config.interpolation import (
     SECTIONS,
     escape,
     interpolate,
-    interpolate_whole,
+    interpolate_all,
     referenced_names,
     resolve_search_specs,
 )
@@ -46,13 +46,13 @@ class Experiment:
         trial_class: ``module:Class``, or None where the entrypoint names none.
         metric, smaller_is_better: the searcher's.
         checkpoint_policy: "best", "all" or "none".
-        referred: by section, the names that ``${...}`` refers to: variables of the user's own.
+        referenced: by section, the names that ``${...}`` refers to: variables of the user's own.
     """
 
     raw: Mapping[str, Any]
     trial_hparams: Mapping[str, Any]
     resolved: Mapping[str, Any]
-    referred: Mapping[str, Collection[str]]
+    referenced: Mapping[str, Collection[str]]
 
     @classmethod
     def load(cls, config: Any, hparams: Mapping[str, Any] | None = None) -> "Experiment":
@@ -76,7 +76,7 @@ class Experiment:
         trial_hparams = resolve_search_specs(written) if isinstance(written, Mapping) else {}
         fixed = {**config, "hyperparameters": trial_hparams} if isinstance(written, Mapping) else config
         # the other keys of a trial's configuration may hold texts for Determined, such as environment variables
-        resolved = interpolate_whole(fixed, written) if hparams is None else interpolate(fixed, _OF_TRIAL)
+        resolved = interpolate_all(fixed, written) if hparams is None else interpolate(fixed, _OF_TRIAL)
         return cls(config, trial_hparams, resolved, referenced_names({**config, "hyperparameters": written}))
 
     def check(self) -> None:
@@ -192,7 +192,7 @@ def _unknown_keys(config: Mapping[str, Any], text: str) -> list[str]:
     """The keys at the top that are mistyped; warns of others that neither Determined knows nor ``text`` refers to."""
     errors = []
     for key in config:
-        if key in KEYS or is_referred(key, text):
+        if key in KEYS or is_referenced(key, text):
             continue
         line = f"{key}: is not a key of a configuration{hint_for(key, KEYS)}"
         if near_miss(key, KEYS):
@@ -202,6 +202,6 @@ def _unknown_keys(config: Mapping[str, Any], text: str) -> list[str]:
     return errors
 
 
-def is_referred(key: Any, text: str) -> bool:
+def is_referenced(key: Any, text: str) -> bool:
     """Whether a reference in ``text``, a configuration written out, names a key at its top."""
     return re.search(rf"\${{[^}}]*\b{re.escape(str(key))}\b", text) is not None

@@ -136,7 +136,7 @@ SECRETS = ("token", "use_auth_token")
 Path = tuple[Any, ...]
 
 
-def interpolate_whole(config: Mapping[str, Any], written: Any) -> dict[str, Any]:
+def interpolate_all(config: Mapping[str, Any], written: Any) -> dict[str, Any]:
     """`interpolate`, and a check of the texts within search specifications.
 
     Args:

@@ -237,7 +237,7 @@ class LRSchedulerKwargs(Kwargs):
 class DatasetKwargs(Kwargs):
     """The data: files, or else a data set by its name. Files win, so that they can stand in for a named data set.
 
-    In place of either side, ``train`` and ``validation`` list several named sets: see `NamedSetKwargs`.
+    Instead of files, ``train`` and ``validation`` may list several named data sets: see `NamedDatasetKwargs`.
     """
 
     dataset_name: str | None = option(None, help="a data set on the hub, or a folder of one")
@@ -261,10 +261,10 @@ class DatasetKwargs(Kwargs):
     )
 
     train: list[Any] | str | None = option(
-        None, help="several named sets to train on, or the name of one, in place of train_file"
+        None, help="several named data sets to train on, or the name of one, in place of train_file"
     )
     validation: list[Any] | str | None = option(
-        None, help="several named sets to evaluate on, or the name of one, in place of validation_file"
+        None, help="several named data sets to evaluate on, or the name of one, in place of validation_file"
     )
     datasets: Mapping[str, Any] | None = option(
         None, help="sets by name, for train and validation to name; a registered one is {handler: NAME, args: ...}"
@@ -292,17 +292,17 @@ class DatasetKwargs(Kwargs):
         if self.mixing_temperature is not None and self.mixing != "temperature":
             text = f"needs mixing: temperature beside it, got mixing: {self.mixing}"
             yield FieldError(("mixing_temperature", "mixing"), text)
-        for side, names in (
+        for split, names in (
             ("train", ("train_file", "max_train_samples")),
             ("validation", ("validation_file", "validation_split_percentage", "max_eval_samples")),
         ):
             given = [name for name in names if getattr(self, name) is not None]
-            if getattr(self, side) is not None:
-                yield from (FieldError((name, side), f"is ignored beside the list data.{side}") for name in given)
+            if getattr(self, split) is not None:
+                yield from (FieldError((name, split), f"is ignored beside the list data.{split}") for name in given)
         if self.train is not None and self.validation is not None:
             return
         if self.train is not None or self.validation is not None:
-            # the other side may be plain
+            # the other split may be plain
             other = "validation_file" if self.train is not None else "train_file"
             if self.validation_split_percentage is not None and self.validation is None:
                 text = "cannot be drawn from several sets: give data.validation or validation_file"

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from model_hub_rqa.config.datasets import SIDES, NamedSetKwargs
+from model_hub_rqa.config.datasets import SPLITS, NamedDatasetKwargs
 from model_hub_rqa.config.experiment import KEYS
 from model_hub_rqa.config.fields import init_fields, is_required, is_secret, kinds_of, names_of, rule_of
 from model_hub_rqa.config.flags import DATA, HYPERPARAMETERS
@@ -44,10 +44,10 @@ def json_schema(settings: Iterable[type], variables: Mapping[str, Collection[str
     """
     tasks, own = list(settings), variables or {}
     data = _properties([*DATA, *tasks])
-    for side in SIDES:
-        entry = _object(_properties([NamedSetKwargs]), required=("name",))
-        data[side]["anyOf"] = [_TEXT, {"type": "array", "minItems": 1, "items": {"anyOf": [_TEXT, entry]}}, *_UNSET]
-    unnamed = {name: value for name, value in _properties([NamedSetKwargs]).items() if name != "name"}
+    for split in SPLITS:
+        entry = _object(_properties([NamedDatasetKwargs]), required=("name",))
+        data[split]["anyOf"] = [_TEXT, {"type": "array", "minItems": 1, "items": {"anyOf": [_TEXT, entry]}}, *_UNSET]
+    unnamed = {name: value for name, value in _properties([NamedDatasetKwargs]).items() if name != "name"}
     # in one piece, so that an editor underlines the entry that is wrong
     named = {"additionalProperties": {**_object(unnamed), "type": ["object", "null"]}}
     data["datasets"].pop("anyOf")

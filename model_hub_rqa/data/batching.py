@@ -95,7 +95,7 @@ class EvalBatchSampler(torch.utils.data.BatchSampler):
         lengths: tokens of each example.
         batch_size: examples of a batch on one rank.
         ranks: their number.
-        set_numbers: the number of the set that each example is in, where there are several: a set's batches are the
+        dataset_ids: the number of the set that each example is in, where there are several: a set's batches are the
             same as if it were the only one, so that its metrics are, to the last bit.
     """
 
@@ -105,10 +105,10 @@ class EvalBatchSampler(torch.utils.data.BatchSampler):
         batch_size: int,
         *,
         ranks: int = 1,
-        set_numbers: np.ndarray | None = None,
+        dataset_ids: np.ndarray | None = None,
     ) -> None:
         every = np.asarray(lengths)
-        numbers = np.zeros(len(every), np.int64) if set_numbers is None else np.asarray(set_numbers)
+        numbers = np.zeros(len(every), np.int64) if dataset_ids is None else np.asarray(dataset_ids)
         self.batches: list[list[int]] = []
         for number in np.unique(numbers):
             members = np.flatnonzero(numbers == number)

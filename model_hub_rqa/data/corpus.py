@@ -162,7 +162,7 @@ def read_queries(
     *,
     on_bad_record: str = "error",
     require_ids: bool = False,
-    form: QuestionFormat | None = None,
+    question_format: QuestionFormat | None = None,
 ) -> list[Query]:
     """The questions of a file, in their order.
 
@@ -170,14 +170,19 @@ def read_queries(
         path: in any format that `formats.fid.read_fusion` takes, or BEIR's queries (_id, text).
         on_bad_record: "error", or "skip" to leave bad questions out.
         require_ids: whether questions without ids, which are numbered, are an error.
-        form: the format; None to look at the records.
+        question_format: the format; None to look at the records.
 
     Raises:
         DataError: all errors of the file, or no question remains.
         ConfigError: on_bad_record is neither "error" nor "skip".
     """
     records = read_fusion(
-        path, require_answers=False, require_passages=False, on_bad_record=on_bad_record, queries=True, form=form
+        path,
+        require_answers=False,
+        require_passages=False,
+        on_bad_record=on_bad_record,
+        queries=True,
+        question_format=question_format,
     )
     if require_ids and records.numbered:
         raise DataError(f"{path}: questions must have ids")

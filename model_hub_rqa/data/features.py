@@ -95,14 +95,14 @@ def with_shifted_rows(features: "Dataset", by: int) -> "Dataset":
 
 
 def _with_column(features: "Dataset", name: str, values: np.ndarray) -> "Dataset":
-    form = features.format
+    format_ = features.format
     plain = features.with_format(None)  # datasets may fail to rewrite rows in another format
-    every = set(form["columns"]) == set(features.column_names)
+    every = set(format_["columns"]) == set(features.column_names)
     return plain.add_column(name, values).with_format(
-        form["type"],
-        columns=None if every else [*form["columns"], name],
-        output_all_columns=form["output_all_columns"],
-        **form["format_kwargs"],
+        format_["type"],
+        columns=None if every else [*format_["columns"], name],
+        output_all_columns=format_["output_all_columns"],
+        **format_["format_kwargs"],
     )
 
 

@@ -133,28 +133,28 @@ _ANSWER_NAMES = ("answers", "answer_text", *(name for name in ANSWERS if name !=
 
 
 def iter_questions(
-    path: str | PathLike[str], needed: Needed = (("question",),), form: QuestionFormat | None = None
+    path: str | PathLike[str], needed: Needed = (("question",),), question_format: QuestionFormat | None = None
 ) -> Iterator[tuple[Location, Any]]:
     """The records of a file of questions in any format, a question each, not validated, with their locations.
 
     Args:
         path: the file, or a folder of ``Dataset.save_to_disk``.
         needed: the columns that a table must have.
-        form: the format; None to look at the records.
+        question_format: the format; None to look at the records.
 
     Raises:
         DataError: the file is missing, empty, damaged or of another kind.
     """
     file = Path(path)
-    form = form or table_format(file)
-    if form is not None and form.columns:
-        return iter_table(file, form.columns, quoted=form.quoted)
-    if isinstance(form, Fields):
-        needed = [(name,) for name in form.names]
-    records = iter_file(file, needed, known=_CSV_COLUMNS if form is None else ())
+    question_format = question_format or table_format(file)
+    if question_format is not None and question_format.columns:
+        return iter_table(file, question_format.columns, quoted=question_format.quoted)
+    if isinstance(question_format, Fields):
+        needed = [(name,) for name in question_format.names]
+    records = iter_file(file, needed, known=_CSV_COLUMNS if question_format is None else ())
     if ending_of(file) in (".csv", ".tsv") and not file.is_dir():
         records = ((location, _from_csv(record)) for location, record in records)
-    return flatten(records) if form is None or form.nested else records
+    return flatten(records) if question_format is None or question_format.nested else records
 
 
 def table_format(file: Path) -> QuestionFormat | None:
@@ -203,8 +203,8 @@ def _unfit(record: Mapping[str, Any], *, nested: bool) -> str | None:
         return "turns before them (chat_history, as in QuAC and CoQA)"
     if not any(isinstance(value, list | dict) for name, value in record.items() if name != "answers"):
         return None  # SQuAD's own, without a look at every format
-    form = format_of(record)
-    names = () if isinstance(form, SquadQuestions) else form.passages
+    question_format = format_of(record)
+    names = () if isinstance(question_format, SquadQuestions) else question_format.passages
     lists = [value if isinstance(value := record.get(name), list) else [value] for name in names]
     if any(one and isinstance(one[0], dict | list) for one in lists):
         return "several passages (as in FiD's, LocalRQA's, HotpotQA's and MuSiQue's files)"

@@ -36,7 +36,7 @@ def check_unanswerable(splits: Mapping[str, "Dataset"], version_2_with_negative:
     """Counts the unanswerable questions of all splits together: a part of v2.0 may well have none.
 
     Args:
-        splits: data in the flat SQuAD form.
+        splits: data in the flat SQuAD format.
         version_2_with_negative: what the configuration says.
         source: what to call the data in the message.
 
@@ -69,13 +69,13 @@ def load_hub_splits(settings: Mapping[str, Any], version_2_with_negative: bool |
 
     Args:
         settings: dataset_name, dataset_config_name, revision, token, cache_dir, overwrite_cache.
-        version_2_with_negative: for data in the SQuAD form; None for data of another form, of which nothing is
+        version_2_with_negative: for data in the SQuAD format; None for data of another format, of which nothing is
             checked. The single records of a hub data set are not validated as those of a file are.
 
     Raises:
         ConfigError: the data set cannot be had (no network, no such name, configuration or revision), has no split
             train, or is of the other SQuAD version by its name.
-        DataError: it is not in the SQuAD form, or of the other version by its content.
+        DataError: it is not in the SQuAD format, or of the other version by its content.
     """
     name = settings["dataset_name"]
     if version_2_with_negative is not None:
@@ -85,13 +85,13 @@ def load_hub_splits(settings: Mapping[str, Any], version_2_with_negative: bool |
         raise ConfigError(f'data.dataset_name: {name} must have a split "train", got {sorted(map(str, found))}')
     splits = {split: found[split] for split in ("train", "validation") if split in found}
     if version_2_with_negative is not None:
-        _check_form(name, splits)
+        _check_format(name, splits)
         check_unanswerable(splits, version_2_with_negative, f"data.dataset_name: {name}")
     return splits
 
 
 def load_every_split(settings: Mapping[str, Any]) -> "dict[str, Dataset]":
-    """All splits of a data set of any form; raises ConfigError where it cannot be had."""
+    """All splits of a data set of any format; raises ConfigError where it cannot be had."""
     return dict(_load(settings["dataset_name"], settings))
 
 
@@ -100,14 +100,14 @@ def load_hub_split(settings: Mapping[str, Any], split: str, version_2_with_negat
 
     Raises:
         ConfigError: the data set cannot be had, or has no such split.
-        DataError: it is not in the SQuAD form.
+        DataError: it is not in the SQuAD format.
     """
     name = settings["dataset_name"]
     found = _load(name, settings)
     if split not in found:
         raise ConfigError(f'data.dataset_name: {name} must have a split "{split}", got {sorted(map(str, found))}')
     if version_2_with_negative is not None:
-        _check_form(name, {split: found[split]})
+        _check_format(name, {split: found[split]})
         if not version_2_with_negative:
             check_unanswerable({split: found[split]}, False, f"data.dataset_name: {name}")
     dataset: Dataset = found[split]
@@ -134,7 +134,7 @@ def _load(name: str, settings: Mapping[str, Any]) -> Any:
         raise ConfigError(f"data.dataset_name: cannot load {name!r}: {type(error).__name__}: {reason}") from error
 
 
-def _check_form(name: str, splits: "Mapping[str, Dataset]") -> None:
+def _check_format(name: str, splits: "Mapping[str, Dataset]") -> None:
     errors = []
     for split, dataset in splits.items():
         missing = [column for column in SQUAD_FEATURES if column != "title" and column not in dataset.column_names]

@@ -69,7 +69,7 @@ class MixedBatchSampler(TrainBatchSampler):
 
     Args:
         lengths: tokens of each example.
-        set_numbers: the number of the set that each example is in; every number from 0 on has one.
+        dataset_ids: the number of the set that each example is in; every number from 0 on has one.
         mixing: "in_turn" or "temperature".
         temperature: of "temperature".
         batch_size, group, seed, group_by_length: as `TrainBatchSampler` has them. In turn, only examples of one set
@@ -79,7 +79,7 @@ class MixedBatchSampler(TrainBatchSampler):
     def __init__(
         self,
         lengths: Sequence[int] | np.ndarray,
-        set_numbers: np.ndarray,
+        dataset_ids: np.ndarray,
         batch_size: int,
         *,
         mixing: str,
@@ -89,8 +89,8 @@ class MixedBatchSampler(TrainBatchSampler):
         group_by_length: bool,
     ) -> None:
         super().__init__(lengths, batch_size, group=group, seed=seed, group_by_length=group_by_length)
-        self.set_numbers = np.asarray(set_numbers)
-        self.members = [np.flatnonzero(self.set_numbers == number) for number in range(self.set_numbers.max() + 1)]
+        self.dataset_ids = np.asarray(dataset_ids)
+        self.members = [np.flatnonzero(self.dataset_ids == number) for number in range(self.dataset_ids.max() + 1)]
         self.in_turn = mixing == "in_turn"
         self.counts = draws_per_epoch([len(members) for members in self.members], mixing, temperature)
         self.draws = int(self.counts.sum())
@@ -110,7 +110,7 @@ class MixedBatchSampler(TrainBatchSampler):
             return super().sort_bucket(part)
         result = part.copy()
         for number in range(len(self.members)):
-            in_set = self.set_numbers[part] == number
+            in_set = self.dataset_ids[part] == number
             result[in_set] = super().sort_bucket(part[in_set])
         return result
 
@@ -122,14 +122,14 @@ class KeyedBatchSampler(torch.utils.data.BatchSampler):
     it was. The loss of each set is over whole effective batches of its own.
 
     Args:
-        lengths, set_numbers, batch_size, group, seed, group_by_length: as `MixedBatchSampler` has them.
+        lengths, dataset_ids, batch_size, group, seed, group_by_length: as `MixedBatchSampler` has them.
         anchor: the number of the set whose batches are an epoch; None for the set that has the most.
     """
 
     def __init__(
         self,
         lengths: Sequence[int] | np.ndarray,
-        set_numbers: np.ndarray,
+        dataset_ids: np.ndarray,
         batch_size: int,
         *,
         group: int,
@@ -137,7 +137,7 @@ class KeyedBatchSampler(torch.utils.data.BatchSampler):
         group_by_length: bool,
         anchor: int | None = None,
     ) -> None:
-        numbers = np.asarray(set_numbers)
+        numbers = np.asarray(dataset_ids)
         self.members = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
         self.samplers = [
             TrainBatchSampler(

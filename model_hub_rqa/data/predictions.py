@@ -26,7 +26,7 @@ from model_hub_rqa.errors import DataError
 from model_hub_rqa.records import Passage, Question, Turn
 
 
-def is_squad_form(path: str | PathLike[str]) -> bool:
+def is_squad_format(path: str | PathLike[str]) -> bool:
     """Whether a file's first record is in SQuAD's format: a context, and no turns before its question.
 
     Raises:
@@ -50,12 +50,16 @@ def read_questions(
     require_answers: bool = True,
     require_passages: bool = True,
     on_bad_record: str = "error",
-    form: QuestionFormat | None = None,
+    question_format: QuestionFormat | None = None,
 ) -> Records:
     """Reads and validates questions with their gold answers and passages; see `formats.fid.read_fusion`."""
     check_policy(on_bad_record)
     return read_fusion(
-        path, require_answers=require_answers, require_passages=require_passages, on_bad_record=on_bad_record, form=form
+        path,
+        require_answers=require_answers,
+        require_passages=require_passages,
+        on_bad_record=on_bad_record,
+        question_format=question_format,
     )
 
 

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from model_hub_rqa.config.datasets import NamedSetKwargs
+from model_hub_rqa.config.datasets import NamedDatasetKwargs
 from model_hub_rqa.data.arrow_cache import FileLoader
 from model_hub_rqa.data.hub import check_unanswerable
 from model_hub_rqa.data.loading import load_split
@@ -16,31 +16,28 @@ from model_hub_rqa.data.slices import subsample
 from model_hub_rqa.errors import ConfigError, DataError, RqaError
 from model_hub_rqa.registry import Loaded
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
 
 Sets = Mapping[str, Any]
-"""Data sets by name, in their order; the name is "" for the one set of a side that lists none."""
+"""Data sets by name, in their order; the name is "" for the one set of a split that lists none."""
 
 
-def load_named_sets(
-    sets: Mapping[str, Sequence[NamedSetKwargs]],
+def load_datasets(
+    sets: Mapping[str, Sequence[NamedDatasetKwargs]],
     *,
     seed: int,
     reader: FileLoader | None = None,
     version_2_with_negative: bool = False,
 ) -> Mapping[str, Sets]:
-    """Loads every set of both sides.
+    """Loads every set of both splits.
 
     Args:
-        sets: what `parse_named_sets` gave.
+        sets: what `parse_datasets` gave.
         seed: of the draw of samples where a set has no seed of its own.
-        reader: as `default_load_dataset` takes it; None for SQuAD's form.
-        version_2_with_negative: whether questions may be unanswerable, in SQuAD's form; the sets of a side are looked
-            at together: one of v1.1 may stand beside one of v2.0.
+        reader: as `default_load_dataset` takes it; None for SQuAD's format.
+        version_2_with_negative: whether questions may be unanswerable, in SQuAD's format; the data sets of a split are
+            looked at together: one of v1.1 may stand beside one of v2.0.
 
     Returns:
         "train" and "validation", each a mapping of names to data sets.
@@ -48,13 +45,13 @@ def load_named_sets(
     Raises:
         ConfigError, DataError: the errors of all sets.
     """
-    loaded: dict[str, dict[str, Any]] = {side: {} for side in sets}
+    loaded: dict[str, dict[str, Any]] = {split: {} for split in sets}
     errors: dict[type[RqaError], list[str]] = {ConfigError: [], DataError: []}
-    for side, entries in sets.items():
+    for split, entries in sets.items():
         for one in entries:
             try:
-                loaded[side][one.name] = load_named_set(
-                    one, side, seed=seed, reader=reader, version_2_with_negative=version_2_with_negative
+                loaded[split][one.name] = load_dataset(
+                    one, split, seed=seed, reader=reader, version_2_with_negative=version_2_with_negative
                 )
             except (ConfigError, DataError) as error:
                 lines = errors[type(error)]
@@ -63,31 +60,31 @@ def load_named_sets(
         if lines:
             raise kind([line for kept in errors.values() for line in kept])
     if reader is None and version_2_with_negative:
-        parts = [(f"{side} {name}", part) for side, named in loaded.items() for name, part in named.items()]
+        parts = [(f"{split} {name}", part) for split, named in loaded.items() for name, part in named.items()]
         every = {location: getattr(part, "examples", part) for location, part in parts}
         check_unanswerable(every, True, "data")
     return loaded
 
 
-def load_named_set(
-    one: NamedSetKwargs, side: str, *, seed: int, reader: FileLoader | None, version_2_with_negative: bool
+def load_dataset(
+    one: NamedDatasetKwargs, split: str, *, seed: int, reader: FileLoader | None, version_2_with_negative: bool
 ) -> Any:
-    """One set of one side ("train" or "validation"): the only code that makes a data set of an entry of a list.
+    """One data set of a split ("train" or "validation"), of an entry of a list.
 
     Returns:
         The data set; a `Loaded` one where a registered factory loads it.
     """
     drawn_by = seed if one.seed is None else one.seed
     if one.factory is not None:
-        with counted_as(side):
+        with counted_as(split):
             found = one.factory.build(cache_dir=one.cache_dir, on_bad_record=one.on_bad_record or "error")
         loaded = found if isinstance(found, Loaded) else Loaded(found)
-        limit = one.max_train_samples if side == "train" else one.max_eval_samples
+        limit = one.max_train_samples if split == "train" else one.max_eval_samples
         return replace(loaded, examples=subsample(loaded.examples, limit, drawn_by))
-    return load_split(one, side, seed=drawn_by, reader=reader, version_2_with_negative=version_2_with_negative)
+    return load_split(one, split, seed=drawn_by, reader=reader, version_2_with_negative=version_2_with_negative)
 
 
-def join_sets(parts: Sets) -> tuple[Any, dict[str, range]]:
+def join_datasets(parts: Sets) -> tuple[Any, dict[str, range]]:
     """Puts data sets one after another.
 
     Returns:
@@ -137,11 +134,11 @@ def _concatenate(parts: Sets) -> Any:
     return whole
 
 
-def set_numbers(bounds: Mapping[str, range], example_index: Sequence[int] | np.ndarray) -> np.ndarray:
+def dataset_ids(bounds: Mapping[str, range], example_index: Sequence[int] | np.ndarray) -> np.ndarray:
     """The number of the set, in their order, that each example is in.
 
     Args:
-        bounds: what `join_sets` gave.
+        bounds: what `join_datasets` gave.
         example_index: numbers of examples in the whole.
     """
     ends = [numbers.stop for numbers in bounds.values()]

@@ -17,7 +17,7 @@ writes checkpoints that other loaders refuse, without sums `determined_fixes.Che
 makes no process group in a local run                      `determined_fixes.join_process_group`
 does not take a BatchEncoding for a dict                   `determined_fixes.take_batch_encodings`
 restores checkpoints on a cluster unverified               `determined_cluster.patch_context`
-starts a wrong configuration anew, five times              `cluster_run.impossible_hyperparameters`
+starts a wrong configuration anew, five times              `cluster_run.raising_invalid_hp`
 only trains, and cannot validate alone                     `determined_cluster.validation_on_cluster`
 =========================================================  ============================================================
 

@@ -50,32 +50,20 @@ def _varies(value: Any) -> bool:
 
 
 @contextlib.contextmanager
-def impossible_hyperparameters() -> Iterator[None]:
-    """Turns a ConfigError into InvalidHP where a search chose what is wrong, so that it goes on with other values.
+def raising_invalid_hp() -> Iterator[None]:
+    """Turns an error of values that a search chose into InvalidHP, so that the search goes on with others.
 
-    Every error must name a hyperparameter that the search varies. Others are the same in each of its trials: those
-    have to fail, since a search would replace invalid trials without an end. Off a cluster nothing is turned.
+    Such an error is a NonFiniteLoss, or a ConfigError whose every line names a hyperparameter that the search varies.
+    Others are the same in each of its trials: those have to fail, since a search would replace invalid trials without
+    an end. Off a cluster nothing is turned.
     """
     try:
         yield
-    except ConfigError as error:
+    except (ConfigError, NonFiniteLoss) as error:
         config = trial_config()
         names = set() if config is None else searched_names(config)
-        if not names or not all(_names_any(line, names) for line in error.errors):
-            raise
-        for line in error.errors:
-            logger.error("%s", line)
-        raise determined.InvalidHP(str(error)) from error
-
-
-@contextlib.contextmanager
-def diverging() -> Iterator[None]:
-    """Turns a NonFiniteLoss into InvalidHP under a search, whose values for this trial made training diverge."""
-    try:
-        yield
-    except NonFiniteLoss as error:
-        config = trial_config()
-        if config is None or not searched_names(config):
+        named = isinstance(error, NonFiniteLoss) or all(_names_any(line, names) for line in error.errors)
+        if not names or not named:
             raise
         for line in error.errors:
             logger.error("%s", line)

@@ -14,7 +14,7 @@ from datasets.fingerprint import Hasher
 from model_hub_rqa.config.experiment import Experiment
 from model_hub_rqa.data.arrow_cache import FileLoader, map_examples, module_file, source_digest
 from model_hub_rqa.data.features import INDEX, check_batch, complete_datasets, with_row_numbers, with_shifted_rows
-from model_hub_rqa.data.several import join_sets, set_numbers
+from model_hub_rqa.data.several import dataset_ids, join_datasets
 from model_hub_rqa.data.shards import FileCounts, counting
 from model_hub_rqa.errors import ConfigError, DataError, ErrorCollector, RqaError
 from model_hub_rqa.models import build
@@ -56,7 +56,7 @@ class DatasetsTrial(SettingsTrial):
             return
         with counting() as self.file_counts:
             loaded = self.take_settings(self._once_per_host(self.load_examples))
-        self.examples = self._join_sets(loaded)
+        self.examples = self._join_datasets(loaded)
         self._build_config_and_tokenizer()
         self.check()
         self.read = self.examples
@@ -85,20 +85,22 @@ class DatasetsTrial(SettingsTrial):
     def load_examples(self) -> Mapping[str, Any]:
         """The raw "train" and "validation" examples; either may be a mapping of several sets by name."""
         from model_hub_rqa.data.loading import load_splits
-        from model_hub_rqa.data.several import load_named_sets
+        from model_hub_rqa.data.several import load_datasets
 
         if self.task is not None and not self.task.reads_hub:
             self._refuse_hub(type(self.task))
         reader = self.build_reader()
-        if not self.named_sets:
+        if not self.named_datasets:
             result: Mapping[str, Any] = load_splits(self.data_settings, seed=self.seed, reader=reader)
             return result
         version_2 = bool(self.data_settings.get("version_2_with_negative"))
-        return load_named_sets(self.named_sets, seed=self.seed, reader=reader, version_2_with_negative=version_2)
+        return load_datasets(self.named_datasets, seed=self.seed, reader=reader, version_2_with_negative=version_2)
 
     def _refuse_hub(self, task: type[Task]) -> None:
         entries: dict[str, Any] = {
-            f"data.{split}[{number}]": one for split, sets in self.named_sets.items() for number, one in enumerate(sets)
+            f"data.{split}[{number}]": one
+            for split, sets in self.named_datasets.items()
+            for number, one in enumerate(sets)
         }
         named = {path: one.dataset_name for path, one in {**entries, "data": self.data}.items()}
         errors = [
@@ -111,31 +113,31 @@ class DatasetsTrial(SettingsTrial):
             raise ConfigError(errors)
 
     def build_reader(self) -> FileLoader | None:
-        """What reads and validates a file of examples; None for SQuAD's form."""
+        """What reads and validates a file of examples; None for SQuAD's format."""
         return None if self.task is None else self.task.file_loader()
 
     def take_settings(self, loaded: Mapping[str, Any]) -> dict[str, Any]:
-        """The examples that were loaded; what registered data sets bring along goes to ``self.set_settings``."""
+        """The examples that were loaded; what registered data sets bring along goes to ``self.dataset_settings``."""
         examples: dict[str, Any] = dict(loaded)
-        for side, parts in loaded.items():
+        for split, parts in loaded.items():
             if not isinstance(parts, Mapping):
                 continue
-            examples[side] = {name: getattr(part, "examples", part) for name, part in parts.items()}
-            brought = {(side, name): getattr(part, "settings", {}) for name, part in parts.items()}
-            self.set_settings |= {key: settings for key, settings in brought.items() if settings}
+            examples[split] = {name: getattr(part, "examples", part) for name, part in parts.items()}
+            brought = {(split, name): getattr(part, "settings", {}) for name, part in parts.items()}
+            self.dataset_settings |= {key: settings for key, settings in brought.items() if settings}
         return examples
 
-    def _join_sets(self, loaded: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Puts the named sets of a side one after another, and notes in ``self.sets`` where each is."""
+    def _join_datasets(self, loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Puts the named data sets of a split one after another, and notes in ``self.sets`` where each is."""
         joined = dict(loaded)
-        for side, parts in loaded.items():
+        for split, parts in loaded.items():
             if isinstance(parts, Mapping):
-                joined[side], bounds = join_sets(parts)
-                self.sets[side] = {} if list(bounds) == [""] else bounds
+                joined[split], bounds = join_datasets(parts)
+                self.sets[split] = {} if list(bounds) == [""] else bounds
             # so that a build_datasets of one's own that calls Dataset.map itself sees its own edits, too
-            if isinstance(joined[side], Dataset):
+            if isinstance(joined[split], Dataset):
                 code = source_digest(module_file(type(self).__module__))
-                joined[side]._fingerprint = Hasher.hash([joined[side]._fingerprint, code])
+                joined[split]._fingerprint = Hasher.hash([joined[split]._fingerprint, code])
         return joined
 
     def build_config_and_tokenizer(self) -> tuple[Any, Any]:
@@ -209,13 +211,13 @@ class DatasetsTrial(SettingsTrial):
 
     def _variants(self) -> list[Variant]:
         """The task's settings as each data set has them; [] where none brings its own along."""
-        if not self.set_settings:
+        if not self.dataset_settings:
             return []
         errors: dict[str, None] = {}
         found = []
         for split, sets in self.sets.items():
             for name in sets or [""]:
-                own = self.set_settings.get((split, name), {})
+                own = self.dataset_settings.get((split, name), {})
                 path = f"data.datasets.{name or getattr(self.data, split)}.args" if own else "data"
                 try:
                     found.append(Variant(split, name, dataclasses.replace(cast("Any", self.settings), **own), path))
@@ -240,11 +242,11 @@ class DatasetsTrial(SettingsTrial):
         made = map_examples(self.examples[split], function, overwrite_cache=self.data.overwrite_cache, **options)
         return made if options.get("batched") else with_row_numbers(made)
 
-    def set_numbers(self, split: str) -> np.ndarray:
+    def dataset_ids(self, split: str) -> np.ndarray:
         """The number, in the order of ``self.sets[split]``, of the set that each feature is of."""
         features = self.datasets[split]
         index = features["example_index"][:] if "example_index" in features.column_names else range(len(features))
-        return set_numbers(self.sets[split], index)
+        return dataset_ids(self.sets[split], index)
 
     def build_collator(self) -> Callable[[list[Any]], dict[str, Any]]:
         """Makes a plain dict of tensors of a list of features; ``example_index`` among them, for a validation."""

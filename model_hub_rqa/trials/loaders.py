@@ -116,11 +116,11 @@ class LoadersTrial(DatasetsTrial):
         group = ranks * self.accumulation
         if self.data.mixing != "by_size":
             settings = {"group": group, "seed": self.seed, "group_by_length": self.trainer.group_by_length}
-            examples_by_set = (lengths, self.set_numbers("train"), batch_size)
+            batch_settings = (lengths, self.dataset_ids("train"), batch_size)
             if self.data.mixing == "keyed":
-                return KeyedBatchSampler(*examples_by_set, anchor=self.anchor(), **settings)
+                return KeyedBatchSampler(*batch_settings, anchor=self.anchor(), **settings)
             temperature = self.data.mixing_temperature or DEFAULT_TEMPERATURE
-            return MixedBatchSampler(*examples_by_set, mixing=self.data.mixing, temperature=temperature, **settings)
+            return MixedBatchSampler(*batch_settings, mixing=self.data.mixing, temperature=temperature, **settings)
         if self.trainer.max_tokens_per_batch is not None:
             return TokenBudgetBatchSampler(lengths, self.trainer.max_tokens_per_batch, group=group, seed=self.seed)
         return TrainBatchSampler(
@@ -147,8 +147,8 @@ class LoadersTrial(DatasetsTrial):
     def build_validation_data_loader(self) -> pytorch.DataLoader:
         batch_size = self.trainer.per_device_eval_batch_size or self.context.get_per_slot_batch_size()
         lengths = self.datasets["validation"]["length"][:]
-        numbers = self.set_numbers("validation") if self.sets["validation"] else None
-        sampler = EvalBatchSampler(lengths, batch_size, ranks=self.context.distributed.size, set_numbers=numbers)
+        numbers = self.dataset_ids("validation") if self.sets["validation"] else None
+        sampler = EvalBatchSampler(lengths, batch_size, ranks=self.context.distributed.size, dataset_ids=numbers)
         return self._loader("validation", sampler, self.collator)
 
     def _loader(self, split: str, batch_sampler: Any, collate: Callable[[list[Any]], Any]) -> pytorch.DataLoader:

@@ -15,14 +15,14 @@ from model_hub_rqa.config import (
     TrainerKwargs,
     parse_dict_to_dataclasses,
 )
-from model_hub_rqa.config.datasets import NamedSetKwargs, check_factories, parse_named_sets
+from model_hub_rqa.config.datasets import NamedDatasetKwargs, check_factories, parse_datasets
 from model_hub_rqa.config.experiment import Experiment
 from model_hub_rqa.config.fields import did_you_mean
 from model_hub_rqa.config.trainer_names import best_checkpoint_errors
 from model_hub_rqa.errors import ConfigError, ErrorCollector
 from model_hub_rqa.models.first import parse_parts, read_init_source
 from model_hub_rqa.models.hub import check_model_names
-from model_hub_rqa.objectives import Objective, build_objective, needed_sets, needs_reference
+from model_hub_rqa.objectives import Objective, build_objective, needed_datasets, needs_reference
 from model_hub_rqa.registry import TASKS, RegisteredObject, RegisteredObjects, import_plugins, read_registered
 from model_hub_rqa.runtime import (
     determined_fixes,
@@ -57,7 +57,7 @@ class SettingsTrial(BaseTransformerTrial):
     components = RegisteredObjects()
     objective: Objective | None = None
     data: DatasetKwargs
-    named_sets: Mapping[str, tuple[NamedSetKwargs, ...]]
+    named_datasets: Mapping[str, tuple[NamedDatasetKwargs, ...]]
     trainer: Any = None
     build_model: Callable[..., torch.nn.Module]
 
@@ -73,14 +73,14 @@ class SettingsTrial(BaseTransformerTrial):
         import_plugins(data.get("plugins"))  # which may register the task; their errors come with the others
         self.hparams = AttrDict(errors.attempt(self.use_task, hparams, data) or hparams)
         of_task = [name for name in getattr(self.task_kwargs, "__dataclass_fields__", {}) if name in self.hparams]
-        known = [*experiment.referred["hyperparameters"], *of_task]
+        known = [*experiment.referenced["hyperparameters"], *of_task]
         errors.attempt(self.parse_components, self.hparams, data)
         errors.attempt(check_factories, data)
         errors.attempt(self._parse_model, known)
         errors.attempt(self._parse_training, known, experiment.checkpoint_policy)
         errors.attempt(run_length.read_max_length, self.searcher)
         settings = {**data, **{name: self.hparams[name] for name in of_task}}
-        errors.attempt(self._parse_data, settings, experiment.referred["data"])
+        errors.attempt(self._parse_data, settings, experiment.referenced["data"])
         by_tokens = getattr(self.trainer, "max_tokens_per_batch", None) is not None
         if by_tokens and hasattr(self, "data") and self.data.mixing != "by_size":
             rule = f"needs data.mixing: by_size, got {self.data.mixing}"
@@ -124,7 +124,7 @@ class SettingsTrial(BaseTransformerTrial):
         parsed = parse_dict_to_dataclasses(types, settings, section="data", known=known, strict=keyed)
         self.data, self.callback_kwargs, self.settings = parsed[0], parsed[1], parsed[2] if len(parsed) > 2 else None
         errors = ErrorCollector()
-        self.named_sets = errors.attempt(self._parse_sets, self.data) or {}
+        self.named_datasets = errors.attempt(self._parse_datasets, self.data) or {}
         self.callbacks = errors.attempt(build_named_callbacks, self.callback_kwargs.callbacks or ()) or {}
         self.metrics = errors.attempt(metric_names.read_metrics, self.callback_kwargs.metrics or ()) or {}
         if self.metrics and self.task_class is None:
@@ -161,7 +161,7 @@ class SettingsTrial(BaseTransformerTrial):
     def parse_components(self, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """Raises ConfigError with every error of plugins, names, arguments and of the objective's data sets."""
         self.components = read_registered(hparams, data)
-        self.set_settings: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self.dataset_settings: dict[tuple[str, str], Mapping[str, Any]] = {}
         train, keyed = data.get("train"), data.get("mixing") == "keyed"
         entries = train if isinstance(train, list) else []
         names = [entry.get("name") if isinstance(entry, Mapping) else entry for entry in entries]
@@ -175,10 +175,10 @@ class SettingsTrial(BaseTransformerTrial):
 
     def objective_takes_sets(self) -> bool:
         """Whether the objective takes batches of several sets by name; so may one that cannot be built."""
-        return bool(needed_sets(self.objective)) or (self.objective is None and "objective" in self.hparams)
+        return bool(needed_datasets(self.objective)) or (self.objective is None and "objective" in self.hparams)
 
-    def _parse_sets(self, data: DatasetKwargs) -> Mapping[str, tuple[NamedSetKwargs, ...]]:
-        sets = parse_named_sets(data)
+    def _parse_datasets(self, data: DatasetKwargs) -> Mapping[str, tuple[NamedDatasetKwargs, ...]]:
+        sets = parse_datasets(data)
         names = [one.name for one in sets.get("train", ())]
         if data.anchor is not None and data.anchor not in names:
             raise ConfigError(

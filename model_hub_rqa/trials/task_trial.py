@@ -86,8 +86,8 @@ class TaskTrial(ValidationTrial):
         metrics: of ``data.metrics``, by name.
         examples: {"train", "validation"} as loaded; datasets: the same as features.
         file_counts: what became of the records of each file that was read.
-        sets: {"train", "validation"}: of each named set of a side, in their order, the numbers of its examples in
-            ``examples``; empty for a side that lists none.
+        sets: {"train", "validation"}: of each named data set of a split, in their order, the indices of its examples in
+            ``examples``; empty for a split that lists none.
         validation_set: while `compute_metrics` runs, the name of the set whose values it gets; "" where there is one.
         stop_reason: why a callback asked for a stop, None where none did.
         config, tokenizer: a PretrainedConfig and a PreTrainedTokenizerBase; known before the data are encoded.
@@ -100,7 +100,7 @@ class TaskTrial(ValidationTrial):
         self.context = context
         self.output_dir: Path | None = None
         determined_cluster.patch_context(context)
-        with cluster_run.reported_to_torchrun(), cluster_run.impossible_hyperparameters():
+        with cluster_run.reported_to_torchrun(), cluster_run.raising_invalid_hp():
             self._build(context)
 
     def _build(self, context: pytorch.PyTorchTrialContext) -> None:
@@ -215,7 +215,7 @@ class TaskTrial(ValidationTrial):
             self.lr_scheduler.step()
         elif (error := self.skipped.error()) is not None:
             determined_controller.keep_last_step(self.context, lost_steps=self.skipped.count)
-            with cluster_run.reported_to_torchrun(), cluster_run.diverging():
+            with cluster_run.reported_to_torchrun(), cluster_run.raising_invalid_hp():
                 raise error
 
     def compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
@@ -318,7 +318,7 @@ class TaskTrial(ValidationTrial):
                 self.finite_check(norm)
             except NonFiniteLoss as error:
                 determined_controller.keep_last_step(self.context, lost_steps=1)
-                with cluster_run.reported_to_torchrun(), cluster_run.diverging():
+                with cluster_run.reported_to_torchrun(), cluster_run.raising_invalid_hp():
                     raise error
         if self.optimizer_kwargs.max_grad_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.optimizer_kwargs.max_grad_norm, norm)

@@ -102,7 +102,7 @@ class ValidationTrial(LoadersTrial):
         predictions = {
             (rows[key[0]], *key[1:]) if isinstance(key, tuple) else rows[key]: value for key, value in values.items()
         }
-        languages = {one.name: one.language for one in self.named_sets.get("validation", ())}
+        languages = {one.name: one.language for one in self.named_datasets.get("validation", ())}
         task.dataset, task.language = self.validation_set, languages.get(self.validation_set) or self.data.language
         results = task.decode(predictions, examples)
         if self.output_dir is not None:
@@ -135,7 +135,7 @@ class ValidationTrial(LoadersTrial):
             finally:
                 self.validation_set = ""
 
-        return metrics_by_set(values, self.sets["validation"], compute)
+        return metrics_by_dataset(values, self.sets["validation"], compute)
 
     def _metrics_or_error(self, values: Values) -> dict[str, float]:
         if not values:  # `evaluate_batch` has returned metrics itself
@@ -173,7 +173,7 @@ class ValidationTrial(LoadersTrial):
         return path.with_stem(f"{path.stem}_{self.validation_set}") if self.validation_set else path
 
 
-def metrics_by_set(
+def metrics_by_dataset(
     values: Values, bounds: Mapping[str, range], compute: Callable[[str, Values], dict[str, float]]
 ) -> dict[str, float]:
     """Computes the metrics of each set as if it were alone.

@@ -98,7 +98,7 @@ class Schemas:
     """Schemas by their ``$id``; `errors` checks a value against one of them.
 
     Args:
-        schemas: every schema that is referred to.
+        schemas: every schema that is referenced to.
 
     Raises:
         ValueError: for a keyword that is not known.

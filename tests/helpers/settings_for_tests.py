@@ -12,7 +12,7 @@ from model_hub_rqa.config import (
     TrainerKwargs,
     parse_dict_to_dataclasses,
 )
-from model_hub_rqa.config.datasets import NamedSetKwargs
+from model_hub_rqa.config.datasets import NamedDatasetKwargs
 from model_hub_rqa.errors import ConfigError
 
 LEAST: dict[type, dict[str, Any]] = {
@@ -20,7 +20,7 @@ LEAST: dict[type, dict[str, Any]] = {
     TokenizerKwargs: {"pretrained_model_name_or_path": "m"},
     ModelKwargs: {"pretrained_model_name_or_path": "m"},
     DatasetKwargs: {"dataset_name": "d"},
-    NamedSetKwargs: {"name": "n"},
+    NamedDatasetKwargs: {"name": "n"},
     TrainerKwargs: {"global_batch_size": 8},
 }
 

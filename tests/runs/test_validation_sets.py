@@ -12,7 +12,7 @@ import tiny_fusion
 from determined import util
 
 from model_hub_rqa import train
-from model_hub_rqa.trials.validation import metrics_by_set
+from model_hub_rqa.trials.validation import metrics_by_dataset
 
 
 def test_metrics_go_by_set_and_by_mean() -> None:
@@ -24,10 +24,10 @@ def test_metrics_go_by_set_and_by_mean() -> None:
         mean = sum(part.values()) / len(part)
         return {"f1": mean, "n": len(part)} if name == "a" else {"f1": mean}
 
-    found = metrics_by_set(values, bounds, compute)
+    found = metrics_by_dataset(values, bounds, compute)
     assert list(found.items()) == [("z/f1", 9.0), ("a/f1", 3.0), ("a/n", 3), ("f1", 6.0)]
     assert util.json_encode(found)
-    one_batch = metrics_by_set({0: 7.0}, bounds, compute)
+    one_batch = metrics_by_dataset({0: 7.0}, bounds, compute)
     assert math.isnan(one_batch.pop("z/f1"))
     assert math.isnan(one_batch.pop("z/n"))
     assert one_batch == {"a/f1": 7.0, "a/n": 1, "f1": 7.0, "n": 1}

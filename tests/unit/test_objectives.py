@@ -16,7 +16,7 @@ from model_hub_rqa.objectives import (
     build_objective,
     finetune,
     grad_ascent,
-    needed_sets,
+    needed_datasets,
     needs_reference,
 )
 from model_hub_rqa.registry import OBJECTIVES, RegisteredObjects, read_registered
@@ -116,7 +116,7 @@ def chosen(**objective: Any) -> RegisteredObjects:
 
 
 @pytest.mark.parametrize(
-    ("objective", "train_sets", "keyed", "error"),
+    ("objective", "train_names", "keyed", "error"),
     [
         ({"name": "NPO"}, ["forget"], True, "NPO needs data.train to name the sets forget and retain: there is no "
          r"retain set \(found forget\)"),
@@ -128,10 +128,10 @@ def chosen(**objective: Any) -> RegisteredObjects:
         ({"name": "GradDiff", "args": {"gamma": -1}}, [], True, r"args.gamma: must be a number >= 0, got -1"),
     ],
 )  # fmt: skip
-def test_errors(objective: dict[str, Any], train_sets: list[str], keyed: bool, error: str) -> None:
+def test_errors(objective: dict[str, Any], train_names: list[str], keyed: bool, error: str) -> None:
     """An objective's arguments, and the data sets that it needs, are held to before anything is loaded."""
     with pytest.raises(ConfigError, match=error):
-        build_objective(chosen(**objective), train_sets, keyed)
+        build_objective(chosen(**objective), train_names, keyed)
 
 
 def test_what_is_there_is_taken() -> None:
@@ -149,8 +149,8 @@ def test_a_function_may_ask_for_sets_and_a_reference(monkeypatch: pytest.MonkeyP
     def mine(task: Any, batch: Any, weight: float = 1.0) -> torch.Tensor: ...
 
     built = build_objective(chosen(name="Mine", args={"weight": 2.0}), [], False)
-    assert (needed_sets(built), needs_reference(built)) == ((), False)
+    assert (needed_datasets(built), needs_reference(built)) == ((), False)
     mine.sets, mine.needs_reference = ("forget",), True  # type: ignore[attr-defined]
-    assert (needed_sets(built), needs_reference(built)) == (("forget",), True)
+    assert (needed_datasets(built), needs_reference(built)) == (("forget",), True)
     with pytest.raises(ConfigError, match=r"Mine needs data\.train to name the sets forget"):
         build_objective(chosen(name="Mine"), ["retain"], True)

@@ -35,7 +35,7 @@ def read_fusion(
     require_passages: bool = True,
     on_bad_record: str = "error",
     queries: bool = False,
-    form: QuestionFormat | None = None,
+    question_format: QuestionFormat | None = None,
 ) -> Records:
     """Reads and validates a file of questions with passages.
 
@@ -50,7 +50,7 @@ def read_fusion(
         require_passages: False where passages are retrieved.
         on_bad_record: "error", or "skip" to leave bad records out and return their errors.
         queries: True for a file to retrieve for: passages are not read, and ``text`` may be the question (BEIR).
-        form: the format; None to look at the records.
+        question_format: the format; None to look at the records.
 
     Returns:
         Rows as :data:`FUSION_FEATURES` describes them.
@@ -63,12 +63,12 @@ def read_fusion(
     checks = Checks(path, on_bad_record)
     rows: list[dict[str, Any]] = []
     dropped: list[str] = []
-    usual = form = form or table_format(Path(path))
-    for location, record in iter_questions(path, form=form):
+    usual = question_format = question_format or table_format(Path(path))
+    for location, record in iter_questions(path, question_format=question_format):
         if not checks.is_object(location, record):
             continue
         errors: list[str] = []
-        found = form or format_of(record, usual, queries=queries)
+        found = question_format or format_of(record, usual, queries=queries)
         usual = usual or found
         common = found.read(record)
         id_ = checks.identify(location, common, errors)
@@ -87,10 +87,14 @@ def read_fusion(
 
 
 def fusion_reader(
-    *, require_answers: bool = True, require_passages: bool = True, form: QuestionFormat | None = None
+    *, require_answers: bool = True, require_passages: bool = True, question_format: QuestionFormat | None = None
 ) -> FileLoader:
     """:func:`read_fusion` in the form of a reader: ``reader(path, on_bad_record)``."""
-    options = {"require_answers": require_answers, "require_passages": require_passages, "form": form}
+    options = {
+        "require_answers": require_answers,
+        "require_passages": require_passages,
+        "question_format": question_format,
+    }
     return functools.partial(_read, options)
 
 

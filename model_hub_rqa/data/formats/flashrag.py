@@ -27,8 +27,8 @@ class FlashRAG(QuestionFormat):
         metadata = record.get("metadata")
         if isinstance(metadata, Mapping):
             inner = {**metadata, "question": record.get("question")}
-            form = format_of(inner)
-            passages = None if isinstance(form, FlashRAG) else form.read(inner).get("passages")
+            question_format = format_of(inner)
+            passages = None if isinstance(question_format, FlashRAG) else question_format.read(inner).get("passages")
             common |= {} if passages is None else {"passages": passages}
         return common
 

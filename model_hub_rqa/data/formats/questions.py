@@ -170,7 +170,13 @@ def passages_of(
 
 
 def question_row(
-    record: Record, common: Row, form: QuestionFormat, errors: list[str], *, answers: bool, passages: bool | None
+    record: Record,
+    common: Row,
+    question_format: QuestionFormat,
+    errors: list[str],
+    *,
+    answers: bool,
+    passages: bool | None,
 ) -> Row:
     """The checked row of a common record, without its id; see :data:`~model_hub_rqa.data.formats.fid.FUSION_FEATURES`.
 
@@ -179,29 +185,29 @@ def question_row(
 
     Args:
         record: as its file has it.
-        common: what ``form`` read of it.
-        form: its format.
+        common: what ``question_format`` read of it.
+        question_format: its format.
         errors: receives what is wrong with it.
         answers: whether gold answers must be there.
         passages: whether passages must be there; None not to look at them.
     """
-    named = {form.question: common["question"]} if "question" in common else {}
-    asked = filled_text(named, form.question, errors)
+    named = {question_format.question: common["question"]} if "question" in common else {}
+    asked = filled_text(named, question_format.question, errors)
     target, references = answer_fields(common, errors, required=answers)
     history = _history(common, errors)
     rows = [] if passages is None else _passages(common.get("passages"), errors, required=passages)
     read = [row for negative, row in rows if not negative]
     if passages and not any(isinstance(one, Unreadable) for one in common.get("passages") or ()) and not read:
-        errors.append(_no_passage(record, form))
+        errors.append(_no_passage(record, question_format))
     row = {"question": asked, "chat_history": history, "target": target, "answers": references}
     return row | {"passages": read, "negatives": [row for negative, row in rows if negative]}
 
 
-def _no_passage(record: Record, form: QuestionFormat) -> str:
-    name = next((name for name in form.passages if name in record), None)
+def _no_passage(record: Record, question_format: QuestionFormat) -> str:
+    name = next((name for name in question_format.passages if name in record), None)
     if name is None:
-        return f"{form.passages[0]} is missing"
-    return f"{name} must hold at least one {form.item}, got {short(record[name])}"
+        return f"{question_format.passages[0]} is missing"
+    return f"{name} must hold at least one {question_format.item}, got {short(record[name])}"
 
 
 def _passages(items: Any, errors: list[str], *, required: bool) -> list[tuple[bool, Row]]:

@@ -90,8 +90,8 @@ def _read(rows: Iterable[Any], question_key: str, answer_key: str, on_bad_record
         if checks.is_object(location, record):
             named = {**_without_other_answers(record, answer_key), "question": record[question_key]}
             id_ = checks.identify(location, named, wrong)
-            form = format_of(named)
-            row = question_row(named, form.read(named), form, wrong, answers=True, passages=False)
+            question_format = format_of(named)
+            row = question_row(named, question_format.read(named), question_format, wrong, answers=True, passages=False)
             if checks.passed(location, id_, wrong):
                 read.append({"id": id_, **row})
     skipped = checks.finish(len(read))

@@ -15,7 +15,7 @@ from model_hub_rqa.config.fields import FieldError, option
 from model_hub_rqa.config.kwargs import Kwargs
 from model_hub_rqa.data.arrow_cache import FileLoader
 from model_hub_rqa.data.loading import load_file, squad_reader
-from model_hub_rqa.data.predictions import is_squad_form
+from model_hub_rqa.data.predictions import is_squad_format
 from model_hub_rqa.data.slices import parse_slice
 from model_hub_rqa.data.tokens import text_backend, text_backend_json
 from model_hub_rqa.errors import ConfigError, DataError
@@ -156,7 +156,7 @@ class Extractive(Task):
 
     @classmethod
     def reads_file(cls, path: str) -> bool:
-        return is_squad_form(parse_slice(path).path)
+        return is_squad_format(parse_slice(path).path)
 
     def file_loader(self, *, labelled: bool = True) -> FileLoader | None:
         return None if labelled else squad_reader(True, require_answers=False, require_offsets=False)

@@ -86,8 +86,8 @@ class PassageTask(Task):
         # Retrieval among the records' own passages needs them; without, gold passages are welcome and not needed.
         retrieved = self.settings.embedding_model and (self.settings.index or self.settings.corpus_file)
         with _named_in_data():
-            form = parse_format(self.settings.format, self.settings.fields)
-        return fusion_reader(require_passages=not retrieved, form=form)
+            question_format = parse_format(self.settings.format, self.settings.fields)
+        return fusion_reader(require_passages=not retrieved, question_format=question_format)
 
     def build_retriever(self, examples: Mapping[str, Any]) -> tuple[Retriever, str]:
         """What finds passages where the settings ask for retrieval, and a text that says what it depends on."""

@@ -17,22 +17,22 @@ from model_hub_rqa.data.text_files import short
 Row = dict[str, Any]
 
 
-def judged_reader(form: QuestionFormat | None = None) -> FileLoader:
+def judged_reader(question_format: QuestionFormat | None = None) -> FileLoader:
     """:func:`read_judged` in the form of a reader: ``reader(path, on_bad_record)``."""
-    return functools.partial(_read, form)
+    return functools.partial(_read, question_format)
 
 
-def _read(form: QuestionFormat | None, path: str, on_bad_record: str) -> Records:
-    return read_judged(path, on_bad_record, form)
+def _read(question_format: QuestionFormat | None, path: str, on_bad_record: str) -> Records:
+    return read_judged(path, on_bad_record, question_format)
 
 
-def read_judged(path: str, on_bad_record: str, form: QuestionFormat | None = None) -> Records:
+def read_judged(path: str, on_bad_record: str, question_format: QuestionFormat | None = None) -> Records:
     """Reads and validates a file of questions with passages; gold ones are positives, all others negatives.
 
     Args:
         path: in any format that `read_fusion` takes.
         on_bad_record: "error", or "skip" to leave bad records out and return their errors.
-        form: the format; None to look at the records.
+        question_format: the format; None to look at the records.
 
     Returns:
         Rows as `FUSION_FEATURES` describes them.
@@ -41,12 +41,12 @@ def read_judged(path: str, on_bad_record: str, form: QuestionFormat | None = Non
         DataError: every error, among them a negative that equals a positive.
     """
     checks, rows = Checks(path, on_bad_record), []
-    usual = form = form or table_format(Path(path))
-    for location, record in iter_questions(path, needed=(QUESTIONS,), form=form):
+    usual = question_format = question_format or table_format(Path(path))
+    for location, record in iter_questions(path, needed=(QUESTIONS,), question_format=question_format):
         if not checks.is_object(location, record):
             continue
         errors: list[str] = []
-        found = form or format_of(record, usual)
+        found = question_format or format_of(record, usual)
         usual = usual or found
         common = found.read(record)
         id_ = checks.identify(location, common, errors)

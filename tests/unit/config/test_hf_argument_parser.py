@@ -105,7 +105,7 @@ def parse(kinds: Any, argv: list[str]) -> Any:
 def test_the_table_has_every_dataclass_and_nearly_every_field() -> None:
     """All but mappings, lists, and what may be of any type."""
     names = {kind.__name__ for kind in KINDS}
-    assert {"DatasetKwargs", "NamedSetKwargs", "ExtractiveKwargs", "BeamSearchKwargs", "FusionKwargs"} < names
+    assert {"DatasetKwargs", "NamedDatasetKwargs", "ExtractiveKwargs", "BeamSearchKwargs", "FusionKwargs"} < names
     tested = {(case.values[0], case.values[1]) for case in CASES}
     rest = {field.name for kind in KINDS for field in init_fields(kind) if (kind, field.name) not in tested}
     assert rest == {

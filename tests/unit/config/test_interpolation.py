@@ -107,7 +107,7 @@ def test_every_error_is_listed_with_its_path() -> None:
 
 
 def test_only_the_sections_asked_for_are_resolved() -> None:
-    """What stands elsewhere may be left open, and can be referred to all the same."""
+    """What stands elsewhere may be left open, and can be referenced to all the same."""
     config = {"name": "???", "other": "${nowhere}", "more": {"x": 5}, "data": {"x": "${more.x}"}}
     assert interpolate(config, ["data"]) == {**config, "data": {"x": 5}}
 
@@ -145,7 +145,7 @@ def test_a_trial_reads_what_the_search_chose() -> None:
     found = Experiment.load(config, {"rate": 3e-5, "steps": "${data.my.x}"})
     assert found.hyperparameters == {"rate": 3e-5, "steps": 2}
     assert found.data == {"r": 3e-5, "my": {"x": 2}}
-    assert found.referred == {"hyperparameters": {"rate"}, "data": {"my"}}
+    assert found.referenced == {"hyperparameters": {"rate"}, "data": {"my"}}
 
 
 def test_what_is_referred_to_is_known() -> None:

@@ -11,15 +11,15 @@ import torch
 
 from model_hub_rqa import train
 from model_hub_rqa.config import DatasetKwargs, parse_dict_to_dataclasses
-from model_hub_rqa.config.datasets import parse_named_sets
-from model_hub_rqa.data.several import join_sets, load_named_sets, set_numbers
+from model_hub_rqa.config.datasets import parse_datasets
+from model_hub_rqa.data.several import dataset_ids, join_datasets, load_datasets
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.trials.qa import QATrial
 
 
 def parse(data: dict[str, Any]) -> Any:
     (settings,) = parse_dict_to_dataclasses((DatasetKwargs,), data, section="data")
-    return parse_named_sets(settings)
+    return parse_datasets(settings)
 
 
 A, B = {"name": "a", "train_file": "a.json"}, {"name": "b", "dataset_name": "news"}
@@ -115,23 +115,23 @@ def test_sets_are_loaded_cut_down_and_joined(tmp_path: Path) -> None:
             "cache_dir": str(tmp_path / "cache"),
         }
     )
-    loaded = load_named_sets(sets, seed=0)
+    loaded = load_datasets(sets, seed=0)
     assert {name: len(part) for name, part in loaded["train"].items()} == {"big": 9, "again": 9, "small": 6}
     assert loaded["train"]["big"]["id"][:] != loaded["train"]["again"]["id"][:]
-    assert loaded["train"]["again"]["id"][:] == load_named_sets(sets, seed=77)["train"]["again"]["id"][:]
-    whole, bounds = join_sets(loaded["train"])
+    assert loaded["train"]["again"]["id"][:] == load_datasets(sets, seed=77)["train"]["again"]["id"][:]
+    whole, bounds = join_datasets(loaded["train"])
     assert bounds == {"big": range(0, 9), "again": range(9, 18), "small": range(18, 24)}
     assert [whole[i]["id"] for i in bounds["small"]] == loaded["train"]["small"]["id"][:]
-    assert set_numbers(bounds, [0, 8, 9, 17, 18, 23]).tolist() == [0, 0, 1, 1, 2, 2]
-    assert join_sets(loaded["train"])[0]._fingerprint == whole._fingerprint
-    assert len(join_sets({"x": [1, 2], "y": [3]})[0]) == 3  # sets of other kinds
+    assert dataset_ids(bounds, [0, 8, 9, 17, 18, 23]).tolist() == [0, 0, 1, 1, 2, 2]
+    assert join_datasets(loaded["train"])[0]._fingerprint == whole._fingerprint
+    assert len(join_datasets({"x": [1, 2], "y": [3]})[0]) == 3  # sets of other kinds
 
 
 def test_the_errors_of_all_sets_come_together(tmp_path: Path) -> None:
     """A missing file of one set does not hide a broken slice of another."""
     sets = parse({"train": [A, {"name": "b", "train_file": "b.json[x]"}], "validation": V})
     with pytest.raises(ConfigError, match=r"a\.json: no such file") as caught:
-        load_named_sets(sets, seed=0)
+        load_datasets(sets, seed=0)
     assert len(caught.value.errors) == 3
     assert "a.json: no such file" in str(caught.value)
 
@@ -141,11 +141,11 @@ def test_sets_of_other_types_are_not_joined() -> None:
     from datasets import Dataset
 
     one, two = Dataset.from_dict({"x": [1], "y": ["a"]}), Dataset.from_dict({"x": [2, 3], "z": [0, 0]})
-    assert join_sets({"one": one, "two": two})[0].to_dict() == {"x": [1, 2, 3]}
+    assert join_datasets({"one": one, "two": two})[0].to_dict() == {"x": [1, 2, 3]}
     with pytest.raises(DataError, match=r"must share their columns, got one: \['x', 'y'\]; other: \['q'\]"):
-        join_sets({"one": one, "other": Dataset.from_dict({"q": [1]})})
+        join_datasets({"one": one, "other": Dataset.from_dict({"q": [1]})})
     with pytest.raises(DataError, match="words does not have the types of the first set"):
-        join_sets({"one": one, "words": Dataset.from_dict({"x": ["no number"]})})
+        join_datasets({"one": one, "words": Dataset.from_dict({"x": ["no number"]})})
 
 
 # ---- training ----

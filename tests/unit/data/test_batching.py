@@ -115,7 +115,7 @@ def test_every_rank_has_a_validation_batch(count: int, batch_size: int, ranks: i
         ({"ranks": 2}, [[1, 3], [2, 0], [4]]),
         ({"ranks": 5}, [[1], [3], [2], [0], [4]]),
         ({"ranks": 7}, [[1], [3], [2], [0], [4], [1], [3]]),  # repeated from the longest on
-        ({"set_numbers": np.array([1, 1, 0, 1, 0])}, [[2, 4], [1, 3], [0]]),
+        ({"dataset_ids": np.array([1, 1, 0, 1, 0])}, [[2, 4], [1, 3], [0]]),
     ],
 )
 def test_a_validation_begins_with_the_longest(settings: dict[str, Any], batches: list[list[int]]) -> None:

@@ -266,7 +266,7 @@ def test_a_set_is_evaluated_in_the_batches_that_it_has_alone(ranks: int) -> None
     """So that its outputs are the same to the last bit, whatever stands beside it."""
     lengths = np.random.default_rng(1).integers(1, 50, 17)
     numbers = np.repeat([0, 1], [14, 3])
-    both = list(EvalBatchSampler(lengths, 4, ranks=ranks, set_numbers=numbers))
+    both = list(EvalBatchSampler(lengths, 4, ranks=ranks, dataset_ids=numbers))
     first = list(EvalBatchSampler(lengths[:14], 4, ranks=ranks))
     second = list(EvalBatchSampler(lengths[14:], 4, ranks=ranks))
     assert both == first + [[14 + index for index in batch] for batch in second]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tiny
 
-from model_hub_rqa.data.predictions import is_squad_form, question_of, read_questions
+from model_hub_rqa.data.predictions import is_squad_format, question_of, read_questions
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.records import Passage, Question, Turn
 
@@ -34,12 +34,12 @@ def write(path: Path, records: list[Any]) -> Path:
 
 def test_forms_are_told_apart(tmp_path: Path) -> None:
     """By the keys of the first record; files that only SQuAD's reader reads are SQuAD's."""
-    assert is_squad_form(write(tmp_path / "flat.jsonl", [FLAT]))
-    assert is_squad_form(tiny.squad_file(tmp_path / "nested.json", 2))
-    assert is_squad_form("anything.parquet")
-    assert not is_squad_form(write(tmp_path / "fid.jsonl", [FID]))
-    assert not is_squad_form(write(tmp_path / "dialogue.jsonl", [DIALOGUE]))
-    assert not is_squad_form(write(tmp_path / "bare.jsonl", [{"question": "What?", "answers": ["oil"]}]))
+    assert is_squad_format(write(tmp_path / "flat.jsonl", [FLAT]))
+    assert is_squad_format(tiny.squad_file(tmp_path / "nested.json", 2))
+    assert is_squad_format("anything.parquet")
+    assert not is_squad_format(write(tmp_path / "fid.jsonl", [FID]))
+    assert not is_squad_format(write(tmp_path / "dialogue.jsonl", [DIALOGUE]))
+    assert not is_squad_format(write(tmp_path / "bare.jsonl", [{"question": "What?", "answers": ["oil"]}]))
 
 
 def test_a_context_becomes_a_gold_passage(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_hub_rqa.config import DatasetKwargs
-from model_hub_rqa.config.datasets import parse_named_sets
+from model_hub_rqa.config.datasets import parse_datasets
 from model_hub_rqa.metrics.languages import LANGUAGES, choose_rules, rules_for, script_of
 from model_hub_rqa.metrics.text import SQUAD_RULES, exact_match_score, f1_score, normalize_answer
 
@@ -229,5 +229,5 @@ def test_every_language_has_rules_and_a_script() -> None:
 def test_a_set_has_its_own_language() -> None:
     """Named sets take the data section's language where they have none."""
     sets = [{"name": "a", "validation_file": "a.json", "language": "es"}, {"name": "b", "validation_file": "b.json"}]
-    found = parse_named_sets(DatasetKwargs(train_file="t.json", validation=sets, language="de"))["validation"]
+    found = parse_datasets(DatasetKwargs(train_file="t.json", validation=sets, language="de"))["validation"]
     assert [one.language for one in found] == ["es", "de"]

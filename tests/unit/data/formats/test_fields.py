@@ -51,7 +51,7 @@ def fields(**paths: str) -> QuestionFormat:
 )
 def test_fields(paths: dict[str, str], expected: list[Any], tmp_path: Path) -> None:
     """Names, items and all items of lists."""
-    (row,) = read_fusion(write(tmp_path / "a.json", [OWN]), form=fields(**paths)).rows
+    (row,) = read_fusion(write(tmp_path / "a.json", [OWN]), question_format=fields(**paths)).rows
     assert (row["id"], row["question"], row["answers"]) == ("7", "Who?", ["Ann", "Anna"])
     assert plain(row["passages"]) == expected
 
@@ -74,7 +74,7 @@ def test_fields_that_do_not_occur(paths: dict[str, str], error: str, tmp_path: P
     """The record's location, and the names that are there."""
     path = write(tmp_path / "a.jsonl", [OWN])
     with pytest.raises(DataError, match=f"a.jsonl: (record 7 \\()?line 1\\)?: .*{error}"):
-        read_fusion(path, form=fields(**(FIELDS | paths)))
+        read_fusion(path, question_format=fields(**(FIELDS | paths)))
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,12 @@ def test_wrong_fields(paths: dict[str, str], error: str) -> None:
 def test_fields_of_a_table(tmp_path: Path) -> None:
     """Columns of CSV; one that is not there is an error of the header."""
     path = write(tmp_path / "a.csv", "key,query,gold\n1,who?,Ann\n")
-    (row,) = read_fusion(path, require_passages=False, form=fields(question="query", answers="gold", id="key")).rows
+    (row,) = read_fusion(
+        path, require_passages=False, question_format=fields(question="query", answers="gold", id="key")
+    ).rows
     assert (row["id"], row["question"], row["answers"]) == ("1", "who?", ["Ann"])
     with pytest.raises(DataError, match='the header misses the column "q"'):
-        read_fusion(path, form=fields(question="q"))
+        read_fusion(path, question_format=fields(question="q"))
 
 
 def test_commands_take_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

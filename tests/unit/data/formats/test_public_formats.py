@@ -13,7 +13,7 @@ from model_hub_rqa.cli import main
 from model_hub_rqa.data.corpus import CorpusReader, read_queries
 from model_hub_rqa.data.file_loaders import read_rows, read_squad
 from model_hub_rqa.data.formats.fid import read_fusion
-from model_hub_rqa.data.predictions import is_squad_form, question_of, read_questions
+from model_hub_rqa.data.predictions import is_squad_format, question_of, read_questions
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.records import Turn
 from model_hub_rqa.registry import DATASETS
@@ -29,7 +29,7 @@ def test_a_json_file_holds_a_list_or_lines(record: dict[str, Any], content: str,
     assert [row["id"] for row in read_questions(path).rows] == ["q1", "q2"]
     assert [query.id for query in read_queries(path)] == ["q1", "q2"]
     assert len(read_rows(path, columns=["question"]).rows) == 2
-    assert is_squad_form(path) == ("context" in record)
+    assert is_squad_format(path) == ("context" in record)
     if "context" in record:
         assert [row["id"] for row in read_squad(path, version_2_with_negative=False).rows] == ["q1", "q2"]
 

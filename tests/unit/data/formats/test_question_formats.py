@@ -49,11 +49,11 @@ def test_a_format(
     """The first question of a file in the published layout, recognised and named; the same to retrieve for."""
     path = write(tmp_path / file, content)
     for form in (None, FORMATS.find(name)()):
-        row = read_fusion(path, require_passages=bool(passages), form=form).rows[0]
+        row = read_fusion(path, require_passages=bool(passages), question_format=form).rows[0]
         assert (row["id"], row["question"], row["answers"]) == (id_, question, answers)
         assert plain(row["passages"]) == passages
         assert plain(row["negatives"]) == negatives
-        assert read_queries(path, form=form)[0] == Query(id_, question, tuple(answers))
+        assert read_queries(path, question_format=form)[0] == Query(id_, question, tuple(answers))
 
 
 def test_every_format_has_a_case_and_fits_its_own_alone() -> None:
@@ -174,7 +174,7 @@ def test_whatever_a_field_holds_is_read_or_refused(record: dict[str, Any], tmp_p
     errors: list[str] = []
     for changed in changed_everywhere(record):
         path = write(tmp_path / "a.json", [changed])
-        for read in (lambda path: read_fusion(path, form=form), read_queries):
+        for read in (lambda path: read_fusion(path, question_format=form), read_queries):
             try:
                 read(path)
                 n_read += 1
