@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import accuracy, extractive, fid, retrieval, startup
+from benchmarks import accuracy, dense_search, extractive, fid, retrieval, startup
 from benchmarks.machine import describe, gemm_ceiling
 from benchmarks.timing import Row
 
@@ -48,6 +48,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "bm25": lambda repeats, short: retrieval.bm25(repeats, documents=100 if short else None),
     "bm25-engines": lambda repeats, short: (
         retrieval.engines(repeats, passages=300, queries=10) if short else retrieval.engines(repeats)
+    ),
+    "dense-search": lambda repeats, short: (
+        dense_search.dense_search(repeats, passages=300, queries=10) if short else dense_search.dense_search(repeats)
     ),
     "dense": lambda repeats, short: retrieval.dense(repeats, documents=16 if short else 512),
     "f1": _f1,

@@ -302,16 +302,17 @@ class DenseRetriever:
         check_k(k)
         if not queries:
             return []
-        vectors, similarity = self.encoder.queries(queries), self.encoder.similarity
-        if self.index is None or k >= len(self.passages):
-            exact = exact_search(vectors, self.embeddings, k, similarity=similarity)
-            found: Iterable[tuple[np.ndarray, np.ndarray]] = zip(*exact, strict=True)
-        else:
-            found = approximate_search(self.index, vectors, self.embeddings, k, similarity)
         return [
             [Hit(self.passages[i], score) for score, i in zip(scores.tolist(), positions.tolist(), strict=True)]
-            for scores, positions in found
+            for scores, positions in self.search_vectors(self.encoder.queries(queries), k)
         ]
+
+    def search_vectors(self, vectors: "np.ndarray", k: int) -> "Iterable[tuple[np.ndarray, np.ndarray]]":
+        """Scores and positions of the ``k`` best passages for each vector of (n queries, dimension), float32."""
+        similarity = self.encoder.similarity
+        if self.index is None or k >= len(self.passages):
+            return zip(*exact_search(vectors, self.embeddings, k, similarity=similarity), strict=True)
+        return approximate_search(self.index, vectors, self.embeddings, k, similarity)
 
 
 def write_embeddings(

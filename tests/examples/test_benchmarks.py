@@ -57,4 +57,4 @@ def test_every_benchmark_runs(rqa_data: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert len(lines) == 1 + 6 + 2 + 1 + 2 + 4 + 2 + 1 + 1 + 2 + 12 + 1 + 1 + 3
+    assert len(lines) == 1 + 6 + 2 + 1 + 2 + 4 + 2 + 1 + 1 + 2 + 12 + 36 + 1 + 1 + 3
