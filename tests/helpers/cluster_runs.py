@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 QA = "model_hub_rqa.trials.qa:QATrial"
 SCRIPT = "python3 -m determined.launch.torch_distributed -- python3 -m model_hub_rqa.train --trial"
 LIMIT = 300  # seconds of one run
+BOTH = pytest.mark.parametrize("legacy", [False, True], ids=["script", "legacy"])  # ways to run a trial
 
 
 @dataclass

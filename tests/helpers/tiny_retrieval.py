@@ -5,10 +5,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import tiny
 import torch
 from tiny_records import write_lines
 from tokenizers_for_tests import bert
 from transformers import BertConfig, BertModel
+
+from model_hub_rqa import train
 
 WORDS = ["price", "oil", "river", "name", "embargo", "barrel", "basin", "crisis", "members", "rainforest"]
 
@@ -75,3 +78,9 @@ def write_config(folder: Path, content: dict[str, Any]) -> str:
     path = folder / "config.yaml"
     path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     return str(path)
+
+
+def run(folder: Path, config: dict[str, Any], *words: str, name: str = "run") -> dict[str, Any]:
+    """Trains, and returns the last validation."""
+    assert train.main([write_config(folder, config), "--output-dir", str(folder / name), *words]) == 0
+    return tiny.reports(folder / name, "validation")[-1]

@@ -5,32 +5,19 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
-from cluster_runs import Trial, run_here, tiny_trial
+from cluster_runs import BOTH, Trial, run_here, tiny_trial
 from determined import util
 from stand_in_master import Report, StandInMaster
 
 from model_hub_rqa import train
 from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.runtime import determined_cluster
-
-BOTH = pytest.mark.parametrize("legacy", [False, True], ids=["script", "legacy"])
-
-
-@pytest.fixture
-def master() -> Iterator[StandInMaster]:
-    with StandInMaster() as master:
-        yield master
-
-
-@pytest.fixture
-def trial(tmp_path: Path) -> Trial:
-    return tiny_trial(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -3,32 +3,19 @@
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
-from cluster_runs import Trial, run_here, tiny_trial
+from cluster_runs import BOTH, Trial, run_here, tiny_trial
 from determined.common.api import errors
 from stand_in_master import Error, StandInMaster
 
 from model_hub_rqa.errors import ConfigError, DataError, NonFiniteLoss
 
-BOTH = pytest.mark.parametrize("legacy", [False, True], ids=["script", "legacy"])
 INVALID = "EXITED_REASON_INVALID_HP"
 SEARCH = {"name": "random", "metric": "f1", "smaller_is_better": False, "max_trials": 4}
-
-
-@pytest.fixture
-def master() -> Iterator[StandInMaster]:
-    with StandInMaster() as master:
-        yield master
-
-
-@pytest.fixture
-def trial(tmp_path: Path) -> Trial:
-    return tiny_trial(tmp_path)
 
 
 @pytest.fixture(scope="module")

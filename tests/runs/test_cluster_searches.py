@@ -3,32 +3,19 @@
 import logging
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from cluster_runs import Trial, run_here, tiny_trial
+from cluster_runs import BOTH, Trial, run_here, tiny_trial
 from stand_in_master import Asha, Error, StandInMaster
 from transformers import BertModel
 
 from model_hub_rqa.checkpoints import write_manifest
 
-BOTH = pytest.mark.parametrize("legacy", [False, True], ids=["script", "legacy"])
 SEARCH = {"name": "adaptive_asha", "metric": "f1", "smaller_is_better": False, "max_trials": 8}
-
-
-@pytest.fixture
-def master() -> Iterator[StandInMaster]:
-    with StandInMaster() as master:
-        yield master
-
-
-@pytest.fixture
-def trial(tmp_path: Path) -> Trial:
-    return tiny_trial(tmp_path)
 
 
 def rates(master: StandInMaster, run: int | None = None) -> list[float]:

@@ -10,14 +10,8 @@ import tiny
 import tiny_retrieval
 from sentence_transformers import CrossEncoder
 
-from model_hub_rqa import cli, train
+from model_hub_rqa import cli
 from model_hub_rqa.checkpoints import pretrained_folder
-
-
-def run(folder: Path, config: dict[str, Any], *words: str, name: str = "run") -> dict[str, Any]:
-    """Trains, and returns the last validation."""
-    assert train.main([tiny_retrieval.write_config(folder, config), "--output-dir", str(folder / name), *words]) == 0
-    return tiny.reports(folder / name, "validation")[-1]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +20,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings: dict[str, Any] = {"max_steps": 120, "eval_steps": 60, "num_hard_negatives": 2, "learning_rate": 3e-3}
     config = tiny_retrieval.config(folder, trial="Reranker", train=12, **settings)
     tiny_retrieval.write_lines(folder / "dev.jsonl", map(tiny_retrieval.record, range(12)))
-    run(folder, config)
+    tiny_retrieval.run(folder, config)
     return folder
 
 
@@ -74,8 +68,10 @@ def test_a_resumed_run_is_the_run_that_never_stopped(loss: str, tmp_path: Path) 
     tiny_retrieval.encoder_folder(tmp_path / "model", hidden_dropout_prob=0.1)
     settings: dict[str, Any] = {"max_steps": 8, "save_steps": 3, "eval_steps": 4, "loss": loss}
     config = tiny_retrieval.config(tmp_path, trial="Reranker", num_hard_negatives=1, **settings)
-    whole = run(tmp_path, config, name="whole")
-    resumed = run(tmp_path, config, "--resume", str(tmp_path / "whole/checkpoints/checkpoint-3"), name="resumed")
+    whole = tiny_retrieval.run(tmp_path, config, name="whole")
+    resumed = tiny_retrieval.run(
+        tmp_path, config, "--resume", str(tmp_path / "whole/checkpoints/checkpoint-3"), name="resumed"
+    )
     assert resumed == whole
     assert tiny.equal(tiny.weights(tmp_path / "whole", 8), tiny.weights(tmp_path / "resumed", 8))
     losses = [[one["loss"] for one in tiny.reports(tmp_path / name, "training")] for name in ("whole", "resumed")]
@@ -100,7 +96,7 @@ def test_two_ranks_train_as_one(loss: str, tmp_path: Path) -> None:
 
 def test_test_mode(tmp_path: Path) -> None:
     """One batch of training, one of validation, a checkpoint."""
-    run(tmp_path, tiny_retrieval.config(tmp_path, trial="Reranker", num_hard_negatives=2), "--test")
+    tiny_retrieval.run(tmp_path, tiny_retrieval.config(tmp_path, trial="Reranker", num_hard_negatives=2), "--test")
     assert (tmp_path / "run/checkpoints/checkpoint-1/pretrained/config.json").is_file()
 
 

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import forked
 import pytest
@@ -15,23 +14,17 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses as st
 from transformers import get_linear_schedule_with_warmup
 
-from model_hub_rqa import cli, train
+from model_hub_rqa import cli
 from model_hub_rqa.data.batching import TrainBatchSampler
 
 ROOT = Path(__file__).parents[2]
 MEASURES = ("nDCG@10", "MRR@10", "Recall@1", "Recall@5", "Recall@20")
 
 
-def run(folder: Path, config: dict[str, Any], *words: str, name: str = "run") -> dict[str, Any]:
-    """Trains, and returns the last validation."""
-    assert train.main([tiny_retrieval.write_config(folder, config), "--output-dir", str(folder / name), *words]) == 0
-    return tiny.reports(folder / name, "validation")[-1]
-
-
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("learned")
-    run(folder, tiny_retrieval.config(folder, max_steps=20))
+    tiny_retrieval.run(folder, tiny_retrieval.config(folder, max_steps=20))
     return folder
 
 
@@ -47,7 +40,7 @@ def test_a_plain_loop_ends_in_the_same_weights(tmp_path: Path) -> None:
         for passage in (*one["positive_ctxs"], *one["hard_negative_ctxs"]):
             passage["text"] += f" {number}"
     tiny_retrieval.write_lines(tmp_path / "train.jsonl", records)
-    run(tmp_path, config)
+    tiny_retrieval.run(tmp_path, config)
     model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     loss = st.MultipleNegativesRankingLoss(model, 20.0, model.similarity)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
@@ -73,7 +66,7 @@ def test_a_plain_loop_ends_in_the_same_weights(tmp_path: Path) -> None:
 def test_it_learns(learned: Path) -> None:
     reports = tiny.reports(learned / "run", "validation")
     assert set(MEASURES) <= set(reports[-1])
-    untrained = run(learned, tiny_retrieval.config(learned, max_steps=0), name="untrained")
+    untrained = tiny_retrieval.run(learned, tiny_retrieval.config(learned, max_steps=0), name="untrained")
     assert reports[-1]["nDCG@10"] > untrained["nDCG@10"] + 0.1
 
 
@@ -122,10 +115,10 @@ def test_a_damaged_checkpoint_makes_no_index(learned: Path, tmp_path: Path, caps
 def test_a_corpus_is_ranked_as_well(tmp_path: Path) -> None:
     """Its passages come to those of the questions, each text once."""
     config = tiny_retrieval.config(tmp_path, max_steps=0)
-    before = run(tmp_path, config)
+    before = tiny_retrieval.run(tmp_path, config)
     extra = [{"_id": str(n), "text": tiny_retrieval.passage(*two)["text"]} for n, two in enumerate(PAIRS)]
     config["data"]["corpus_file"] = tiny_retrieval.write_lines(tmp_path / "corpus.jsonl", extra)
-    after = run(tmp_path, config, name="corpus")
+    after = tiny_retrieval.run(tmp_path, config, name="corpus")
     assert after["MRR@10"] < before["MRR@10"]
     seen = {
         passage["text"]
@@ -141,7 +134,7 @@ PAIRS = [(one, other) for one in tiny_retrieval.WORDS for other in tiny_retrieva
 def test_several_validation_sets_rank_the_same_passages(tmp_path: Path) -> None:
     """A set's questions are ranked among the passages of all; their mean is that of the sets."""
     config = tiny_retrieval.config(tmp_path, max_steps=0, validation=12)
-    whole = run(tmp_path, config)
+    whole = tiny_retrieval.run(tmp_path, config)
     lines = (tmp_path / "dev.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "one.jsonl").write_text("".join(lines[:6]))
     (tmp_path / "two.jsonl").write_text("".join(lines[6:]))
@@ -149,7 +142,7 @@ def test_several_validation_sets_rank_the_same_passages(tmp_path: Path) -> None:
     config["data"]["validation"] = [
         {"name": name, "validation_file": str(tmp_path / f"{name}.jsonl")} for name in ("one", "two")
     ]
-    sets = run(tmp_path, config, name="sets")
+    sets = tiny_retrieval.run(tmp_path, config, name="sets")
     assert sets["nDCG@10"] == pytest.approx(whole["nDCG@10"])
     assert sets["one/nDCG@10"] != sets["two/nDCG@10"]
 
@@ -160,10 +153,10 @@ def test_a_resumed_run_is_the_run_that_never_stopped(loss: str, tmp_path: Path) 
     tiny_retrieval.encoder_folder(tmp_path / "model", hidden_dropout_prob=0.1)
     settings = {"max_steps": 10, "save_steps": 3, "eval_steps": 5, "loss": loss, "mini_batch_size": 3}
     config = tiny_retrieval.config(tmp_path, **settings)
-    whole = run(tmp_path, config, name="whole")
+    whole = tiny_retrieval.run(tmp_path, config, name="whole")
     (tmp_path / "part").mkdir()
     source = tmp_path / "whole/checkpoints/checkpoint-6"
-    resumed = run(tmp_path, config, "--resume", str(source), name="resumed")
+    resumed = tiny_retrieval.run(tmp_path, config, "--resume", str(source), name="resumed")
     assert resumed == whole
     assert tiny.equal(tiny.weights(tmp_path / "whole", 10), tiny.weights(tmp_path / "resumed", 10))
     losses = [[one["loss"] for one in tiny.reports(tmp_path / name, "training")] for name in ("whole", "resumed")]
@@ -190,7 +183,7 @@ def test_an_earlier_runs_weights(learned: Path) -> None:
     """init_checkpoint takes a run, without a model's name beside it."""
     config = tiny_retrieval.config(learned, max_steps=0, init_checkpoint=str(learned / "run"))
     del config["hyperparameters"]["pretrained_model_name_or_path"]
-    report = run(learned, config, name="again")
+    report = tiny_retrieval.run(learned, config, name="again")
     assert report["nDCG@10"] == pytest.approx(tiny.reports(learned / "run", "validation")[-1]["nDCG@10"])
 
 
@@ -198,16 +191,16 @@ def test_prompts_travel_with_the_checkpoint(tmp_path: Path) -> None:
     """Those of the settings; a run that starts from it reads them there."""
     config = tiny_retrieval.config(tmp_path, max_steps=1)
     config["data"] |= {"query_prompt": "oil: ", "passage_prompt": "river: "}
-    before = run(tmp_path, config)
+    before = tiny_retrieval.run(tmp_path, config)
     model = SentenceTransformer(pretrained(tmp_path, 1))
     assert (model.prompts["query"], model.prompts["document"]) == ("oil: ", "river: ")
     config = tiny_retrieval.config(tmp_path, max_steps=0, pretrained_model_name_or_path=pretrained(tmp_path, 1))
-    assert run(tmp_path, config, name="again") == before | {"steps": 0, "batches": 0, "epochs": 0}
+    assert tiny_retrieval.run(tmp_path, config, name="again") == before | {"steps": 0, "batches": 0, "epochs": 0}
 
 
 def test_test_mode(tmp_path: Path) -> None:
     """One batch of training, one of validation, a checkpoint."""
-    run(tmp_path, tiny_retrieval.config(tmp_path), "--test")
+    tiny_retrieval.run(tmp_path, tiny_retrieval.config(tmp_path), "--test")
     assert (tmp_path / "run/checkpoints/checkpoint-1/pretrained/modules.json").is_file()
 
 
