@@ -108,7 +108,7 @@ def _retrieval_scores(
 ) -> dict[str, float]:
     if pipeline.retriever is None:
         return {}
-    gold = [[Passage(passage["id"], passage["text"]) for passage in row["passages"] if passage["gold"]] for row in rows]
+    gold = [[Passage(one["id"], one["text"], one["title"]) for one in row["passages"] if one["gold"]] for row in rows]
     ranks = (
         answer_rank((passage.text for passage in passages), row["answers"])
         for passages, row in zip(retrieved, rows, strict=True)

@@ -81,7 +81,8 @@ def document_metrics(
     A passage is a gold document if both have the same id (a passage of a split document, ``ID#3``, has the document's).
     Ids are compared only where they are of one list: most passages with the id of a gold document of their question
     have its text too. Otherwise, and for gold documents without an id, a passage is a gold document if it has more
-    than 70 % of its words (:data:`COVERED`). A fragment of a gold document is not enough.
+    than 70 % of its words (:data:`COVERED`); a document without a text, if it has its title. A fragment of a gold
+    document is not enough.
 
     Args:
         retrieved: the passages of each question, the best first.
@@ -110,10 +111,13 @@ def document_metrics(
     def is_gold(passage: Passage, document: Passage) -> bool:
         if by_id and document.id:
             return same_id(passage, document)
-        return word_recall(passage.text, document.text, rules) > COVERED
+        return covers(passage, document, rules)
+
+    def is_contained(passage: Passage, document: Passage) -> bool:
+        return contained(passage.text, document.text, rules) or _title_alone(passage, document)
 
     matches = [_match(*pair, is_gold) for pair in judged]
-    strict = [_match(*pair, lambda one, other: contained(one.text, other.text, rules)) for pair in judged]
+    strict = [_match(*pair, is_contained) for pair in judged]
     return {
         "document_accuracy": _accuracy(matches),
         "document_recall": _recall(matches),
@@ -129,6 +133,16 @@ def contained(passage: str, gold: str, rules: AnswerRules = SQUAD_RULES) -> bool
     """Whether one of the texts, normalised as answers are, contains the other, word by word; empty ones never do."""
     first, second = (f" {rules.normalize(text)} " for text in (passage, gold))  # spaces: whole words only
     return bool(first.strip() and second.strip()) and (first in second or second in first)
+
+
+def covers(passage: Passage, document: Passage, rules: AnswerRules) -> bool:
+    """Whether a passage has more than 70 % of a document's words, or, where that has no text, its title."""
+    return word_recall(passage.text, document.text, rules) > COVERED or _title_alone(passage, document)
+
+
+def _title_alone(passage: Passage, document: Passage) -> bool:
+    title = document.title.split()
+    return bool(title) and not document.text.strip() and passage.title.split() == title
 
 
 def word_recall(passage: str, gold: str, rules: AnswerRules = SQUAD_RULES) -> float:
@@ -153,7 +167,7 @@ def same_id(passage: Passage, document: Passage) -> bool:
 def ids_agree(judged: Iterable[tuple[Sequence[Passage], Sequence[Passage]]], rules: AnswerRules) -> bool:
     """Whether most passages that have the id of a gold document of their question have its text, or a part of it."""
     same = [
-        max(word_recall(passage.text, document.text, rules), word_recall(document.text, passage.text, rules)) > COVERED
+        covers(passage, document, rules) or covers(document, passage, rules)
         for passages, gold in judged
         for passage, document in itertools.product(passages, gold)
         if document.id and same_id(passage, document)

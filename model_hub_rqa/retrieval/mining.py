@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from model_hub_rqa.errors import DataError
-from model_hub_rqa.metrics.documents import COVERED, answer_rank, ids_agree, same_id, word_recall
+from model_hub_rqa.metrics.documents import answer_rank, covers, ids_agree, same_id
 from model_hub_rqa.metrics.text import SQUAD_RULES, AnswerRules
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.retrieval.base import Report, Retriever, no_report
@@ -116,7 +116,7 @@ def mine(
 def _is_positive(passage: Passage, positive: Passage, by_id: bool, rules: AnswerRules) -> bool:
     if (by_id and positive.id and same_id(passage, positive)) or _words(passage) == _words(positive):
         return True
-    return word_recall(passage.text, positive.text, rules) > COVERED
+    return covers(passage, positive, rules)
 
 
 def _words(passage: Passage) -> list[str]:

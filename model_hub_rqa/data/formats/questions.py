@@ -249,10 +249,11 @@ def _score(score: Any, errors: list[str]) -> float | None:
     if isinstance(number, bool) or not isinstance(number, int | float):
         errors.append(f"score must be a number, got {short(score)}")
         return None
-    if not math.isfinite(number):
-        errors.append(f"score must be finite, got {number}")
-        return None
-    return number
+    with contextlib.suppress(OverflowError):  # a whole number may be too large
+        if math.isfinite(number := float(number)):
+            return number
+    errors.append(f"score must be finite, got {short(number)}")
+    return None
 
 
 def _history(record: Mapping[str, Any], errors: list[str]) -> list[dict[str, str]]:

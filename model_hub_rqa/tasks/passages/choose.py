@@ -129,8 +129,8 @@ def insert_gold(
     """Merges gold passages into a ranked list, of which ``max_others`` that are not gold are kept.
 
     A gold passage that is ranked before the last of those stands there; any other stands at a position drawn at random,
-    the first and the last included. Passages with the same text are the same: ids of a record and of a corpus need not
-    agree.
+    the first and the last included. Passages with the same text, or without one and with the same title, are the same:
+    ids of a record and of a corpus need not agree.
     """
     golden = {_key(passage): passage for passage in gold}
     merged: list[Row] = []
@@ -172,8 +172,9 @@ def _cut(passages: list[Row], n_context: int | None) -> list[Row]:
     return [passages[i] for i in sorted(order[:n_context])]
 
 
-def _key(passage: Mapping[str, Any]) -> str:
-    return " ".join(passage["text"].split())
+def _key(passage: Mapping[str, Any]) -> tuple[str, ...]:
+    """The words of the text; of a passage without one, those of the title behind a first one that is empty."""
+    return tuple(passage["text"].split()) or ("", *passage["title"].split())
 
 
 def _row(hit: Hit) -> Row:
@@ -234,10 +235,10 @@ def _cached_index(corpus: Path, embedding_model: str, cache_dir: Path) -> Index:
 
 def _corpus_of(records: Iterable[Mapping[str, Any]], cache_dir: Path) -> Path:
     """A corpus file of every passage that occurs in the records, each text once, named by its content."""
-    lines: dict[str, str] = {}
+    lines: dict[tuple[str, ...], str] = {}
     for record in records:
         for passage in (*record["passages"], *record["negatives"]):
-            key = " ".join(passage["text"].split())
+            key = _key(passage)
             if key not in lines:
                 document = {"_id": str(len(lines)), "title": passage["title"], "text": passage["text"]}
                 lines[key] = json.dumps(document, ensure_ascii=False) + "\n"

@@ -129,7 +129,7 @@ class PassageTask(Task):
         if not settings.embedding_model and settings.n_context is not None:
             wanted = settings.n_context  # trained on so many of the records' own
         gold = [
-            [{"id": passage["id"], "text": passage["text"]} for passage in row if passage["gold"]]
+            [{name: passage[name] for name in ("id", "text", "title")} for passage in row if passage["gold"]]
             for row in examples["passages"]
         ]
         return self._retrieved(examples, retriever, wanted, keep_gold=False).add_column("gold_passages", gold)
@@ -231,7 +231,7 @@ class PassageTask(Task):
         scores = generation_metrics([results[row].answer for row in answered], references, rules=rules)
         if self.settings.retrieves:
             retrieved, gold = (
-                [[Passage(passage["id"], passage["text"]) for passage in row] for row in rows[column]]
+                [[Passage(one["id"], one["text"], one["title"]) for one in row] for row in rows[column]]
                 for column in ("passages", "gold_passages")
             )
             scores |= document_metrics(retrieved, gold, rules=rules)

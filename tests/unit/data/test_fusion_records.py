@@ -130,6 +130,7 @@ def ctxs(*changed: Any) -> dict[str, Any]:
         (FID | ctxs(CTX | {"score": "high"}), ["ctxs 2: score must be a number, got 'high'"]),
         (FID | ctxs(CTX | {"score": "nan"}), ["ctxs 2: score must be finite, got nan"]),
         (FID | ctxs(CTX | {"score": True}), ["ctxs 2: score must be a number, got True"]),
+        (FID | ctxs(CTX | {"score": 10**400}), ["ctxs 2: score must be finite, got 1000000"]),
         (FID | ctxs(CTX | {"title": 1.5}), ["ctxs 2: title must be text, got 1.5"]),
         (FID | ctxs(CTX | {"text": "\ud800"}), ["ctxs 2: text must be Unicode text, got a lone surrogate"]),
         (FID | ctxs(CTX | {"isgold": "yes"}), ["ctxs 2: isgold must be true or false, got 'yes'"]),

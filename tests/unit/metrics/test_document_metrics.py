@@ -77,6 +77,24 @@ def test_a_fragment_of_the_gold_document_is_not_found(
     assert scores["compared_by_id"] == 0
 
 
+@pytest.mark.parametrize(
+    ("passage", "gold", "found"),
+    [
+        (Passage("a", "", "Oil price"), Passage("a", "", "Oil  price"), 1),
+        (Passage("a", "", "Oil price"), Passage("", "", "Oil price"), 1),
+        (Passage("a#1", "It rose.", "Oil price"), Passage("a", "", "Oil price"), 1),  # a piece of a document with text
+        (Passage("b", "the oil price rose", "1973"), Passage("a", "", "Oil price"), 0),
+        (Passage("b", "", "River"), Passage("a", "", "Oil price"), 0),
+        (Passage("b", "", "Oil price"), Passage("a", "the oil price rose", "Oil price"), 0),
+    ],
+)
+def test_a_gold_document_of_a_title_alone(passage: Passage, gold: Passage, found: float) -> None:
+    """It is a passage with that title: there are no words of a text to compare."""
+    scores = document_metrics([[passage]], [[gold]])
+    names = ("document_accuracy", "document_recall", "ndcg", "contained_document_recall")
+    assert {scores[name] for name in names} == {found}
+
+
 def test_document_metrics_by_hand() -> None:
     """Two questions: one gold document at rank 2 of 2; two gold documents of which one is found, at rank 1."""
     retrieved = texts(["river basin", "oil embargo"], ["price one", "price five", "barrel"])

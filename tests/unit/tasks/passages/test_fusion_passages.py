@@ -33,6 +33,14 @@ def test_gold_stands_at_its_rank(ranked: str, max_others: int, expected: str) ->
     assert texts == expected if "G" in expected else texts.replace("G", "") == expected
 
 
+def test_passages_of_a_title_alone_are_told_apart() -> None:
+    """Without a text, the title says which passage it is, and which is gold."""
+    ranked = [{**passage(""), "title": title} for title in ("Oil", "River", "River", "Price")]
+    gold = [{**passage("", gold=True), "title": "River"}]
+    merged = insert_gold(gold, ranked, 3, np.random.default_rng(0))
+    assert [(item["title"], item["gold"]) for item in merged] == [("Oil", False), ("River", True), ("Price", False)]
+
+
 def test_gold_is_put_anywhere() -> None:
     """A gold passage that was not retrieved is at no place much more often than at another."""
     places = []
