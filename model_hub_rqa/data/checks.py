@@ -8,7 +8,7 @@ from typing import Any
 from model_hub_rqa.data.text_files import Location, Unreadable, short, where
 from model_hub_rqa.errors import ConfigError, DataError
 
-QUESTION_IDS = ("id", "_id", "qid", "question_id")
+QUESTION_IDS = ("id", "_id", "qid", "question_id", "query_id")
 DOCUMENT_IDS = ("_id", "id")
 _ID_LIKE = re.compile(r"(u|uu|gu|row|record|example|ex|sample|item|instance|entry|key)?(id|idx)")
 _QUESTION_ID_LIKE = re.compile(r"(q|qa|query|question|turn)(uu|u)?(id|idx|key)")
@@ -103,6 +103,13 @@ def _unstorable(name: str, value: str) -> str | None:
     return None
 
 
+def is_id_name(name: str, ids: Sequence[str] = QUESTION_IDS) -> bool:
+    """Whether a column's name looks like that of an id, of documents where ``ids`` are theirs."""
+    like = _DOCUMENT_ID_LIKE if ids == DOCUMENT_IDS else _QUESTION_ID_LIKE
+    letters = re.sub(r"[^a-z]", "", name.lower())
+    return bool(_ID_LIKE.fullmatch(letters) or like.fullmatch(letters))
+
+
 def check_policy(on_bad_record: str) -> None:
     """Raises ConfigError where on_bad_record is neither "error" nor "skip"."""
     if on_bad_record not in ("error", "skip"):
@@ -185,12 +192,8 @@ class Checks:
 
     def _look_for_ids(self, record: Mapping[str, Any]) -> None:
         """A column of ids under a name that is not known must not be dropped: predictions could not be joined."""
-        like = _DOCUMENT_ID_LIKE if self._ids == DOCUMENT_IDS else _QUESTION_ID_LIKE
         for name, value in record.items():
-            short_name = re.sub(r"[^a-z]", "", name.lower())
-            if name in self._ids or not (_ID_LIKE.fullmatch(short_name) or like.fullmatch(short_name)):
-                continue
-            if type(value) in (str, int):
+            if name not in self._ids and is_id_name(name, self._ids) and type(value) in (str, int):
                 rule = f"looks like the id, which must be named {', '.join(self._ids)}: rename it to id"
                 self.fatal.append(f"{self._prefix}{name} {rule}")
 

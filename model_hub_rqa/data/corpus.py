@@ -139,7 +139,7 @@ class CorpusReader:
     def _iter_table(self) -> Iterator[tuple[Location, Any]]:
         if ending_of(self.path) == ".tsv":
             cells: Any = next(iter_table(self.path, (), quoted=False))[1]
-            if len(cells) == 2 and re.search(r"\d", cells[0]) and cells[1] not in _TEXT:
+            if isinstance(cells, list) and len(cells) == 2 and re.search(r"\d", cells[0]):
                 return iter_table(self.path, ("id", "text"), quoted=False)
         columns = (*DOCUMENT_IDS, "title", *_TEXT)
         return iter_file(self.path, (_TEXT,), endings=CORPUS_ENDINGS, folders=False, columns=columns)

@@ -1,5 +1,6 @@
 """The validated loaders of SQuAD-style files and of rows of any columns, with all errors at once."""
 
+import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from model_hub_rqa.data.formats.nested import flatten
 from model_hub_rqa.data.formats.questions import QuestionFormat, all_formats, format_of
 from model_hub_rqa.data.formats.squad import SquadQuestions, SquadRows
 from model_hub_rqa.data.text_files import Location, Unreadable, garbage_later, loads, short
+from model_hub_rqa.errors import DataError
 
 if TYPE_CHECKING:
     from model_hub_rqa.data.arrow_cache import FileLoader
@@ -29,7 +31,8 @@ SQUAD_FEATURES: Mapping[str, Any] = {
 }
 _ANSWER_PAIR = ("answer_text", "answer_start")
 _LISTS = ("answers", "golden_answers", "ground_truths", "aliases", "answer_aliases", "chat_history", "ctxs")
-_CSV_COLUMNS = (*QUESTION_IDS, "question", "context", "title", *_ANSWER_PAIR, *SINGLE, "target", *_LISTS)
+_TEXTS = ("question", "context", "title", *SINGLE, "target", "positive", "negative")
+_CSV_COLUMNS = (*QUESTION_IDS, *_TEXTS, *_ANSWER_PAIR, *_LISTS)
 
 
 @dataclass(frozen=True)
@@ -132,14 +135,24 @@ def read_squad(
 _ANSWER_NAMES = ("answers", "answer_text", *(name for name in ANSWERS if name != "answers"), "target")
 
 
+def question_columns(*, queries: bool = False) -> Needed:
+    """The columns of which a table of questions in any format must have one.
+
+    Args:
+        queries: whether formats of queries alone count.
+    """
+    known = (one for one in all_formats() if queries or not one.queries_only)
+    return [list(dict.fromkeys(name for one in known for name in (one.question, *one.questions)))]
+
+
 def iter_questions(
-    path: str | PathLike[str], needed: Needed = (("question",),), question_format: QuestionFormat | None = None
+    path: str | PathLike[str], needed: Needed, question_format: QuestionFormat | None = None
 ) -> Iterator[tuple[Location, Any]]:
     """The records of a file of questions in any format, a question each, not validated, with their locations.
 
     Args:
         path: the file, or a folder of ``Dataset.save_to_disk``.
-        needed: the columns that a table must have.
+        needed: the columns that a table must have, where no format is given.
         question_format: the format; None to look at the records.
 
     Raises:
@@ -149,9 +162,10 @@ def iter_questions(
     question_format = question_format or table_format(file)
     if question_format is not None and question_format.columns:
         return iter_table(file, question_format.columns, quoted=question_format.quoted)
-    if isinstance(question_format, Fields):
-        needed = [(name,) for name in question_format.names]
-    records = iter_file(file, needed, known=_CSV_COLUMNS if question_format is None else ())
+    if question_format is not None:  # columns of one's own may have any name
+        needed = [(name,) for name in question_format.names] if isinstance(question_format, Fields) else ()
+    known = [*_CSV_COLUMNS, *(name for names in needed for name in names)] if question_format is None else ()
+    records = iter_file(file, needed, known=known)
     if ending_of(file) in (".csv", ".tsv") and not file.is_dir():
         records = ((location, _from_csv(record)) for location, record in records)
     return flatten(records) if question_format is None or question_format.nested else records
@@ -161,10 +175,13 @@ def table_format(file: Path) -> QuestionFormat | None:
     """The format of a tab-separated file without a header, by its first line; None for other files."""
     if ending_of(file) not in (".csv", ".tsv") or not file.is_file():
         return None
-    first = next(iter_table(file, (), quoted=True), None)
-    cells = [] if first is None else first[1]
-    known = (one for one in all_formats() if one.columns and (one.quoted or ending_of(file) == ".tsv"))
-    return next((one for one in known if one.matches_line(cells)), None)
+    for one in all_formats():
+        if one.columns and (one.quoted or ending_of(file) == ".tsv"):
+            with contextlib.suppress(DataError):  # the file's reader says what is wrong
+                _, cells = next(iter_table(file, (), quoted=one.quoted))
+                if isinstance(cells, list) and one.matches_line(cells):
+                    return one
+    return None
 
 
 def _from_csv(record: Any) -> Any:

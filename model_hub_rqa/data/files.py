@@ -76,18 +76,40 @@ def iter_table(path: Path, columns: Sequence[str], *, quoted: bool) -> Iterator[
     Raises:
         DataError: the file cannot be read, or is empty.
     """
+    empty = True
+    for number, cells in _quoted_rows(path) if quoted else _plain_rows(path):
+        empty = False
+        if columns and isinstance(cells, list) and len(cells) != len(columns):
+            names = ", ".join(columns)
+            yield ("line", number), Unreadable(f"must have {len(columns)} fields ({names}), got {len(cells)}")
+        else:
+            record = dict(zip(columns, cells, strict=True)) if columns and isinstance(cells, list) else cells
+            yield ("line", number), record
+    if empty:
+        raise DataError(f"{path}: empty file")
+
+
+def _plain_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """The number and the cells of each line that is not empty; an `Unreadable` for one that is not UTF-8."""
+    for number, line in enumerate(iter_lines(path), 1):
+        try:
+            text = decoded(line).rstrip("\r\n")
+        except ValueError as error:
+            yield number, Unreadable(str(error))
+        else:
+            if text:
+                yield number, text.split("\t")
+
+
+def _quoted_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """The same of a file whose cells may stand in quotes, and then hold tabs and line ends."""
     limit = csv.field_size_limit(sys.maxsize)
-    texts = (decoded(line) for line in iter_lines(path))
-    rows = csv.reader(texts, delimiter="\t", quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
-    begins, empty = 1, True
+    rows = csv.reader((decoded(line) for line in iter_lines(path)), delimiter="\t")
+    begins = 1
     try:
         for row in rows:
-            empty = empty and not row
-            if row and columns and len(row) != len(columns):
-                names = ", ".join(columns)
-                yield ("line", begins), Unreadable(f"must have {len(columns)} fields ({names}), got {len(row)}")
-            elif row:
-                yield ("line", begins), dict(zip(columns, row, strict=True)) if columns else row
+            if row:
+                yield begins, row
             begins = rows.line_num + 1
     except DataError:
         raise
@@ -95,8 +117,6 @@ def iter_table(path: Path, columns: Sequence[str], *, quoted: bool) -> Iterator[
         raise DataError(f"{path}: line {begins}: {error}") from error
     finally:
         csv.field_size_limit(limit)
-    if empty:
-        raise DataError(f"{path}: empty file")
 
 
 def _is_index(name: str) -> bool:

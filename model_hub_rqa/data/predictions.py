@@ -16,7 +16,7 @@ from typing import Any
 
 from model_hub_rqa.data.checks import check_policy
 from model_hub_rqa.data.file_loaders import Records, table_format
-from model_hub_rqa.data.files import ending_of, iter_file
+from model_hub_rqa.data.files import iter_file
 from model_hub_rqa.data.formats.fid import read_fusion
 from model_hub_rqa.data.formats.nested import is_article, is_conversation
 from model_hub_rqa.data.formats.questions import QuestionFormat, format_of
@@ -33,11 +33,7 @@ def is_squad_format(path: str | PathLike[str]) -> bool:
         DataError: the file is not there, or cannot be read.
     """
     file = Path(path)
-    if ending_of(file) not in (".json", ".jsonl"):
-        return ending_of(file) != ".tsv" and table_format(file) is None
-    if not file.is_file():
-        raise DataError(f"{path}: no such file")
-    for _, record in iter_file(file):
+    for _, record in iter_file(file) if table_format(file) is None else ():
         if isinstance(record, dict):
             flat = isinstance(format_of(record), SquadQuestions) and not record.get("chat_history")
             return flat or (is_article(record) and not is_conversation(record))

@@ -84,7 +84,8 @@ def answer_fields(record: Mapping[str, Any], errors: list[str], *, required: boo
     """The text to learn ("" where one of the answers is to be drawn) and the gold answers.
 
     A question that cannot be answered (``is_impossible: true``, ``answerable: false``, or, as in flat SQuAD v2.0,
-    answers that hold an empty list of texts) has the one gold answer "". A blank text where one alone may stand is none.
+    answers that hold an empty list of texts) has the one gold answer "". A blank text is no answer where a single text
+    may stand.
     """
     before = len(errors)
     impossible, answerable = (true_or_false(record, name, errors) for name in ("is_impossible", "answerable"))

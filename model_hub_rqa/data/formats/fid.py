@@ -8,7 +8,7 @@ from typing import Any
 
 from model_hub_rqa.data.arrow_cache import FileLoader
 from model_hub_rqa.data.checks import Checks
-from model_hub_rqa.data.file_loaders import Records, iter_questions, table_format
+from model_hub_rqa.data.file_loaders import Records, iter_questions, question_columns, table_format
 from model_hub_rqa.data.formats.answers import unknown_answers
 from model_hub_rqa.data.formats.questions import QuestionFormat, format_of, question_row
 from model_hub_rqa.data.text_files import garbage_later
@@ -64,7 +64,7 @@ def read_fusion(
     rows: list[dict[str, Any]] = []
     dropped: list[str] = []
     usual = question_format = question_format or table_format(Path(path))
-    for location, record in iter_questions(path, question_format=question_format):
+    for location, record in iter_questions(path, question_columns(queries=queries), question_format):
         if not checks.is_object(location, record):
             continue
         errors: list[str] = []

@@ -38,6 +38,7 @@ class QuestionFormat:
 
     Attributes:
         question: the field of the question, for messages.
+        questions: further names that it may have.
         passages: the fields of passages; the first is named where a record has none.
         item: what one of them is called.
         columns: of a tab-separated file without a header.
@@ -47,6 +48,7 @@ class QuestionFormat:
     """
 
     question: ClassVar[str] = "question"
+    questions: ClassVar[tuple[str, ...]] = ()
     passages: ClassVar[tuple[str, ...]] = ("ctxs",)
     item: ClassVar[str] = "passage"
     columns: tuple[str, ...] = ()

@@ -8,7 +8,6 @@ from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row
 from model_hub_rqa.data.text_files import Unreadable, short
 from model_hub_rqa.registry import FORMATS
 
-QUESTIONS = ("question", "query", "anchor")
 _NEGATIVE = re.compile(r"negative(_\d+)?")
 _SCORES = ("scores", "labels", "label", "score")
 
@@ -18,12 +17,13 @@ class Columns(QuestionFormat):
     """anchor (or query, question), positive, negative or negative_1, negative_2 ...; and scores, a number for each."""
 
     passages = ("positive",)
+    questions = ("query", "anchor")
 
     def matches(self, record: Record) -> bool:
-        return "positive" in record and any(name in record for name in QUESTIONS)
+        return "positive" in record and any(name in record for name in (self.question, *self.questions))
 
     def read(self, record: Record) -> Row:
-        question = next((name for name in QUESTIONS if name in record), QUESTIONS[0])
+        question = next((name for name in (self.question, *self.questions) if name in record), self.question)
         names = ["positive", *(name for name in record if _NEGATIVE.fullmatch(str(name)) and record[name] is not None)]
         texts = [(name, record.get(name)) for name in names]
         if len(texts) == 2 and isinstance(texts[1][1], list):

@@ -13,8 +13,8 @@ _PARTS = {"entity_pages": "wiki_context", "search_results": "search_context"}
 
 @FORMATS.register("triviaqa")
 class TriviaQA(QuestionFormat):
-    """The value, its aliases and the annotators' own answers are gold answers. Pages are passages where their text is given, as on the hub; TriviaQA's
-    own files keep it in files apart."""
+    """The value, its aliases and the annotators' own answers are gold answers. Pages are passages where their text is
+    given, as on the hub; TriviaQA's own files keep it in files apart."""
 
     passages = tuple(_PARTS)
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from model_hub_rqa.data.arrow_cache import FileLoader
 from model_hub_rqa.data.checks import Checks
-from model_hub_rqa.data.file_loaders import Records, iter_questions, table_format
+from model_hub_rqa.data.file_loaders import Records, iter_questions, question_columns, table_format
 from model_hub_rqa.data.formats.fid import FUSION_FEATURES
 from model_hub_rqa.data.formats.questions import QuestionFormat, format_of, question_row
-from model_hub_rqa.data.formats.sentence_transformers import QUESTIONS
 from model_hub_rqa.data.text_files import short
 
 Row = dict[str, Any]
@@ -42,7 +41,7 @@ def read_judged(path: str, on_bad_record: str, question_format: QuestionFormat |
     """
     checks, rows = Checks(path, on_bad_record), []
     usual = question_format = question_format or table_format(Path(path))
-    for location, record in iter_questions(path, needed=(QUESTIONS,), question_format=question_format):
+    for location, record in iter_questions(path, question_columns(), question_format):
         if not checks.is_object(location, record):
             continue
         errors: list[str] = []

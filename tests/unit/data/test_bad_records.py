@@ -19,7 +19,7 @@ from model_hub_rqa.errors import DataError
 from model_hub_rqa.runtime import experiments
 
 
-@pytest.mark.parametrize("name", ["query_id", "uid", "example_id", "questionId", "ID", "guid", "idx"])
+@pytest.mark.parametrize("name", ["query-id", "uid", "example_id", "questionId", "ID", "guid", "idx"])
 def test_an_unknown_id_is_not_dropped(name: str, tmp_path: Path) -> None:
     """The advice, followed word by word: the column is renamed to id."""
     record = {key: value for key, value in FID.items() if key != "id"}

@@ -286,6 +286,10 @@ def test_collection_of_ms_marco(tmp_path: Path) -> None:
     path = tmp_path / "collection.tsv"
     path.write_text('0\t"The presence" of it.\n1\tAn "odd one\n')
     assert list(CorpusReader(path)) == [Passage("0", '"The presence" of it.'), Passage("1", 'An "odd one')]
+    path.write_bytes(b"0\ttext\r\n1\tcaf\xe9\r\n2\tone\rtwo\r\n\r\n3\tz")  # a first passage that looks like a header
+    reader = CorpusReader(path, on_bad_record="skip")
+    assert list(reader) == [Passage("0", "text"), Passage("2", "one\rtwo"), Passage("3", "z")]
+    assert reader.skipped == (f"{path}: line 2: must be UTF-8, got byte 0xe9 at byte 6",)
     path.write_text("0\tx\n1\ty\tz\n")
     with pytest.raises(DataError, match=r"line 2: must have 2 fields \(id, text\), got 3"):
         list(CorpusReader(path))

@@ -202,9 +202,12 @@ ROW = "q1,who?,the cat,cat,4"
 CSV = [
     (
         "question,context,answers\n",
-        "line 1: the header misses the column \"id\" (or _id, qid, question_id), got ['question',",
+        "line 1: the header misses the column \"id\" (or _id, qid, question_id, query_id), got ['question',",
     ),
-    ("id;question;context\n", 'line 1: the header misses the column "id" (or _id, qid, question_id), got [\'id;'),
+    (
+        "id;question;context\n",
+        'line 1: the header misses the column "id" (or _id, qid, question_id, query_id), got [\'id;',
+    ),
     ("id,question,context\n", 'line 1: the header misses the column "answers" (or answer_text, answer, '),
     ("id,question,context,answer_start\n", 'line 1: the header misses the column "answers" (or answer_text, answer, '),
     (f"{HEADER},answers\n{ROW},[]\n", 'line 2: must have either "answers" or answer_text and answer_start, got both'),

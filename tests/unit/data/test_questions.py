@@ -33,10 +33,14 @@ def write(path: Path, records: list[Any]) -> Path:
 
 
 def test_forms_are_told_apart(tmp_path: Path) -> None:
-    """By the keys of the first record; files that only SQuAD's reader reads are SQuAD's."""
+    """By the keys of the first record."""
     assert is_squad_format(write(tmp_path / "flat.jsonl", [FLAT]))
     assert is_squad_format(tiny.squad_file(tmp_path / "nested.json", 2))
-    assert is_squad_format("anything.parquet")
+    for ending, mark in (("csv", ","), ("tsv", "\t")):
+        for name in ("answer", "context"):
+            path = tmp_path / f"{name}.{ending}"
+            path.write_text(f"id,question,{name}\n1,What?,oil\n".replace(",", mark))
+            assert is_squad_format(path) == (name == "context")
     assert not is_squad_format(write(tmp_path / "fid.jsonl", [FID]))
     assert not is_squad_format(write(tmp_path / "dialogue.jsonl", [DIALOGUE]))
     assert not is_squad_format(write(tmp_path / "bare.jsonl", [{"question": "What?", "answers": ["oil"]}]))

@@ -1,6 +1,7 @@
 """Questions in the public's formats: a small file in each layout gives the rows that were written by hand."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from question_files import (
     HOTPOT,
     KILT,
     MUSIQUE,
+    NQ_OPEN,
     PUBMED,
     TRIVIA,
     TRIVIA_ANSWER,
@@ -23,6 +25,7 @@ from question_files import (
 )
 from tiny_records import changed_everywhere
 
+from model_hub_rqa.cli import main
 from model_hub_rqa.data.corpus import Query, read_queries
 from model_hub_rqa.data.formats.fid import read_fusion
 from model_hub_rqa.data.formats.questions import all_formats, format_of
@@ -82,10 +85,47 @@ def test_a_table_of_queries(tmp_path: Path) -> None:
     expected = [Query("1048585", '"what" is it'), Query("2", "who?")]
     assert read_queries(path) == expected
     assert read_queries(write(tmp_path / "h.tsv", "id\tquestion\n2\twho?\n")) == expected[1:]
-    with pytest.raises(DataError, match=r"line 2: must have 2 fields \(id, question\), got 3"):
-        read_queries(write(tmp_path / "q.tsv", "1\twho?\n2\twho?\tx\n"))
+    for text in ("1\twho?\n2\twho?\tx\n", "1\twhat\rnow?\n2\tx\ty\n"):
+        with pytest.raises(DataError, match=r"line 2: must have 2 fields \(id, question\), got 3"):
+            read_queries(write(tmp_path / "q.tsv", text))
     with pytest.raises(DataError, match="answers must be given"):
         read_fusion(path, require_passages=False)
+
+
+@pytest.mark.parametrize("id_", ["id", "_id", "qid", "query_id"])
+@pytest.mark.parametrize("name", ["question", "query", "text"])
+@pytest.mark.parametrize("file", ["q.tsv", "q.csv", "q.parquet", "q.jsonl"])
+def test_queries_by_the_names_of_their_columns(file: str, name: str, id_: str, tmp_path: Path) -> None:
+    """A header is no question, and a column is read under each of its usual names."""
+    mark = "\t" if file.endswith("tsv") else ","
+    table = f"{id_}{mark}{name}\r\n2{mark}who?\r\n"
+    path = write(tmp_path / file, table if file[2:] in ("tsv", "csv") else [{id_: "2", name: "who?"}])
+    assert read_queries(path) == [Query("2", "who?")]
+
+
+def test_a_header_that_is_not_known_is_no_question(tmp_path: Path) -> None:
+    """It would have been asked; ids that look like names are not taken for one."""
+    with pytest.raises(DataError, match="the header misses the column"):
+        read_queries(write(tmp_path / "q.tsv", "query-id\tquery text\n2\twho?\n"))
+    assert [query.id for query in read_queries(write(tmp_path / "q.tsv", "id7\ttext\nqid8\twho?\n"))] == ["id7", "qid8"]
+
+
+@pytest.mark.parametrize(
+    "record", [KILT, FLASHRAG, MUSIQUE, DPR, TRIVIA_HUB, NQ_OPEN], ids=lambda record: list(record)[1]
+)
+def test_parquet_is_read_as_json_is(record: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The hub has its files in Parquet: recognised, named, and scored against."""
+    paths = [write(tmp_path / f"a.{ending}", [record]) for ending in ("jsonl", "parquet")]
+    predictions = write(tmp_path / "p.json", {read_queries(paths[0])[0].id: "A"})
+    for form in (None, format_of(record)):
+        first, second = (read_fusion(path, require_passages=False, question_format=form).rows for path in paths)
+        assert first == second
+        assert read_queries(paths[0], question_format=form) == read_queries(paths[1], question_format=form)
+    scores = []
+    for path in paths:
+        assert main(["score", str(predictions), "--data", str(path)]) == 0
+        scores.append(json.loads(capsys.readouterr().out))
+    assert scores[0] == scores[1]
 
 
 def test_quotes_of_dpr_tables(tmp_path: Path) -> None:
