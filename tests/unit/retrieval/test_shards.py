@@ -253,7 +253,7 @@ def test_one_rank_joins_at_a_time(tmp_path: Path) -> None:
             time.sleep(0.01)
     assert waiting.stdout is not None
     assert waiting.stdout.readline() == "in\n"
-    with lock.open("w") as file, pytest.raises(BlockingIOError):
+    with lock.open("w") as file, pytest.raises(BlockingIOError, match="unavailable"):
         shards.fcntl.flock(file, shards.fcntl.LOCK_EX | shards.fcntl.LOCK_NB)
     waiting.communicate("\n")
     assert waiting.returncode == 0

@@ -126,7 +126,7 @@ def test_what_is_unset_is_completed(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_every_missing_hyperparameter_is_named() -> None:
-    with pytest.raises(model_hub_rqa.errors.ConfigError) as caught:
+    with pytest.raises(model_hub_rqa.errors.ConfigError, match=r"^hyperparameters\.num_training_steps: ") as caught:
         checked({"use_apex_amp": True}, {"searcher": {"max_length": {"epochs": 1}}})
     lines = [line.partition(":")[0] for line in caught.value.errors]
     names = ["num_training_steps", "model_mode", "use_apex_amp"]
