@@ -73,6 +73,28 @@ def freeze_unused(model: Any) -> None:
     model.train(was_training)
 
 
+def encoding_errors(model: Any, tokenizer: Any, prompts: tuple[str, str]) -> list[str]:
+    """Why sentence-transformers would make other vectors of a text than a training, which gives the model plain tokens.
+
+    Args:
+        model: a SentenceTransformer.
+        tokenizer: that of the training.
+        prompts: before questions, and before passages.
+    """
+    errors = []
+    if any(prompts) and any(getattr(part, "include_prompt", True) is False for part in model.modules()):
+        shown = ", ".join(map(repr, prompts))
+        errors.append(
+            f"data.query_prompt, passage_prompt: must be empty, since the model's pooling leaves them out, got {shown}"
+        )
+    if getattr(model[0], "do_lower_case", False) and tokenizer("A")["input_ids"] != tokenizer("a")["input_ids"]:
+        errors.append(
+            "hyperparameters.tokenizer_name: must put texts in lower case, as the model's do_lower_case says, "
+            f"got {tokenizer.name_or_path!r}"
+        )
+    return errors
+
+
 def own_prompts(name: str) -> tuple[str, str]:
     """What a model of sentence-transformers puts before questions and before passages; "" where it says nothing."""
     folder = Path(name)
@@ -87,5 +109,5 @@ def own_prompts(name: str) -> tuple[str, str]:
     if not path.is_file():
         return "", ""
     prompts = json.loads(path.read_text(encoding="utf-8")).get("prompts") or {}
-    passage = next((prompts[key] for key in ("document", "passage", "corpus") if key in prompts), "")
+    passage = next((prompts[key] for key in ("document", "passage", "corpus") if prompts.get(key)), "")
     return prompts.get("query", ""), passage

@@ -19,7 +19,7 @@ from model_hub_rqa.records import Answer
 from model_hub_rqa.registry import TASKS
 from model_hub_rqa.retrieval.base import passage_text as indexed_text
 from model_hub_rqa.retrieval.base import top_k
-from model_hub_rqa.tasks.retriever.encoder import build_encoder, freeze_unused, own_prompts
+from model_hub_rqa.tasks.retriever.encoder import build_encoder, encoding_errors, freeze_unused, own_prompts
 from model_hub_rqa.tasks.retriever.judged import JudgedTask, keys_of
 from model_hub_rqa.tasks.retriever.losses import retriever_loss
 from model_hub_rqa.tasks.retriever.records import negatives_of, passage_key, passage_text, positives_of, text_key
@@ -162,6 +162,8 @@ class RetrieverTask(JudgedTask):
         self._similarity = model.similarity_fn_name
         if self._similarity not in ("cosine", "dot"):
             raise ConfigError(f"data.similarity: must be cosine or dot, got the model's own {self._similarity}")
+        if errors := encoding_errors(model, self.tokenizer, self._prompts):
+            raise ConfigError(errors)
         model.max_seq_length = min(self.settings.max_seq_length, self.limits.tokens)
         model.prompts = {"query": self._prompts[0], "document": self._prompts[1]}
         freeze_unused(model)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_encoders
 import tiny_retrieval
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses as st
-from tokenizers_for_tests import bert
+from tokenizers_for_tests import bert, roberta
 from transformers import BertConfig
 
 from model_hub_rqa import cli
@@ -18,6 +19,8 @@ from model_hub_rqa.config import parse_dict_to_dataclasses
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.models.build import build_config_and_tokenizer
 from model_hub_rqa.models.limits import Limits
+from model_hub_rqa.retrieval.dense import DenseSettings
+from model_hub_rqa.retrieval.encoder import Encoder
 from model_hub_rqa.tasks.retriever.losses import false_negatives
 from model_hub_rqa.tasks.retriever.records import negatives_of, positives_of
 from model_hub_rqa.tasks.retriever.settings import RetrieverKwargs
@@ -319,6 +322,40 @@ def test_a_similarity_that_is_none(encoder: str) -> None:
     model.similarity_fn_name = "euclidean"
     with pytest.raises(ConfigError, match=r"data\.similarity: must be cosine or dot, got the model's own euclidean"):
         task.prepare_model(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error"),
+    [
+        (
+            "1_Pooling/config.json",
+            {"include_prompt": False},
+            r"data\.query_prompt, passage_prompt: must be empty, since the model's pooling leaves them out, got 'oil: ', ",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"do_lower_case": True},
+            r"hyperparameters\.tokenizer_name: must put texts in lower case, as the model's do_lower_case says",
+        ),
+    ],
+)
+def test_models_that_would_be_asked_otherwise(name: str, change: dict[str, Any], error: str, tmp_path: Path) -> None:
+    """An index would make other vectors of a text than the training."""
+    folder = Path(tiny_encoders.encoder_folder(tmp_path / "model", tokenizer=roberta(), prompts={"query": "oil: "}))
+    task_of(str(folder))
+    (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **change}))
+    with pytest.raises(ConfigError, match=error):
+        task_of(str(folder))
+
+
+def test_prompts_are_those_of_an_index(tmp_path: Path) -> None:
+    """The first that is not empty: every model of sentence-transformers has an empty "document"."""
+    prompts = {"query": "oil: ", "document": "", "passage": "river "}
+    folder = tiny_encoders.encoder_folder(tmp_path / "model", prompts=prompts)
+    task, _ = task_of(folder)
+    identity = Encoder(DenseSettings(folder)).identity
+    assert [repr(prompt) for prompt in task.prompts] == [identity["query_prompt"], identity["passage_prompt"]]
+    assert task.prompts == ("oil: ", "river ")
 
 
 # ---- settings ----
