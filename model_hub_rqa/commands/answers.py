@@ -345,7 +345,13 @@ def _read_rows(kind: "type[Task] | None", args: argparse.Namespace) -> list[dict
         raise ConfigError(f"--passage-scores: {kind.description} gives passages no scores")
     part = parse_slice(args.data)
     answers = bool(getattr(kind, "scores_answers", False))
-    records = read_fusion(part.path, require_answers=answers, on_bad_record=args.on_bad_record)
+    question_format = given_format(args)
+    records = read_fusion(
+        part.path, require_answers=answers, on_bad_record=args.on_bad_record, question_format=question_format
+    )
+    if args.output is None:  # told already
+        for line in records.skipped:
+            say(f"left out: {line}")
     start, stop = part.bounds(len(records.rows))
     return records.rows[start:stop]
 
@@ -374,15 +380,16 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError(f"--{name.replace('_', '-')}: needs --data" for name in given)
     if not one and args.output is None and args.passage_scores is None:
         raise ConfigError("--output: say where the predictions go")
-    for name in ("output", "passage_scores"):
-        if getattr(args, name) is not None:
-            check_output_file(Path(getattr(args, name)), f"--{name.replace('_', '-')}")
+    errors, names = ErrorCollector(), [name for name in ("output", "passage_scores") if getattr(args, name) is not None]
+    for name in names:
+        errors.attempt(check_output_file, Path(getattr(args, name)), f"--{name.replace('_', '-')}")
+    if len(names) > 1 and Path(args.output).resolve() == Path(args.passage_scores).resolve():
+        errors.add(ConfigError(f"--passage-scores: must be another file than --output, got {args.output}"))
     if args.batch_size is not None and args.batch_size < 1:
-        raise ConfigError(f"--batch-size: must be at least 1, got {args.batch_size}")
-    if one:
-        blank = [name for name in ("question", "context") if not getattr(args, name).strip()]
-        if blank:
-            raise ConfigError([f"--{name}: must not be empty" for name in blank])
+        errors.add(ConfigError(f"--batch-size: must be at least 1, got {args.batch_size}"))
+    if one and (blank := [name for name in ("question", "context") if not getattr(args, name).strip()]):
+        errors.add(ConfigError(f"--{name}: must not be empty" for name in blank))
+    errors.raise_any()
 
 
 def _predict_one(reader: "Reader", question: str, context: str) -> None:

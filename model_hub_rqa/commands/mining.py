@@ -55,6 +55,7 @@ def mine(args: argparse.Namespace) -> None:
     from model_hub_rqa.metrics.languages import choose_rules
     from model_hub_rqa.retrieval.mining import MiningSettings
     from model_hub_rqa.retrieval.mining import mine as mine_negatives
+    from model_hub_rqa.retrieval.rerank import RERANK_DEPTH
     from model_hub_rqa.retrieval.search import open_retriever
     from model_hub_rqa.tasks.base import write_file
 
@@ -62,7 +63,11 @@ def mine(args: argparse.Namespace) -> None:
     errors.attempt(check_output_file, output)
     errors.attempt(check_language, args.language)
     settings = MiningSettings(args.top_k, args.skip, args.negatives, args.margin, args.keep_answers)
-    if lines := settings.errors():
+    lines, depth = settings.errors(), RERANK_DEPTH if args.rerank_depth is None else args.rerank_depth
+    if args.rerank is not None and 0 < depth < args.top_k:
+        rule = f"must be at least top_k ({args.top_k}), since other passages get no score of the reranker"
+        lines.append(f"rerank_depth: {rule}, got {depth}")
+    if lines:
         errors.add(ConfigError(lines))
     manifests = errors.attempt(check_search, args)
     question_format, questions = errors.attempt(given_format, args), None

@@ -108,8 +108,9 @@ def mine(
             records.append(_record(one, hits, negatives))
     result = {"questions": len(questions), "mined": len(records), **counts}
     if not records:
-        told = ", ".join(f"{name} {counts[name]:,}" for name in names[:-1])
-        raise DataError(f"no negative remains for any of {len(questions):,} questions (dropped: {told})")
+        told = "dropped: " + ", ".join(f"{name} {counts[name]:,}" for name in names[:-1])
+        told = told if any(found) else "no passage was retrieved"
+        raise DataError(f"no negative remains for any of {len(questions):,} questions ({told})")
     return records, result
 
 

@@ -81,6 +81,20 @@ def test_likelihood_of_a_causal_reader(folder: Path, tmp_path: Path) -> None:
     assert lines[0]["ctxs"][0]["score"] != lines[0]["ctxs"][1]["score"]
 
 
+def test_files_in_a_layout_of_their_own(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--fields and --format hold for the scores as for the answers; questions that are left out are named."""
+    own = [{"key": one["id"], "ask": one["question"], "gold": one["answers"], "docs": one["ctxs"]} for one in RECORDS]
+    write_lines(tmp_path / "own.jsonl", [*own, {"key": "q2", "ask": "", "gold": ["x"], "docs": []}])
+    fields = ["question=ask", "answers=gold", "id=key", "passages=docs[*].text", "titles=docs[*].title"]
+    words = ["--data", str(tmp_path / "own.jsonl"), "--on-bad-record", "skip", "--fields", *fields]
+    found = scored(folder, "fusion", tmp_path / "own-scores.jsonl", *words)
+    assert "left out: " in capsys.readouterr().err
+    expected = scored(folder, "fusion", tmp_path / "scores.jsonl")
+    assert [[one["score"] for one in line["ctxs"]] for line in found] == [
+        [one["score"] for one in line["ctxs"]] for line in expected
+    ]
+
+
 def test_a_retriever_reads_them(folder: Path, tmp_path: Path) -> None:
     """The loss kl takes the first 1 + num_hard_negatives passages with their scores."""
     lines = scored(folder, "fusion", tmp_path / "scores.jsonl")
@@ -108,6 +122,11 @@ def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main([*named, "--checkpoint", str(tmp_path / "extractive")]) == 2
     assert "--passage-scores: " in (said := capsys.readouterr().err)
     assert "gives passages no scores" in said
+    same = ["--output", str(tmp_path / "scores.jsonl"), "--batch-size", "0"]
+    assert main([*named, "--checkpoint", str(folder / "fusion"), *same]) == 2
+    said = capsys.readouterr().err
+    assert f"--passage-scores: must be another file than --output, got {tmp_path}/scores.jsonl" in said
+    assert "--batch-size: must be at least 1, got 0" in said
     words = ["--question", "q", "--context", "c", "--passage-scores", str(tmp_path / "scores.jsonl")]
     assert main(["predict", "--checkpoint", str(folder / "fusion"), *words]) == 2
     assert "--passage-scores: needs --data" in capsys.readouterr().err

@@ -185,6 +185,14 @@ def test_scores_of_a_cross_encoder(folder: Path, tmp_path: Path) -> None:
         (["--top-k", "0"], "--top-k: must be at least 1, got 0"),
         (["--skip", "100"], "--skip: must be below top_k (100), got 100"),
         (["--skip", "-1", "--negatives", "0"], "--negatives: must be at least 1, got 0"),
+        (
+            ["--rerank", "cross", "--rerank-depth", "3", "--top-k", "4"],
+            "--rerank-depth: must be at least top_k (4), since other passages get no score of the reranker, got 3",
+        ),
+        (
+            ["--rerank", "cross", "--top-k", "101"],
+            "--rerank-depth: must be at least top_k (101), since other passages get no score of the reranker, got 100",
+        ),
         (["--margin", "1.5"], "--margin: must be above 0 and at most 1, got 1.5"),
         (["--top-k", "1"], "questions.jsonl: no negative remains for any of 2 questions (dropped: positive 2"),
         (["--language", "xx"], "--language: "),
@@ -199,6 +207,17 @@ def test_what_is_refused(
     """With exit code 2, and no file is written."""
     assert run(folder, tmp_path / "mined.jsonl", *words) == 2
     assert error in capsys.readouterr().err
+    assert not (tmp_path / "mined.jsonl").exists()
+
+
+def test_a_set_without_any_candidate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message says that the index has nothing for the questions, and nothing of filters."""
+    lines = [{"id": "q", "question": "zebra", "answers": ["x"], "ctxs": [{"text": "the zebra", "isgold": True}]}]
+    tiny_retrieval.write_lines(tmp_path / "zebra.jsonl", lines)
+    assert run(folder, tmp_path / "mined.jsonl", "--data", str(tmp_path / "zebra.jsonl")) == 2
+    assert (
+        "zebra.jsonl: no negative remains for any of 1 questions (no passage was retrieved)" in capsys.readouterr().err
+    )
     assert not (tmp_path / "mined.jsonl").exists()
 
 
