@@ -63,18 +63,15 @@ def evaluate(
     """
     if not rows:
         raise ValueError("rows: needs at least one question, got none")
-    exact, f1, precision = (partial(score, rules=rules) for score in (exact_match_score, f1_score, precision_score))
+    exact, f1 = (partial(score, rules=rules) for score in (exact_match_score, f1_score))
     before = (pipeline.retrieval_seconds, pipeline.reading_seconds)
-    predictions, retrieved = list[str](), list[list[Passage]]()
-    kept, grounded = list[float](), list[float]()  # F1 and precision of each answer against the passages read
+    predictions, retrieved, read = list[str](), list[list[Passage]](), list[list[str]]()
     for begin in range(0, len(rows), batch_size):
         batch = rows[begin : begin + batch_size]
         for row, answered in zip(batch, pipeline.ask([question_of(dict(row)) for row in batch]), strict=True):
-            texts = [passage.text for passage in answered.question.passages[: pipeline.reader.n_context]]
             predictions.append(answered.answer.text)
             retrieved.append([hit.passage for hit in answered.hits])
-            kept.append(max_over_ground_truths(f1, answered.answer.text, texts) if texts else 0.0)
-            grounded.append(max_over_ground_truths(precision, answered.answer.text, texts) if texts else 0.0)
+            read.append([passage.text for passage in answered.question.passages[: pipeline.reader.n_context]])
             write(_line(row, answered, exact, f1))
         report("answering", len(predictions), len(rows))
     references, seconds = [row["answers"] for row in rows], pipeline.retrieval_seconds - before[0]
@@ -85,8 +82,7 @@ def evaluate(
         **_count_unanswerable(references),
         **retrieval,
         **answer_metrics(predictions, references, rules=rules),
-        "f1_passages": 100 * sum(kept) / len(kept),
-        "precision_passages": 100 * sum(grounded) / len(grounded),
+        **_passage_scores(predictions, read, rules),
         **{f"answer_words_{name}": value for name, value in word_statistics(predictions).items()},
         "reference_words_mean": word_statistics([answer for answers in references for answer in answers])["mean"],
         "generation_latency": latency,
@@ -97,6 +93,18 @@ def evaluate(
 def _count_unanswerable(references: Sequence[Sequence[str]]) -> dict[str, int]:
     count = sum(list(texts) == [""] for texts in references)
     return {"n_unanswerable": count} if count else {}
+
+
+def _passage_scores(predictions: Sequence[str], read: Sequence[list[str]], rules: AnswerRules) -> dict[str, float]:
+    """The best score of each answer against the passages read, the mean in percent."""
+    means = {}
+    for name, score in (("f1", partial(f1_score, rules=rules)), ("precision", partial(precision_score, rules=rules))):
+        best = [
+            max_over_ground_truths(score, prediction, texts) if texts else 0.0
+            for prediction, texts in zip(predictions, read, strict=True)
+        ]
+        means[f"{name}_passages"] = 100 * sum(best) / len(best)
+    return means
 
 
 def _retrieval_scores(

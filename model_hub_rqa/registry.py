@@ -1,6 +1,6 @@
 """Models, tasks, datasets, collators and the like by name: registered with a decorator, named in a configuration.
 
-A function or a class registers as ``@OBJECTIVES.register("Focal")``; a configuration chooses it as
+A function or a class registers as ``@OBJECTIVES.register("Focal")``; a configuration names it as
 ``objective: {name: Focal, args: {gamma: 2.0}}``, or without registering as ``objective: my_package.losses:focal``. Its
 arguments are checked by its signature, so that a misspelt one is an error before a model is loaded.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from model_hub_rqa.config.fields import did_you_mean, kinds_of_hint, plain, read_value, show
-from model_hub_rqa.errors import ConfigError, RqaError
+from model_hub_rqa.errors import ConfigError, ErrorCollector, RqaError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,7 +77,7 @@ class Registry:
         self._import_module()
         return sorted(self._factories)
 
-    def find(self, name: Any) -> Callable[..., Any]:
+    def find(self, name: Any) -> Any:
         """The factory of a registered name, or the object that ``package.module:object`` names.
 
         Raises:
@@ -96,8 +96,7 @@ class Registry:
             raise ValueError(f"must name a class that derives from {self.base}, got {name}")
         if not callable(found):
             raise ValueError(f"must name a function or a class, got {name}, a {type(found).__name__}")
-        factory: Callable[..., Any] = found
-        return factory
+        return found
 
     def from_config(self, value: Any, path: str, **shared: Any) -> "RegisteredObject":
         """Reads a choice: ``NAME``, or ``{name: NAME, args: {...}}``; nothing is built.
@@ -121,9 +120,10 @@ class Registry:
             errors.append(f"{path}: {error}")
         else:
             if isinstance(args, Mapping):
+                parameters = inspect.signature(factory).parameters
                 for key, value in shared.items():
                     own = {} if args.get(key) is None else args[key]
-                    if isinstance(value, Mapping) and isinstance(own, Mapping) and _parameter(factory, key):
+                    if key in parameters and isinstance(value, Mapping) and isinstance(own, Mapping):
                         args = {**args, key: {**value, **own}}
                 read, wrong = read_arguments(factory, args, name, self.injected, self.positional)
                 errors += [f"{args_path}.{line}" for line in wrong]
@@ -161,7 +161,7 @@ class Registry:
 
 @dataclass(frozen=True)
 class RegisteredObject:
-    """A factory that a configuration chose, with arguments that fit its signature.
+    """A factory that a configuration names, with arguments that fit its signature.
 
     Attributes:
         registry: where it was looked up.
@@ -180,7 +180,7 @@ class RegisteredObject:
 
     def takes(self, name: str, *, required: bool = False) -> bool:
         """Whether the factory has a parameter of this name, and, if ``required``, no default for it."""
-        parameter = _parameter(self.factory, name)
+        parameter = inspect.signature(self.factory).parameters.get(name)
         return parameter is not None and not (required and parameter.default is not parameter.empty)
 
     def build(self, **injected: Any) -> Any:
@@ -241,7 +241,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class RegisteredObjects:
-    """What the configuration of a run chose by name; None where a trial's own part is used."""
+    """What the configuration of a run names; None where a trial's own part is used."""
 
     collator: RegisteredObject | None = None
     model: RegisteredObject | None = None
@@ -249,26 +249,25 @@ class RegisteredObjects:
 
 
 def read_registered(hparams: Mapping[str, Any], data: Mapping[str, Any]) -> RegisteredObjects:
-    """Imports ``data.plugins``, and looks up what a configuration chooses as collator, model and objective.
+    """Imports ``data.plugins``, and looks up what a configuration names as collator, model and objective.
 
     Raises:
         ConfigError: every plugin that does not import, every unknown name, every argument that does not fit.
     """
-    errors = import_plugins(data.get("plugins"))
-    read: dict[str, RegisteredObject] = {}
-    choices: list[tuple[str, Any, Registry, str]] = [
-        ("collator", data.get("collator"), COLLATORS, "data.collator"),
-        ("model", hparams.get("model"), MODELS, "hyperparameters.model"),
-        ("objective", hparams.get("objective"), OBJECTIVES, "hyperparameters.objective"),
-    ]
-    for key, value, registry, path in choices:
-        try:
-            if value is not None:
-                read[key] = registry.from_config(value, path)
-        except ConfigError as error:
-            errors += error.errors
-    if errors:
-        raise ConfigError(errors)
+    errors = ErrorCollector()
+    if wrong := import_plugins(data.get("plugins")):
+        errors.add(ConfigError(wrong))
+    choices = {
+        "collator": (COLLATORS, data, "data"),
+        "model": (MODELS, hparams, "hyperparameters"),
+        "objective": (OBJECTIVES, hparams, "hyperparameters"),
+    }
+    read = {
+        key: errors.attempt(registry.from_config, section[key], f"{path}.{key}")
+        for key, (registry, section, path) in choices.items()
+        if section.get(key) is not None
+    }
+    errors.raise_any()
     return RegisteredObjects(**read)
 
 
@@ -321,13 +320,10 @@ def _read_argument(parameter: inspect.Parameter, hint: Any, value: Any) -> Any:
     return read_value(field(default=parameter.default), kinds, value)
 
 
-def _parameter(factory: Callable[..., Any], name: str) -> inspect.Parameter | None:
-    return inspect.signature(factory).parameters.get(name)
-
-
 def _hints(factory: Any) -> dict[str, Any]:
+    is_class = inspect.isclass(factory)
     try:
-        return typing.get_type_hints(getattr(factory, "__init__") if inspect.isclass(factory) else factory)  # noqa: B009
+        return typing.get_type_hints(factory.__init__ if is_class else factory)
     except Exception:  # of many kinds: a name that only a type checker imports, an object without annotations
         return {}
 
@@ -347,7 +343,7 @@ def import_object(reference: str) -> Any:
         name = ".".join(words[:cut])
         try:
             found: Any = importlib.import_module(name)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # whatever the user's module raises
             missing = error.name if isinstance(error, ModuleNotFoundError) else None
             if missing is not None and f"{name}.".startswith(f"{missing}."):
                 continue
@@ -378,7 +374,7 @@ def import_plugins(names: Any) -> list[str]:
             importlib.import_module(name)
         except ConfigError as error:  # two factories of one name
             errors += [f"data.plugins: {name}: {line}" for line in error.errors]
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # whatever the user's module raises
             errors.append(f"data.plugins: {name} cannot be imported:\n{own_frames(error)}")
     return errors
 

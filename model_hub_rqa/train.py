@@ -177,23 +177,75 @@ def _fit_locally(
 ) -> None:
     from determined import pytorch
 
-    from model_hub_rqa.progress import TrainProgress
-    from model_hub_rqa.runtime import determined_controller, local_checkpoints, local_run, resuming, summary
+    from model_hub_rqa.runtime import determined_controller, local_run, summary
 
-    began = time.monotonic()
-    context = trial.context
+    began, context = time.monotonic(), trial.context
     chief = context.distributed.rank == 0
-    accumulation = trial.accumulation
-    renamed = context.distributed.broadcast(local_run.count_in_steps(folder, accumulation) if chief else None)
+    resume_from, batches = _roll_back(trial, folder, resume_from, changed_from)
+    done = batches // trial.accumulation
+    reports = _use_local_backends(trial, experiment, folder, done)
+    run = determined_controller.LocalRun(
+        resume_from=resume_from,
+        done=batches,
+        changed_from=changed_from,
+        checkpoint_policy=_checkpoint_policy(trial, experiment),
+        metric=experiment.metric,
+        smaller_is_better=trial.smaller_is_better,
+        code=determined_controller.code_of(type(trial)),
+        validates_only=trial.trainer.validates_only,
+        interrupted=interrupted,
+        on_validation_batch=reports.validating,
+    )
+    try:
+        with determined_controller.local_controller(run):
+            # the policy is the controller's; Trainer would warn of "best" and take "all"
+            fit(pytorch.Trainer(trial, context), trial, test_mode=test_mode, checkpoint_policy="none")
+        if chief and (trial.stop_reason is not None or not context.get_stop_requested()):
+            local_run.remove_hidden_checkpoints(folder)
+        if trial.stop_reason is not None:
+            _say(f"stopped by {trial.stop_reason}")
+        elif context.get_stop_requested() and trial.trainer.validates_only:
+            _say("stopped before the validation was done: run it again")
+        elif context.get_stop_requested():
+            _say(f"stopped, with {checkpoints_of(folder)[0]} written: --resume latest goes on from it")
+        if chief:
+            summary.write(folder, trial, experiment, reports, resumed_at=done, seconds=time.monotonic() - began)
+    finally:
+        if reports.progress is not None:
+            reports.progress.close()
+
+
+def _roll_back(
+    trial: Any, folder: Path, resume_from: Path | None, changed_from: dict[str, Any]
+) -> tuple[Path | None, int]:
+    """Makes the run's checkpoints those up to the one that it goes on from.
+
+    Returns:
+        That checkpoint by the name that it has now, and the batches that were trained before.
+    """
+    from model_hub_rqa.runtime import local_run, resuming, summary
+
+    distributed, accumulation = trial.context.distributed, trial.accumulation
+    chief = distributed.rank == 0
+    new_names = distributed.broadcast(local_run.count_in_steps(folder, accumulation) if chief else None)
     if resume_from is not None and resume_from.parent == (folder / "checkpoints").resolve():
-        resume_from = resume_from.with_name(renamed.get(resume_from.name, resume_from.name))
+        resume_from = resume_from.with_name(new_names.get(resume_from.name, resume_from.name))
     batches = 0 if resume_from is None else steps_completed(resume_from)
     batches = resuming.batches_of(batches, changed_from, accumulation)
-    done = batches // accumulation
     if chief:
-        for line in local_run.roll_back(folder, done):
+        for line in local_run.roll_back(folder, batches // accumulation):
             _say(line)
         summary.remove(folder)
+    return resume_from, batches
+
+
+def _use_local_backends(trial: Any, experiment: Experiment, folder: Path, done: int) -> Any:
+    """Lets the run's folder receive checkpoints and reports, which are returned; ``done`` steps were trained before."""
+    from model_hub_rqa.progress import TrainProgress
+    from model_hub_rqa.runtime import local_checkpoints, local_run, resuming
+
+    context, accumulation = trial.context, trial.accumulation
+    chief = context.distributed.rank == 0
     reports = local_run.Reports(
         folder,
         metric=experiment.metric,
@@ -212,38 +264,10 @@ def _fit_locally(
         accumulation=accumulation,
     )
     local_checkpoints.use_local_backends(context, checkpoints, reports)
-    run = determined_controller.LocalRun(
-        resume_from=resume_from,
-        done=batches,
-        changed_from=changed_from,
-        checkpoint_policy=_checkpoint_policy(trial, experiment),
-        metric=experiment.metric,
-        smaller_is_better=trial.smaller_is_better,
-        code=determined_controller.code_of(type(trial)),
-        validates_only=trial.trainer.validates_only,
-        interrupted=interrupted,
-        on_validation_batch=reports.validating,
-    )
     if chief:
         whole, examples = trial.num_training_batches() // accumulation, context.get_global_batch_size() * accumulation
         reports.progress = TrainProgress(whole, done, examples)
-    try:
-        with determined_controller.local_controller(run):
-            # the policy is the controller's; Trainer would warn of "best" and take "all"
-            fit(pytorch.Trainer(trial, context), trial, test_mode=test_mode, checkpoint_policy="none")
-        if chief and (trial.stop_reason is not None or not context.get_stop_requested()):
-            local_run.remove_hidden_checkpoints(folder)
-        if trial.stop_reason is not None:
-            _say(f"stopped by {trial.stop_reason}")
-        elif context.get_stop_requested() and trial.trainer.validates_only:
-            _say("stopped before the validation was done: run it again")
-        elif context.get_stop_requested():
-            _say(f"stopped, with {checkpoints_of(folder)[0]} written: --resume latest goes on from it")
-        if chief:
-            summary.write(folder, trial, experiment, reports, resumed_at=done, seconds=time.monotonic() - began)
-    finally:
-        if reports.progress is not None:
-            reports.progress.close()
+    return reports
 
 
 def fit(trainer: Any, trial: Any, **settings: Any) -> bool:

@@ -43,7 +43,11 @@ _HITS_AT_ONCE = 50_000  # kept in memory with their texts
 
 def add_commands(commands: Any) -> None:
     """Registers ``index`` and ``retrieve`` with what ``ArgumentParser.add_subparsers`` returned."""
-    command = commands.add_parser("index", help="index a corpus for retrieval")
+    _add_index(commands.add_parser("index", help="index a corpus for retrieval"))
+    _add_retrieve(commands.add_parser("retrieve", help="find passages for questions, and score them against judgments"))
+
+
+def _add_index(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--corpus",
         required=True,
@@ -66,7 +70,12 @@ def add_commands(commands: Any) -> None:
     command.add_argument(
         "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad documents out"
     )
-    bm25 = command.add_argument_group("with --retriever bm25")
+    _add_bm25(command.add_argument_group("with --retriever bm25"))
+    _add_dense(command.add_argument_group("with --retriever dense"))
+    command.set_defaults(command=index)
+
+
+def _add_bm25(bm25: Any) -> None:
     bm25.add_argument("--engine", choices=("tantivy", "bm25s"), help="default tantivy; bm25s where k1 or b is given")
     bm25.add_argument(
         "--language", "--stemmer", metavar="LANGUAGE", help='whose stems are taken (default english; "none" for none)'
@@ -74,7 +83,9 @@ def add_commands(commands: Any) -> None:
     bm25.add_argument("--stopwords", metavar="LANGUAGE", help="whose commonest words are left out (default none)")
     bm25.add_argument("--k1", type=float, help="weight of repeated words, with bm25s (default 1.2)")
     bm25.add_argument("--b", type=float, help="how much long passages count less, 0 to 1, with bm25s (default 0.75)")
-    dense = command.add_argument_group("with --retriever dense")
+
+
+def _add_dense(dense: Any) -> None:
     dense.add_argument("--embedding-model", metavar="M", help="a sentence-transformers folder, or a name on the hub")
     dense.add_argument("--similarity", metavar="NAME", help="cosine, dot, euclidean, manhattan (default: the model's)")
     dense.add_argument("--pooling", metavar="NAME", help="mean, cls, lasttoken or another (default: the model's own)")
@@ -91,9 +102,9 @@ def add_commands(commands: Any) -> None:
         "--shard", metavar="I/N", help="encode part I of N; the last one joins them (default: the rank, under torchrun)"
     )
     dense.add_argument("--batch-size", type=int, metavar="N", help="passages encoded at a time (default 32)")
-    command.set_defaults(command=index)
 
-    command = commands.add_parser("retrieve", help="find passages for questions, and score them against judgments")
+
+def _add_retrieve(command: argparse.ArgumentParser) -> None:
     add_search(command, required=True)
     add_queries(command)
     command.add_argument("--queries", required=True, metavar="FILE", help="BEIR's, FiD's, KILT's ... (docs/data.rst)")

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -109,9 +109,24 @@ def read_squad(
     )
     rows: list[dict[str, Any]] = []
     negatives: list[tuple[str, bool]] = []  # those left out, with whether the file says so itself
-    unfit: dict[str, list[str]] = {}
     needed: Needed = (QUESTION_IDS, ("question",), ("context",))
-    for location, record in iter_questions(path, (*needed, _ANSWER_NAMES) if require_answers else needed):
+    records = iter_questions(path, (*needed, _ANSWER_NAMES) if require_answers else needed)
+    for name, record, row, negative in _checked_rows(records, made, checks):
+        if negative and require_answers and not version_2_with_negative:
+            negatives.append((name, record.get("is_impossible") is True))
+        else:
+            rows.append(row)
+    _judge_negatives(checks, negatives, version_option, skip=on_bad_record == "skip")
+    skipped = checks.finish(len(rows))
+    return Records(rows, skipped, checks.n_bad, SQUAD_FEATURES, made.n_mended, made.n_ignored)
+
+
+def _checked_rows(
+    records: Iterable[tuple[Location, Any]], made: SquadRows, checks: Checks
+) -> Iterator[tuple[str, Mapping[str, Any], dict[str, Any], bool]]:
+    """Of each record that keeps the rules: its name if it has no answer, itself, its row, and whether it has none."""
+    unfit: dict[str, list[str]] = {}
+    for location, record in records:
         if not checks.is_object(location, record):
             continue
         errors: list[str] = []
@@ -120,16 +135,9 @@ def read_squad(
             unfit.setdefault(what, []).append(checks.named(location, id_))
             continue
         row, negative = made.row(id_, record, errors, nested=len(location) > 2)
-        if not checks.passed(location, id_, errors):
-            continue
-        if negative and require_answers and not version_2_with_negative:
-            negatives.append((checks.named(location, id_), record.get("is_impossible") is True))
-        else:
-            rows.append(row)
+        if checks.passed(location, id_, errors):
+            yield checks.named(location, id_) if negative else "", record, row, negative
     checks.fatal += _unfit_lines(checks, unfit)
-    _judge_negatives(checks, negatives, version_option, skip=on_bad_record == "skip")
-    skipped = checks.finish(len(rows))
-    return Records(rows, skipped, checks.n_bad, SQUAD_FEATURES, made.n_mended, made.n_ignored)
 
 
 _ANSWER_NAMES = ("answers", "answer_text", *(name for name in ANSWERS if name != "answers"), "target")

@@ -25,6 +25,7 @@ from model_hub_rqa.retrieval.base import (
     Report,
     Retriever,
     RetrieverSettings,
+    Written,
     no_report,
     write_passages,
 )
@@ -99,49 +100,38 @@ def build_index(
         ConfigError: an option breaks a rule, the output is taken, the model cannot be loaded, a library is missing.
         DataError: all errors of the corpus; nothing is left of the index then.
     """
-    target = Path(output)
-    if errors := index_errors(
-        corpus,
-        output,
-        settings,
-        passage_words=passage_words,
-        passage_stride=passage_stride,
-        chunking=chunking,
-        on_bad_record=on_bad_record,
-        batch_size=batch_size,
-    ):
+    kept: Any = {"passage_words": passage_words, "passage_stride": passage_stride, "on_bad_record": on_bad_record}
+    if errors := index_errors(corpus, output, settings, chunking=chunking, batch_size=batch_size, **kept):
         raise ConfigError(errors)
     reader = CorpusReader(corpus, on_bad_record=on_bad_record)
     chunks, _ = _chunking(passage_words, passage_stride, chunking)
     split = None if chunks is None else document_splitter(chunks)
-    with partial_folder(target) as partial:
+    with partial_folder(Path(output)) as partial:
         _clear(partial, settings.unfinished)
         passages = _passages(reader, split)
         n_passages = write_passages(passages if shard is None else shard.of(passages), partial, report)
-        store = PassageStore(partial)
-        written = settings.write(store, partial, batch_size=batch_size, report=report)
-        manifest = Manifest(
-            kind=settings.kind,
-            corpus_file=os.fspath(corpus),
-            corpus_sha256=reader.sha256,
-            n_documents=reader.n_documents,
-            n_skipped=len(reader.skipped),
-            n_passages=n_passages,
-            passage_words=passage_words,
-            passage_stride=passage_stride,
-            chunking=None if chunking is None else asdict(chunking),
-            on_bad_record=on_bad_record,
-            shard=None if shard is None else str(shard),
-            settings=asdict(written.settings),
-            model=dict(written.model),
-            measured=dict(written.measured),
-            versions=versions(settings.packages),
-            sha256=file_sums(partial),
-        )
+        written = settings.write(PassageStore(partial), partial, batch_size=batch_size, report=report)
+        kept |= {"chunking": None if chunking is None else asdict(chunking), "corpus_file": os.fspath(corpus)}
+        kept |= {"shard": None if shard is None else str(shard), "n_passages": n_passages}
+        manifest = Manifest(**kept, **_measured(reader, settings, written), sha256=file_sums(partial))
         write_manifest(partial, manifest)
         (partial / PROGRESS).unlink(missing_ok=True)
-        partial.replace(target)
+        partial.replace(output)
     return manifest
+
+
+def _measured(reader: CorpusReader, settings: RetrieverSettings, written: Written) -> dict[str, Any]:
+    """The fields of a manifest that are known once the index is written."""
+    return {
+        "kind": settings.kind,
+        "corpus_sha256": reader.sha256,
+        "n_documents": reader.n_documents,
+        "n_skipped": len(reader.skipped),
+        "settings": asdict(written.settings),
+        "model": dict(written.model),
+        "measured": dict(written.measured),
+        "versions": versions(settings.packages),
+    }
 
 
 def index_errors(

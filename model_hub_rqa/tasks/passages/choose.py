@@ -93,16 +93,8 @@ def retrieve_passages(
     build = queries or QueryBuilder()
 
     def replace(rows: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        questions = list(rows["question"])
-        turns = [turns_of(history) for history in rows["chat_history"]]
-        found = retrieve(build([Question(*pair) for pair in zip(questions, ((),) * len(turns), turns, strict=True)]))
-        if len(found) != len(questions):
-            raise DataError(f"retrieval: asked {len(questions)} questions, got {len(found)} lists of passages")
-        unanswered = [question for question, passages in zip(questions, found, strict=True) if not passages]
-        if unanswered:
-            raise DataError(f"retrieval: no passage was found for the question {line!r}" for line in unanswered)
         passages = []
-        for index, given, ranked in zip(indices, rows["passages"], found, strict=True):
+        for index, given, ranked in zip(indices, rows["passages"], _retrieved(retrieve, build, rows), strict=True):
             gold = [passage for passage in given if passage["gold"]] if keep_gold else []
             rng = np.random.default_rng([seed, index])
             merged = insert_gold(gold, [_row(hit) for hit in ranked], max_num_to_retrieve, rng)
@@ -121,6 +113,20 @@ def retrieve_passages(
         with_indices=True,
         desc="retrieving passages",
     )
+
+
+def _retrieved(retrieve: Retrieve, build: QueryBuilder, rows: Mapping[str, list[Any]]) -> Sequence[Sequence[Any]]:
+    questions = [
+        Question(question, (), turns_of(history))
+        for question, history in zip(rows["question"], rows["chat_history"], strict=True)
+    ]
+    found = retrieve(build(questions))
+    if len(found) != len(questions):
+        raise DataError(f"retrieval: asked {len(questions)} questions, got {len(found)} lists of passages")
+    without = [question.text for question, passages in zip(questions, found, strict=True) if not passages]
+    if without:
+        raise DataError(f"retrieval: no passage was found for the question {text!r}" for text in without)
+    return found
 
 
 def insert_gold(
