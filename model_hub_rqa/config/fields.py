@@ -24,7 +24,10 @@ _EXPONENT = re.compile(r"([+-]?\d*\.?\d*)[eE]([+-]?)(\d+)")
 
 
 class FieldError(NamedTuple):
-    """A rule between fields that does not hold; it is reported at the first of ``fields``, the others take part."""
+    """A rule between fields that does not hold; it is reported at the first of ``fields``, the others take part.
+
+    The first may be a path inside a field: ``fields.question``.
+    """
 
     fields: tuple[str, ...]
     text: str

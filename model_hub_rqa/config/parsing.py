@@ -183,8 +183,9 @@ def _errors(kind: type, values: Mapping[str, Any], args: Mapping[str, Any]) -> I
 
 def _name_given(kind: type, name: str, args: Mapping[str, Any]) -> str:
     """The name under which ``args`` has a field, so that a message speaks of what the user wrote."""
-    field = next(field for field in init_fields(kind) if field.name == name)
-    return next((alias for alias in names_of(field) if alias in args), name)
+    own, dot, inside = name.partition(".")
+    field = next(field for field in init_fields(kind) if field.name == own)
+    return next((alias for alias in names_of(field) if alias in args), own) + dot + inside
 
 
 def _to_dict(instance: Any) -> AttrDict:

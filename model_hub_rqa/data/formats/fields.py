@@ -1,10 +1,10 @@
 """Questions in a layout of one's own: a path for each part of the record, as ``data.fields`` has them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from model_hub_rqa.config.fields import did_you_mean, show
+from model_hub_rqa.config.fields import FieldError, did_you_mean, show
 from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row, named_format, passages_of
 from model_hub_rqa.data.text_files import Unreadable, short
 from model_hub_rqa.errors import ConfigError
@@ -92,6 +92,16 @@ def _follow(value: Any, steps: list[Any], at: str) -> Any:
             raise ValueError(f"{at} has no item {index}, got {len(value)} items")
         value, at = value[int(index)], f"{at}[{index}]"
     return value
+
+
+def format_errors(name: str | None, fields: Any) -> Iterator[FieldError]:
+    """What is wrong with the settings ``format`` and ``fields``, as :func:`parse_format` takes them."""
+    try:
+        parse_format(name, fields if isinstance(fields, Mapping) else None)
+    except ConfigError as error:
+        for line in error.errors:
+            path, _, text = line.partition(": ")
+            yield FieldError((path, path.partition(".")[0]), text)
 
 
 def parse_format(name: str | None, fields: Mapping[str, Any] | None) -> QuestionFormat | None:

@@ -6,8 +6,7 @@ from typing import Any
 
 from model_hub_rqa.config.fields import FieldError, option, show
 from model_hub_rqa.config.kwargs import Kwargs
-from model_hub_rqa.data.formats.fields import parse_format
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.data.formats.fields import format_errors
 from model_hub_rqa.retrieval.hybrid import FUSIONS
 from model_hub_rqa.retrieval.queries import template_error
 from model_hub_rqa.retrieval.search import SearchSettings
@@ -112,11 +111,7 @@ class PassageKwargs(Kwargs):
         if all(isinstance(length, int) for length in lengths) and lengths[0] > lengths[1]:
             text = f"must be at most the longest answer ({self.generation_length:,}), got {self.min_new_tokens:,}"
             yield FieldError(("min_new_tokens", "max_new_tokens"), text)
-        if isinstance(self.fields, Mapping):
-            try:
-                parse_format(self.format, self.fields)
-            except ConfigError as error:
-                yield from (FieldError(("fields",), line.removeprefix("fields").lstrip(".: ")) for line in error.errors)
+        yield from format_errors(self.format, self.fields)
         if self.corpus_file is not None and not self.embedding_model:
             yield FieldError(("corpus_file", "embedding_model"), "needs embedding_model, got none")
         if self.corpus_file is not None and self.index is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from model_hub_rqa.config import Kwargs, option
 from model_hub_rqa.config.fields import FieldError
 from model_hub_rqa.data.arrow_cache import FileLoader
-from model_hub_rqa.data.formats.fields import parse_format
+from model_hub_rqa.data.formats.fields import format_errors, parse_format
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.tasks.base import Task
@@ -31,11 +31,7 @@ class JudgedKwargs(Kwargs):
     )
 
     def errors(self) -> Iterator[FieldError]:
-        try:
-            parse_format(self.format, self.fields if isinstance(self.fields, Mapping) else None)
-        except ConfigError as error:
-            lines = (line.partition(":") for line in error.errors)
-            yield from (FieldError((name.partition(".")[0],), f"{name}:{text}") for name, _, text in lines)
+        return format_errors(self.format, self.fields)
 
 
 class JudgedTask(Task):

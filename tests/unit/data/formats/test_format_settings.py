@@ -149,9 +149,9 @@ def test_a_format_in_a_module_of_ones_own(
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
-        ({"format": "klit"}, "data.format: must be a registered format .*, got 'klit'"),
-        ({"fields": {"answers": "a"}}, "data.fields: question: is required"),
-        ({"fields": {"question": "q"}, "format": "kilt"}, "data.fields: is ignored beside format"),
+        ({"format": "klit"}, "^data.format: must be a registered format .*, got 'klit'"),
+        ({"fields": {"answers": "a"}}, "^data.fields.question: is required"),
+        ({"fields": {"question": "q"}, "format": "kilt"}, "^data.fields: is ignored beside format"),
     ],
 )
 def test_wrong_settings_of_formats(settings: dict[str, Any], error: str, tmp_path: Path) -> None:

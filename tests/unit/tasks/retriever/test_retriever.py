@@ -164,9 +164,13 @@ def test_records_of_another_layout(tmp_path: Path) -> None:
     (row,) = RetrieverTask(RetrieverKwargs(fields=fields)).load(path)
     assert [[one["text"] for one in part(row)] for part in (positives_of, negatives_of)] == [["a"], ["b"]]
     config = tiny_retrieval.config(tmp_path)
-    config["data"] |= {"fields": {"question": "q", "passage": "docs"}}
-    with pytest.raises(ConfigError, match=r"data\.fields: .*passage: is not a part of a question"):
-        parse_dict_to_dataclasses((RetrieverKwargs,), config["data"], section="data")
+    for settings, error in (
+        ({"fields": {"question": "q", "passage": "docs"}}, "data.fields.passage: is not a part of a question"),
+        ({"format": "klit"}, "data.format: must be a registered format"),
+        ({"fields": {"question": "q"}, "format": "kilt"}, "data.fields: is ignored beside format"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{error}"):
+            parse_dict_to_dataclasses((RetrieverKwargs,), config["data"] | settings, section="data")
 
 
 # ---- batches ----
