@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from model_hub_rqa.checkpoints import READER, TASK, check_tokenizer, pretrained_folder
 from model_hub_rqa.config import Kwargs, parse_dict_to_dataclasses
@@ -84,7 +84,7 @@ class Reader:
         from model_hub_rqa.models.limits import model_limits
 
         folder = pretrained_folder(Path(path), tell)
-        kind: type[Task] = task_of(folder) if cls.task_name is None else cast("Any", TASKS.find(cls.task_name))
+        kind: type[Task] = task_of(folder) if cls.task_name is None else TASKS.find(cls.task_name)
         task = kind(trained_settings(folder, kind.Settings, settings))
         _, model, tokenizer = load_pretrained(folder, task.auto_class(), kind.description)
         task.adapt_to_checkpoint(model.config, tokenizer, limits := model_limits(model), folder, settings)
@@ -261,12 +261,12 @@ def task_of(folder: Path) -> type[Task]:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # json and transformers raise several kinds
         raise CheckpointError(f"{folder}: has no config that can be read: {error}") from error
-    tasks: list[Any] = [TASKS.find(name) for name in TASKS.names()]
+    tasks: list[type[Task]] = [TASKS.find(name) for name in TASKS.names()]
     try:
         for task in tasks:
             if task.reads(config):  # and so may one that derives from it, which is the special one
                 special = [other for other in tasks if issubclass(other, task) and other.reads(config)]
-                return cast("type[Task]", max(special, key=lambda other: len(other.__mro__)))
+                return max(special, key=lambda other: len(other.__mro__))
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     kinds = ", ".join(task.description for task in tasks)
@@ -284,7 +284,8 @@ def named_task(folder: Path) -> type[Task] | None:
     if TASK not in kept:
         return None
     try:
-        return cast("type[Task]", TASKS.find(kept[TASK]))
+        task: type[Task] = TASKS.find(kept[TASK])
+        return task
     except ValueError as error:
         raise CheckpointError(f"{folder / READER}: task: {error}") from error
 

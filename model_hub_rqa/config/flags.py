@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -176,7 +177,7 @@ def _type_of(flag: Flag) -> tuple[Any, str]:
     for hint in (hints, *typing.get_args(hints)):
         if kinds == (list,) and typing.get_origin(hint) is list:
             (inner,) = typing.get_args(hint)
-            return list[functools.partial(_read, (inner,))], _METAVARS.get(inner, "JSON")  # type: ignore[misc]
+            return types.GenericAlias(list, functools.partial(_read, (inner,))), _METAVARS.get(inner, "JSON")
     names = {_METAVARS.get(kind, "JSON") for kind in kinds}
     return functools.partial(_read, kinds), "|".join(sorted(names, reverse=True))
 

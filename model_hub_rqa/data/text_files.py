@@ -1,5 +1,6 @@
 """Text and JSON out of a file, strictly: what is not UTF-8, not JSON, or cut short is named with its location."""
 
+import collections
 import contextlib
 import gc
 import gzip
@@ -133,8 +134,7 @@ def _refuse(constant: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        ((name, _),) = collections.Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"an object has the key {short(name)} twice")
     return found
 

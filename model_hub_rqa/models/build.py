@@ -11,7 +11,7 @@ import copy
 import errno
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import transformers
 from huggingface_hub.errors import StrictDataclassError
@@ -125,7 +125,8 @@ def build_model(
     if missing := sorted(loading["missing_keys"]):
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         logger.info("%s has no weights for %s%s: they start at random", name, ", ".join(missing[:5]), more)
-    return cast("transformers.PreTrainedModel", model)
+    trained: transformers.PreTrainedModel = model
+    return trained
 
 
 @MODELS.register("AutoModel")

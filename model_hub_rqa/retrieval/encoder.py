@@ -152,7 +152,7 @@ class Encoder:
         """
         try:
             self._pool = self._model.start_multi_process_pool(list(devices))
-        except Exception as error:
+        except Exception as error:  # torch and CUDA raise their own kinds in each process
             raise ConfigError(f"devices: cannot encode on {', '.join(devices)}: {error}") from error
         try:
             yield

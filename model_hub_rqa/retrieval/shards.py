@@ -102,7 +102,8 @@ def build_shard(
     errors += index_errors(corpus, output, settings, **options)
     if errors and not (joins and (target / MANIFEST).is_file()):
         raise ConfigError(errors)
-    own = replace(settings, faiss_index="Flat", faiss_search="")  # type: ignore[call-arg]  # the whole index has it
+    given: Any = settings
+    own = replace(given, faiss_index="Flat", faiss_search="")  # the whole index has it
     with _one_at_a_time(folder.parent):  # after a restart, another rank may have joined them by now
         if (target / MANIFEST).is_file():
             return target, _as_asked(target, corpus, settings, options)

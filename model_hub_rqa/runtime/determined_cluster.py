@@ -59,7 +59,8 @@ def patch_context(context: pytorch.PyTorchTrialContext) -> None:
     searcher = context.get_experiment_config().get("searcher") or {}
     if isinstance(searcher.get("max_length"), int):
         searcher["max_length"] = {"batches": searcher["max_length"]}
-    distributed, checkpoints = context.distributed, context._core.checkpoint
+    core: Any = context._core  # whose methods are replaced: no entrypoint lets us give other objects
+    distributed, checkpoints = context.distributed, core.checkpoint
     restore_path = checkpoints.restore_path
 
     @contextlib.contextmanager
@@ -71,10 +72,9 @@ def patch_context(context: pytorch.PyTorchTrialContext) -> None:
                 raise error
             yield path
 
-    # Put over the methods of Determined's own objects, which mypy objects to: no entrypoint lets us give others.
-    checkpoints.restore_path = restore_verified  # type: ignore[method-assign]
+    checkpoints.restore_path = restore_verified
     if distributed.rank != 0:
-        context._core.train.report_early_exit = lambda reason: None  # type: ignore[method-assign]
+        core.train.report_early_exit = lambda reason: None
     if _runs_a_trial():
         hide_bars()  # the script has done it before; the harness of a module:Class has not
         _SearcherStop(context).attach()
@@ -100,27 +100,28 @@ class _SearcherStop:
 
     def __init__(self, context: pytorch.PyTorchTrialContext) -> None:
         self.context = context
-        self.train = context._core.train
+        self.core: Any = context._core  # whose methods are replaced, as in `patch_context`
         self.validated = False  # since the state was asked for
         self.arrived = threading.Event()
 
     def attach(self) -> None:
         """Puts itself between the context and the master."""
-        preempt, distributed = self.context._core.preempt, self.context.distributed
+        preempt, distributed = self.core.preempt, self.context.distributed
         should_preempt = preempt.should_preempt
 
         def should_preempt_or_stop(auto_ack: bool = True) -> bool:
-            preempted = should_preempt(auto_ack=auto_ack)
+            preempted: bool = should_preempt(auto_ack=auto_ack)
             if distributed.broadcast(self._is_told_to_stop() if distributed.rank == 0 else None):
                 self.context.set_stop_requested(True)
             return preempted
 
-        preempt.should_preempt = should_preempt_or_stop  # type: ignore[method-assign]
+        preempt.should_preempt = should_preempt_or_stop
         if distributed.rank == 0:
             self._watch_reports()
 
     def _watch_reports(self) -> None:
-        report, shipper = self.train.report_validation_metrics, self.train._metrics._shipper
+        train = self.core.train
+        report, shipper = train.report_validation_metrics, train._metrics._shipper
         post = shipper._post_metrics
 
         def report_and_note(*args: Any, **kwargs: Any) -> None:
@@ -135,8 +136,8 @@ class _SearcherStop:
                 if group == "validation":
                     self.arrived.set()
 
-        self.train.report_validation_metrics = report_and_note  # type: ignore[method-assign]
-        shipper._post_metrics = post_and_note  # type: ignore[method-assign]
+        train.report_validation_metrics = report_and_note
+        shipper._post_metrics = post_and_note
 
     def _is_told_to_stop(self) -> bool:
         if not self.validated:
@@ -144,7 +145,8 @@ class _SearcherStop:
         self.validated = False
         self.arrived.wait(self.PATIENCE)
         try:
-            reply = self.train._session.get(f"/api/v1/trials/{self.train._trial_id}").json()
+            train = self.core.train
+            reply = train._session.get(f"/api/v1/trials/{train._trial_id}").json()
             state = reply["trial"]["state"]
         except Exception as error:  # whatever fails here is no reason to lose the trial
             logger.warning("the trial's state could not be asked for (%s): training goes on", error)

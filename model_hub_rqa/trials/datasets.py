@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset
@@ -215,12 +215,13 @@ class DatasetsTrial(SettingsTrial):
             return []
         errors: dict[str, None] = {}
         found = []
+        settings: Any = self.settings
         for split, sets in self.sets.items():
             for name in sets or [""]:
                 own = self.dataset_settings.get((split, name), {})
                 path = f"data.datasets.{name or getattr(self.data, split)}.args" if own else "data"
                 try:
-                    found.append(Variant(split, name, dataclasses.replace(cast("Any", self.settings), **own), path))
+                    found.append(Variant(split, name, dataclasses.replace(settings, **own), path))
                 except ConfigError as error:
                     errors |= {f"{path}.{line.partition('.')[2]}": None for line in error.errors}
         if errors:
@@ -297,7 +298,7 @@ class DatasetsTrial(SettingsTrial):
         if distributed.local_rank == 0:
             try:
                 result = step()
-            except Exception as error:
+            except Exception as error:  # whatever it is, the host's other ranks wait for an answer
                 distributed.broadcast_local(error if isinstance(error, RqaError) else RuntimeError(str(error)))
                 raise
         failure = distributed.broadcast_local(failure)

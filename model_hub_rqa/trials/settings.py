@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 
@@ -219,12 +219,12 @@ def find_task(trial: "type[SettingsTrial]", hparams: Mapping[str, Any]) -> type[
     if name is None:
         return trial.task_class
     try:
-        found: Any = TASKS.find(name)
+        found: type[Task] = TASKS.find(name)
     except ValueError as error:
         raise ConfigError(f"hyperparameters.task: {error}") from error
     if trial.task_class not in (None, found):
         raise ConfigError(f"hyperparameters.task: must be unset for {trial.__name__}, which has its own, got {name}")
-    return cast("type[Task]", found)
+    return found
 
 
 def task_defaults(trial: "type[SettingsTrial]", task: type[Task] | None) -> dict[str, Any]:
