@@ -8,7 +8,7 @@ from typing import Any
 from model_hub_rqa.config.fields import FieldError, TrueOrFalse, did_you_mean, init_fields, names_of, option, show
 from model_hub_rqa.config.kwargs import DatasetKwargs, Kwargs
 from model_hub_rqa.config.parsing import parse_dict_to_dataclasses
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.errors import ConfigError, ErrorCollector
 from model_hub_rqa.metrics.languages import language_error
 from model_hub_rqa.registry import DATASETS, RegisteredObject
 
@@ -79,17 +79,16 @@ def parse_datasets(data: DatasetKwargs) -> dict[str, tuple[NamedDatasetKwargs, .
         if data.template_args is not None:
             raise ConfigError(f"data.template_args: {_NEEDS_DATASETS}")
         return {}
-    errors: list[str] = []
+    errors = ErrorCollector()
     sets = {}
     for split in SPLITS:
         entries = getattr(data, split)
         found = [_plain_dataset(data)] if entries is None else _read_entries(entries, split, data, errors)
         sets[split] = tuple(found)
+    errors.raise_any()
     factories = [one.factory for found in sets.values() for one in found if one.factory is not None]
-    if not errors and data.template_args is not None and not any(one.takes("template_args") for one in factories):
-        errors.append(f"data.template_args: {_NEEDS_DATASETS}")
-    if errors:
-        raise ConfigError(errors)
+    if data.template_args is not None and not any(one.takes("template_args") for one in factories):
+        raise ConfigError(f"data.template_args: {_NEEDS_DATASETS}")
     return sets
 
 
@@ -110,14 +109,10 @@ def check_factories(data: Mapping[str, Any]) -> None:
         for number, one in enumerate(listed if isinstance(listed, list) else []):
             if isinstance(one, Mapping):
                 entries[f"data.{split}[{number}]"] = (one.get("name"), one)
-    errors: list[str] = []
+    errors = ErrorCollector()
     for path, (name, entry) in entries.items():
-        try:
-            _factory(name, entry, path, data.get("template_args"))
-        except ConfigError as error:
-            errors += error.errors
-    if errors:
-        raise ConfigError(errors)
+        errors.attempt(_factory, name, entry, path, data.get("template_args"))
+    errors.raise_any()
 
 
 def _factory(name: Any, entry: Any, path: str, template_args: Any = None) -> RegisteredObject | None:
@@ -145,29 +140,24 @@ def _plain_dataset(data: DatasetKwargs) -> NamedDatasetKwargs:
 
 
 def _read_entries(
-    entries: list[Any] | str, split: str, data: DatasetKwargs, errors: list[str]
+    entries: list[Any] | str, split: str, data: DatasetKwargs, errors: ErrorCollector
 ) -> list[NamedDatasetKwargs]:
     found: list[NamedDatasetKwargs] = []
     names: dict[str, int] = {}
     if isinstance(entries, str):  # one set, whose metrics have no name before them
-        try:
-            one = _read_entry(entries, f"data.{split}", split, data)
-        except ConfigError as error:
-            errors += error.errors
+        one = errors.attempt(_read_entry, entries, f"data.{split}", split, data)
+        if one is None:
             return []
         object.__setattr__(one, "name", "")
         return [one]
     for number, entry in enumerate(entries):
         config_path = f"data.{split}[{number}]"
-        try:
-            one = _read_entry(entry, config_path, split, data)
-        except ConfigError as error:
-            errors += error.errors
+        one = errors.attempt(_read_entry, entry, config_path, split, data)
+        if one is None:
             continue
         if names.setdefault(one.name, number) != number:
-            errors.append(
-                f"{config_path}.name: must be of one set only, got {one.name!r}, as data.{split}[{names[one.name]}]"
-            )
+            other = f"data.{split}[{names[one.name]}]"
+            errors.add(ConfigError(f"{config_path}.name: must be of one set only, got {one.name!r}, as {other}"))
         found.append(one)
     return found
 

@@ -14,7 +14,7 @@ from model_hub_rqa.data.files import concatenated, load_any_file, may_be_squad
 from model_hub_rqa.data.hub import check_unanswerable, load_every_split, load_hub_split, load_hub_splits
 from model_hub_rqa.data.shards import FileCounts, Shard, count_file, join, matching_files, number_through
 from model_hub_rqa.data.slices import FileSlice, parse_slice, parse_slices, split_off, subsample
-from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.errors import ConfigError, DataError, ErrorCollector
 
 if TYPE_CHECKING:
     import torch
@@ -233,65 +233,40 @@ def _load_files(
     settings: Mapping[str, Any], reader: FileLoader | None, squad_version_2: bool | None
 ) -> "dict[str, Dataset]":
     slices = _parse_slices(settings)
-    whole: dict[str, list[Shard]] = {}
-    errors: list[str] = []
-    for split, parts in slices.items():
-        try:
-            whole[split] = _read_parts(settings, parts, reader or _squad_reader_of(split, bool(squad_version_2)))
-        except DataError as error:
-            errors += [line for line in error.errors if line not in errors]
-    if errors:
-        raise DataError(errors)
+    errors = ErrorCollector()
+    readers = {split: reader or _squad_reader_of(split, bool(squad_version_2)) for split in slices}
+    whole = {split: errors.attempt(_read_parts, settings, slices[split], readers[split]) or [] for split in slices}
+    errors.raise_any()
     if squad_version_2 is not None:
         every = {f"{split} {i}": shard.examples for split, of in whole.items() for i, shard in enumerate(of)}
         paths = ", ".join(dict.fromkeys(part.path for parts in slices.values() for part in parts))
         check_unanswerable(every, squad_version_2, paths)
-    found: dict[str, Dataset] = {}
-    for split, parts in slices.items():
-        try:
-            found[split] = _join_parts(settings, split, parts, whole[split])
-        except DataError as error:
-            errors += error.errors
-    if errors:
-        raise DataError(errors)
+    found: dict[str, Any] = {
+        split: errors.attempt(_join_parts, settings, split, slices[split], whole[split]) for split in slices
+    }
+    errors.raise_any()
     return found
 
 
 def _parse_slices(settings: Mapping[str, Any]) -> dict[str, list[FileSlice]]:
-    slices = {}
-    errors: list[str] = []
-    for split, field in _FILE_FIELDS.items():
-        if not settings[field]:
-            continue
-        try:
-            slices[split] = parse_slices(settings[field], f"data.{field}")
-        except ConfigError as error:
-            errors += error.errors
-    if errors:
-        raise ConfigError(errors)
+    errors = ErrorCollector()
+    slices = {
+        split: errors.attempt(parse_slices, settings[field], f"data.{field}") or []
+        for split, field in _FILE_FIELDS.items()
+        if settings[field]
+    }
+    errors.raise_any()
     return slices
 
 
 def _read_parts(settings: Mapping[str, Any], parts: Sequence[FileSlice], reader: FileLoader) -> list[Shard]:
     """The files of one split, each once."""
-    shards: dict[str, Shard] = {}
-    errors: list[str] = []
-    for part in parts:
-        try:
-            paths = matching_files(part.path)
-        except DataError as error:
-            errors += error.errors
-            continue
-        for path in paths:
-            try:
-                if path not in shards:
-                    shards[path] = _read_file(settings, path, reader)
-            except DataError as error:
-                errors += error.errors
-    if errors:
-        raise DataError(errors)
-    number_through(list(shards.values()))
-    return list(shards.values())
+    errors = ErrorCollector()
+    paths = dict.fromkeys(path for part in parts for path in errors.attempt(matching_files, part.path) or ())
+    shards: list[Any] = [errors.attempt(_read_file, settings, path, reader) for path in paths]
+    errors.raise_any()
+    number_through(shards)
+    return shards
 
 
 def _read_file(settings: Mapping[str, Any], path: str, reader: FileLoader) -> Shard:

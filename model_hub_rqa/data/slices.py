@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.errors import ConfigError, DataError, ErrorCollector
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -78,18 +78,14 @@ def parse_slices(files: Any, field: str) -> list[FileSlice]:
     """
     entries = list(files) if isinstance(files, list | tuple) else [files]
     names = [field] if len(entries) == 1 else [f"{field}[{number}]" for number in range(len(entries))]
-    slices: list[FileSlice] = []
-    errors: list[str] = []
+    slices: list[Any] = []
+    errors = ErrorCollector()
     for name, entry in zip(names, entries, strict=True):
         if not isinstance(entry, str | os.PathLike) or not str(entry).strip():
-            errors.append(f"{name}: must be the name of a file, got {entry!r}")
-            continue
-        try:
-            slices.append(parse_slice(os.fspath(entry), name))
-        except ConfigError as error:
-            errors += error.errors
-    if errors:
-        raise ConfigError(errors)
+            errors.add(ConfigError(f"{name}: must be the name of a file, got {entry!r}"))
+        else:
+            slices.append(errors.attempt(parse_slice, os.fspath(entry), name))
+    errors.raise_any()
     return slices
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from model_hub_rqa.data.arrow_cache import function_digest
-from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.errors import ConfigError, DataError, ErrorCollector
 from model_hub_rqa.records import Question, Turn
 from model_hub_rqa.registry import REWRITERS, RegisteredObject
 
@@ -102,16 +102,11 @@ def parse_queries(template: str | None, rewriter: Any) -> tuple[str, RegisteredO
     Raises:
         ConfigError: every error.
     """
-    errors, resolved = [], None
+    errors = ErrorCollector()
     if template is not None and (error := template_error(template)):
-        errors.append(f"query_template: {error}")
-    if rewriter is not None:
-        try:
-            resolved = REWRITERS.from_config(rewriter, "query_rewriter")
-        except ConfigError as error_:
-            errors += error_.errors
-    if errors:
-        raise ConfigError(errors)
+        errors.add(ConfigError(f"query_template: {error}"))
+    resolved = None if rewriter is None else errors.attempt(REWRITERS.from_config, rewriter, "query_rewriter")
+    errors.raise_any()
     return template or QUERY_TEMPLATE, resolved
 
 

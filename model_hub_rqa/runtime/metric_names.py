@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from model_hub_rqa.config.fields import did_you_mean, show
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.errors import ConfigError, ErrorCollector
 from model_hub_rqa.registry import METRICS, RegisteredObject
 
 
@@ -16,28 +16,25 @@ def read_metrics(entries: Iterable[Any]) -> dict[str, RegisteredObject]:
     Raises:
         ConfigError: every unknown name, every argument that does not fit, and every name that comes twice.
     """
-    errors: list[str] = []
+    errors = ErrorCollector()
     found: dict[str, RegisteredObject] = {}
     for number, entry in enumerate(entries):
         path = f"data.metrics[{number}]"
-        try:
-            component = METRICS.from_config(entry, path)
-        except ConfigError as error:
-            errors += error.errors
+        component = errors.attempt(METRICS.from_config, entry, path)
+        if component is None:
             continue
         name = component.name.replace(":", ".").rpartition(".")[2]
         if name in found:
-            errors.append(f"{path}: {name} is listed already")
+            errors.add(ConfigError(f"{path}: {name} is listed already"))
         found[name] = component
-    if errors:
-        raise ConfigError(errors)
+    errors.raise_any()
     return found
 
 
 def added_metrics(
     components: Mapping[str, RegisteredObject], predictions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """What `read_metrics` chose, computed.
+    """What `read_metrics` gave, computed.
 
     Args:
         components: by name.

@@ -13,7 +13,7 @@ from typing import Any
 from determined import pytorch
 
 from model_hub_rqa.config.fields import did_you_mean
-from model_hub_rqa.errors import ConfigError, RqaError
+from model_hub_rqa.errors import ConfigError, ErrorCollector, RqaError
 from model_hub_rqa.registry import CALLBACKS
 from model_hub_rqa.runtime import determined_controller, determined_fixes
 from model_hub_rqa.runtime.metric_names import check_metric
@@ -66,19 +66,16 @@ def build_named_callbacks(entries: Iterable[Any]) -> dict[str, TrialCallback]:
     Raises:
         ConfigError: every error: unknown names and arguments, each with the nearest right one, and repeated names.
     """
-    errors: list[str] = []
-    built: dict[str, TrialCallback] = {}
+    errors = ErrorCollector()
+    built: dict[str, Any] = {}
     for number, entry in enumerate(entries):
         path = f"data.callbacks[{number}]"
-        try:
-            callback = CALLBACKS.from_config(entry, path)
-            if callback.name in built:
-                raise ConfigError(f"{path}: {callback.name} is listed already")
-            built[callback.name] = callback.build()
-        except ConfigError as error:
-            errors += error.errors
-    if errors:
-        raise ConfigError(errors)
+        callback = errors.attempt(CALLBACKS.from_config, entry, path)
+        if callback is not None and callback.name in built:
+            errors.add(ConfigError(f"{path}: {callback.name} is listed already"))
+        elif callback is not None:
+            built[callback.name] = errors.attempt(callback.build)
+    errors.raise_any()
     return built
 
 

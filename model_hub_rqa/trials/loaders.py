@@ -16,7 +16,7 @@ from model_hub_rqa.data.batching import (
     leave_signals_to_parent,
 )
 from model_hub_rqa.data.mixing import DEFAULT_TEMPERATURE, KeyedBatchSampler, KeyedCollator, MixedBatchSampler
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.errors import ErrorCollector
 from model_hub_rqa.models import optimizers
 from model_hub_rqa.objectives import anchor_of
 from model_hub_rqa.runtime import (
@@ -43,24 +43,14 @@ class LoadersTrial(DatasetsTrial):
         Raises:
             ConfigError: every error.
         """
-        errors: list[str] = []
+        errors = ErrorCollector()
         metric, smaller = self.searcher.get("metric"), self.searcher.get("smaller_is_better")
-        try:
-            self.num_training_batches()
-        except ConfigError as error:
-            errors += error.errors
-        try:
-            if metric is not None:
-                self.smaller_is_better = metric_names.check_metric(self, metric, smaller, "searcher")
-        except ConfigError as error:
-            errors += error.errors
+        errors.attempt(self.num_training_batches)
+        if metric is not None:
+            self.smaller_is_better = bool(errors.attempt(metric_names.check_metric, self, metric, smaller, "searcher"))
         for callback in self.callbacks.values():
-            try:
-                callback.check(self)
-            except ConfigError as error:
-                errors += error.errors
-        if errors:
-            raise ConfigError(errors)
+            errors.attempt(callback.check, self)
+        errors.raise_any()
 
     def batches_per_epoch(self) -> int:
         """Micro-batches of an epoch on one rank."""

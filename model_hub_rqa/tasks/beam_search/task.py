@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from model_hub_rqa.config.fields import FieldError, option
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.errors import ConfigError, ErrorCollector
 from model_hub_rqa.registry import TASKS
 from model_hub_rqa.tasks.beam_search.decoding import beam_candidates, decode_beams
 from model_hub_rqa.tasks.beam_search.model import (
@@ -104,13 +104,11 @@ class BeamSearch(Extractive):
         return config
 
     def check(self) -> None:
-        errors = check_head(self.config, self.settings.max_seq_length)
-        try:
-            super().check()
-        except ConfigError as error:
-            errors += error.errors
-        if errors:
-            raise ConfigError(errors)
+        errors = ErrorCollector()
+        if wrong := check_head(self.config, self.settings.max_seq_length):
+            errors.add(ConfigError(wrong))
+        errors.attempt(super().check)
+        errors.raise_any()
 
     def feature_builder(self, *, labels: bool) -> FeatureBuilder:
         builder = super().feature_builder(labels=labels)
