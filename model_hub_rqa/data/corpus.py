@@ -201,8 +201,10 @@ def read_qrels(path: str | PathLike[str]) -> Qrels:
     Raises:
         DataError: all errors of the file, or it judges nothing.
     """
-    qrels, errors = Qrels(str(path)), []
-    for number, line in enumerate(read_text(Path(path)).split("\n"), 1):
+    qrels, errors, text = Qrels(str(path)), [], read_text(Path(path))
+    if text.lstrip().startswith(("{", "[")):
+        raise DataError(f"{path}: must have query, document and score in each line, got JSON")
+    for number, line in enumerate(text.split("\n"), 1):
         cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
         if not any(cells) or (number == 1 and cells[-1:] == ["score"]):
             continue

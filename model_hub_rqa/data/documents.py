@@ -1,5 +1,7 @@
 """Documents as people have them: text, Markdown, reStructuredText, HTML and PDF, as plain text with their headings."""
 
+import contextlib
+import html
 import io
 import logging
 import re
@@ -8,19 +10,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from model_hub_rqa.data.text_files import read_text
+from model_hub_rqa.data.text_files import UTF8_MARK, read_text
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.libraries import require
 from model_hub_rqa.records import Passage
 
 logger = logging.getLogger(__name__)
 
-_SKIPPED = {"script", "style", "template", "head"}
+_SKIPPED = {"script", "style", "template", "head", "title"}
 _BLOCKS = {
     *("address", "article", "aside", "blockquote", "body", "caption", "dd", "details", "dialog", "div", "dl", "dt"),
     *("fieldset", "figcaption", "figure", "footer", "form", "header", "hr", "html", "li", "main", "nav", "ol", "p"),
-    *("pre", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul"),
+    *("noscript", "optgroup", "option", "pre", "section", "select", "summary", "svg", "table", "tbody", "textarea"),
+    *("tfoot", "thead", "tr", "ul"),
 }
+# What pages name in place of the encoding that browsers, and their authors, mean by it.
+_ENCODINGS = {"iso-8859-1": "cp1252", "latin1": "cp1252", "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932"}
+_ENCODINGS |= {"euc-kr": "cp949", "ks_c_5601-1987": "cp949", "utf-16": "utf-8"}
+_FRONT_MATTER = re.compile(r"---[^\S\n]*\n(.*?)^(?:---|\.\.\.)[^\S\n]*$\n?", re.DOTALL | re.MULTILINE)
+_TAGS = re.compile(r"<!--.*?-->|<(script|style|template)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
 class _Text:
@@ -69,8 +77,8 @@ def _plain(path: Path, id_: str) -> Passage:
 
 
 def _markdown(path: Path, id_: str) -> Passage:
-    source = read_text(path)
-    front = re.match(r"---\n(.*?)\n---\n", source, re.DOTALL)  # YAML, which Markdown would take for a heading
+    source = re.sub(r"\r\n?", "\n", read_text(path))
+    front = _FRONT_MATTER.match(source)  # YAML, which Markdown would take for a heading
     title = re.search(r"^title:\s*(.*)$", front[1], re.MULTILINE) if front else None
     tokens = (
         require("markdown_it").MarkdownIt("commonmark").enable("table").parse(source[front.end() if front else 0 :])
@@ -111,8 +119,8 @@ def _inline(children: Any) -> str:
     return "".join(parts)
 
 
-def _strip_tags(html: str) -> str:
-    return re.sub(r"<!--.*?-->|<[^>]*>", "", html, flags=re.DOTALL)
+def _strip_tags(source: str) -> str:
+    return html.unescape(_TAGS.sub("", source))
 
 
 def _restructured(path: Path, id_: str) -> Passage:
@@ -133,7 +141,8 @@ def _restructured(path: Path, id_: str) -> Passage:
                 text.heading(depth, child.astext())
             elif isinstance(child, nodes.system_message):  # a directive that is not docutils' own: its source
                 for source in child.findall(nodes.literal_block):
-                    text.block(source.astext())
+                    if child["level"] > 2 or source.astext().startswith(".."):  # not that of a title, which is read
+                        text.block(source.astext())
             elif isinstance(child, nodes.comment | nodes.substitution_definition | nodes.target):
                 continue
             elif isinstance(child, nodes.image):
@@ -151,9 +160,7 @@ def _restructured(path: Path, id_: str) -> Passage:
 
 def _html(path: Path, id_: str) -> Passage:
     bs4 = require("bs4")
-    soup = bs4.BeautifulSoup(path.read_bytes(), "html.parser")
-    if soup.contains_replacement_characters:
-        raise DataError(f"{path}: must be in the encoding that it names, or in UTF-8")
+    soup = bs4.BeautifulSoup(_html_source(path), "html.parser")
     text = _Text()
     line: list[str] = []
 
@@ -171,6 +178,8 @@ def _html(path: Path, id_: str) -> Passage:
                 continue
             elif re.fullmatch("h[1-6]", child.name):
                 flush(pre)
+                for line_end in child.find_all("br"):
+                    line_end.replace_with(" ")
                 text.heading(int(child.name[1]), child.get_text())
             elif child.name in _BLOCKS:
                 flush(pre)
@@ -184,7 +193,26 @@ def _html(path: Path, id_: str) -> Passage:
 
     walk(soup, False)
     flush()
-    return text.document(id_, soup.title.get_text() if soup.title else "")
+    title = next((one.get_text() for one in soup.find_all("title") if one.find_parent("svg") is None), "")
+    return text.document(id_, title)
+
+
+def _html_source(path: Path) -> str:
+    """A page in the encoding of its byte order mark, or that it names, or in UTF-8; nothing is guessed."""
+    raw = path.read_bytes()
+    declared = require("bs4").dammit.EncodingDetector.find_declared_encoding(raw, is_html=True) or "utf-8"
+    marks = (("utf-8-sig", UTF8_MARK), ("utf-16", b"\xff\xfe"), ("utf-16", b"\xfe\xff"))
+    marked = [name for name, mark in marks if raw.startswith(mark)]
+    for name in (*marked, _ENCODINGS.get(declared.lower(), declared), "utf-8"):
+        with contextlib.suppress(LookupError, UnicodeDecodeError):
+            if "\0" not in (text := raw.decode(name)):
+                return text
+    rule = f"{path}: must be in the encoding that it names, or in UTF-8"
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{rule}: got byte 0x{raw[error.start]:02x} at byte offset {error.start}") from error
+    raise DataError(f"{rule}: got a zero byte at byte offset {raw.index(0)}")
 
 
 def _pdf(path: Path, id_: str) -> Passage:
@@ -202,6 +230,8 @@ def _pdf(path: Path, id_: str) -> Passage:
             found = pages.find(title, starts[page])
             text.heading(level, title, start=found if found >= 0 else starts[page])
         title = (reader.metadata.title if reader.metadata else None) or ""
+    except pypdf.errors.FileNotDecryptedError as error:
+        raise DataError(f"{path}: is encrypted: must be readable without a password") from error
     except Exception as error:  # pypdf raises whatever a damaged file leads to
         raise DataError(f"{path}: cannot be read as PDF: {type(error).__name__}: {error}") from error
     if not pages.strip():

@@ -26,6 +26,7 @@ _FOREIGN_MARKS = (
 )
 UTF8_MARK = b"\xef\xbb\xbf"
 _STRING_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')
+_LIST_BEGINS = re.compile(rb"\s*\[\s*(\{|$)")  # of records
 
 _shortener = reprlib.Repr()
 _shortener.maxstring = _shortener.maxother = _shortener.maxlong = 60
@@ -176,13 +177,15 @@ def iter_jsonl(path: Path) -> Iterator[tuple[Location, Any]]:
     A line that is not JSON in UTF-8 gives an `Unreadable`, so that it counts as one bad record.
 
     Raises:
-        DataError: the file cannot be read, or has no line.
+        DataError: the file cannot be read, has no line, or holds a list of records.
     """
     empty = True
     # Only a line feed ends a line of JSONL: str.splitlines would also cut at U+2028 and others within a text.
     for number, line in enumerate(iter_lines(path), 1):
         if not line.strip():
             continue
+        if empty and _LIST_BEGINS.match(line) and ".jsonl" in path.name.lower():
+            raise DataError(f"{path}: must have a record a line, got a list: name it .json")
         empty = False
         value: Any
         try:

@@ -38,8 +38,9 @@ def split_contents(contents: str) -> tuple[str, str]:
     title, line_end, text = contents.partition("\n")
     if not line_end or not text.strip():
         return "", contents
+    title = title.strip()
     quoted = len(title) > 1 and title[0] == title[-1] == '"'
-    return title[1:-1] if quoted else title.strip(), text
+    return title[1:-1] if quoted else title, text
 
 
 def _with_title(passage: Any) -> Any:

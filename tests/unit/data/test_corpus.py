@@ -176,6 +176,8 @@ FILES = [
     ("c.jsonl", b"", "empty file"),
     ("c.jsonl", b"\n \n", "empty file"),
     ("c.jsonl", '{"text": "x"}'.encode("utf-16"), "must be UTF-8, got UTF-16 or UTF-32"),
+    ("c.jsonl", b'[\n{"text": "x"},\n{"text": "y"}\n]', "must have a record a line, got a list: name it .json"),
+    ("c.jsonl", b'\n[{"text": "x"}, {"text": "y"}]', "must have a record a line, got a list: name it .json"),
     ("c.jsonl.gz", b"plain", "not a gzip file, or a damaged one (Not a gzipped file (b'pl'))"),
     ("c.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 99, mtime=0)[:-9], "the gzip file is cut short"),
     ("c.csv", b"id,title\n1,x\n", "line 1: the header misses the column \"text\" (or contents), got ['id', 'title']"),
@@ -335,6 +337,9 @@ def test_errors_of_qrels(tmp_path: Path) -> None:
         r"line 7: must have query, document and score, got 'q\t\t1'",
         "line 8: score must be a whole number, got '0.5'",
     ]
+    for content in ('{"q": {"d": 1}}', '[\n{"q": "d"}]'):
+        path.write_text(content)
+        assert errors(path, read_qrels) == ["must have query, document and score in each line, got JSON"]
     path.write_text("query-id\tcorpus-id\tscore\n")
     assert errors(path, read_qrels) == ["holds no judgement"]
 

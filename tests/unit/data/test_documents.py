@@ -135,6 +135,37 @@ DOCUMENTS = [
     ),
     ("a.pdf", pdf("The oil rose.", "And fell.", title="Oil"), "Oil", ["The oil rose.", "And fell."], []),
     ("b.pdf", pdf("", "Only here."), "b", ["Only here."], []),
+    ("b.md", b"---\r\ntitle: T\r\n---\r\n# Top\r\n\r\none\r\ntwo\r\n", "T", ["Top", "one\ntwo"], ["Top"]),
+    ("c.md", b"---\ntitle: T\n...\ntext", "T", ["text"], []),
+    (
+        "d.md",
+        b"A\n\n<script>\nx;\n\ny;\n</script>\n\n<style>p {}</style>\n\n<p>a &amp; b&hellip;</p>\n\nC <b>&lt;d</b>\n",
+        "d",
+        ["A", "a & b\u2026", "C <d"],
+        [],
+    ),
+    (
+        "b.rst",
+        b"Longer title\n=====\n\ntext\n\nNext title\n-----\n\nmore",
+        "Longer title",
+        ["Longer title", "text", "Next title", "more"],
+        ["Longer title", "Longer title > Next title"],
+    ),
+    ("b.html", "<meta charset=gb2312><p>\u4e2d\u6587".encode("gb2312"), "b", ["\u4e2d\u6587"], []),
+    ("c.html", "<meta charset=iso-8859-1><p>\u201ccaf\xe9\u201d".encode("cp1252"), "c", ["\u201ccaf\xe9\u201d"], []),
+    ("d.html", "<p>caf\xe9".encode("utf-16"), "d", ["caf\xe9"], []),
+    ("e.html", "<meta charset=utf-16><p>caf\xe9".encode(), "e", ["caf\xe9"], []),
+    ("f.html", "<meta charset=ascii><p>caf\xe9".encode(), "f", ["caf\xe9"], []),
+    ("g.html", "<meta charset=nonsense><p>caf\xe9".encode(), "g", ["caf\xe9"], []),
+    (
+        "h.html",
+        b"<title>T</title><svg><title>icon</title></svg><h1>Top<br>most</h1>x<select><option>1<option>2</select>"
+        b"<textarea>y</textarea><noscript>z</noscript>",
+        "T",
+        ["Top most", "x", "1", "2", "y", "z"],
+        ["Top most"],
+    ),
+    ("i.html", b"<svg><title>icon</title></svg><h2>Top</h2>x", "Top", ["Top", "x"], ["Top"]),
 ]
 
 
@@ -162,6 +193,22 @@ def test_pages_without_text_are_told(tmp_path: Path, caplog: pytest.LogCaptureFi
     (tmp_path / "a.pdf").write_bytes(pdf("Oil.", "", "Gold.", ""))
     read_document(tmp_path / "a.pdf", "a.pdf")
     assert "a.pdf: 2 of 4 pages have no text, the first is 2" in caplog.text
+
+
+@pytest.mark.parametrize("password", ["", "secret"])
+def test_an_encrypted_pdf(password: str, tmp_path: Path) -> None:
+    """Without a password to read it, it is read; else the message says what it is."""
+    import pypdf
+
+    (tmp_path / "plain.pdf").write_bytes(pdf("Oil rose."))
+    writer = pypdf.PdfWriter(clone_from=tmp_path / "plain.pdf")
+    writer.encrypt(password, "owner", algorithm="RC4-128")
+    writer.write(tmp_path / "a.pdf")
+    if password:
+        with pytest.raises(DataError, match=r"a\.pdf: is encrypted: must be readable without a password$"):
+            read_document(tmp_path / "a.pdf", "a.pdf")
+    else:
+        assert read_document(tmp_path / "a.pdf", "a.pdf").text == "Oil rose."
 
 
 def test_bookmarks_of_a_pdf(tmp_path: Path) -> None:
@@ -198,6 +245,21 @@ BAD = [
     ("a.txt", b"\xff\xfeo\x00", "a.txt: must be UTF-8, got UTF-16"),
     ("a.txt", b" \n", "a.txt: empty file"),
     ("a.md", b"caf\xe9", "a.md: must be UTF-8, got byte 0xe9"),
+    (
+        "a.html",
+        b"<p>caf\xe9</p>",
+        "a.html: must be in the encoding that it names, or in UTF-8: got byte 0xe9 at byte offset 6",
+    ),
+    (
+        "a.html",
+        b"<meta charset=utf-8><p>caf\xe9</p>",
+        "a.html: must be in the encoding that it names, or in UTF-8: got byte 0xe9",
+    ),
+    (
+        "a.html",
+        "<p>a".encode("utf-16-le"),
+        "a.html: must be in the encoding that it names, or in UTF-8: got a zero byte",
+    ),
     ("a.html", b"<p></p>", "a.html: must have text, got none"),
     ("a.rst", b".. a comment\n", "a.rst: must have text, got none"),
 ]
@@ -301,7 +363,7 @@ def test_collection_of_ms_marco(tmp_path: Path) -> None:
 def test_contents_of_pyserini(tmp_path: Path) -> None:
     """The first line of several is the title, in FlashRAG's files in quotes."""
     path = tmp_path / "c.jsonl"
-    lines = [{"id": 1, "contents": '"Ed Wood"\nA film.\nLong.'}, {"id": 2, "contents": "Doc\nA film."}]
+    lines = [{"id": 1, "contents": '"Ed Wood"\r\nA film.\nLong.'}, {"id": 2, "contents": "Doc\nA film."}]
     lines += [{"id": 3, "contents": "Only text."}, {"id": 4, "title": "T", "contents": "one\ntwo"}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert list(CorpusReader(path)) == [
