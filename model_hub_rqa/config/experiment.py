@@ -46,6 +46,7 @@ class Experiment:
         trial_class: ``module:Class``, or None where the entrypoint names none.
         metric, smaller_is_better: the searcher's.
         checkpoint_policy: "best", "all" or "none".
+        seed: of the experiment; a cluster draws each trial's own from it.
         referenced: by section, the names that ``${...}`` refers to: variables of the user's own.
     """
 
@@ -97,6 +98,8 @@ class Experiment:
             errors.append(f"searcher.smaller_is_better: must be true or false, got {smaller!r}")
         if self.checkpoint_policy not in ("best", "all", "none"):
             errors.append(f"checkpoint_policy: must be best, all or none, got {self.checkpoint_policy!r}")
+        if (seed := self.seed) is not None and not (type(seed) is int and 0 <= seed < 2**32):
+            errors.append(f"reproducibility.experiment_seed: must be a whole number from 0 to 2**32 - 1, got {seed!r}")
         if errors:
             raise ConfigError(errors)
 
@@ -168,6 +171,10 @@ class Experiment:
     @property
     def checkpoint_policy(self) -> Any:
         return self.resolved.get("checkpoint_policy") or "best"
+
+    @property
+    def seed(self) -> Any:
+        return self._section("reproducibility").get("experiment_seed")
 
     def _section(self, name: str) -> Mapping[str, Any]:
         section = self.resolved.get(name)

@@ -88,7 +88,7 @@ class SettingsTrial(BaseTransformerTrial):
         errors.raise_any()
         self.trainer = dataclasses.replace(self.trainer, use_pretrained_weights=self.init_source.pretrained)
         self.data_settings = {**vars(self.data), **({} if self.settings is None else vars(self.settings))}
-        self.seed = self._seed()
+        self.seed = self._seed(experiment)
         if self.task_class is not None:
             self.task = self._build_task(self.task_class)
 
@@ -192,10 +192,12 @@ class SettingsTrial(BaseTransformerTrial):
             )
         return sets
 
-    def _seed(self) -> int:
-        context = getattr(self, "context", None)
-        on_cluster = determined_fixes.trial_seed(context) if context is not None else None
-        return self.trainer.seed if "seed" in self.hparams or on_cluster is None else on_cluster
+    def _seed(self, experiment: Experiment) -> int:
+        """``hyperparameters.seed``, or else the one that a cluster gives this trial, or else the experiment's."""
+        context = getattr(self, "context", None)  # None for rqa validate
+        of_trial = None if context is None else determined_fixes.trial_seed(context)
+        given = [seed for seed in (of_trial, experiment.seed) if seed is not None]
+        return given[0] if given and "seed" not in self.hparams else self.trainer.seed
 
     @property
     def pad_to_multiple_of(self) -> int:

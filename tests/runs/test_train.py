@@ -66,6 +66,34 @@ def test_a_referred_checkpoint_policy_is_checked(tmp_path: Path, capsys: pytest.
     assert expected in capsys.readouterr().err
 
 
+def test_a_local_run_takes_the_seed_of_the_experiment(done: Path, tmp_path: Path) -> None:
+    """`reproducibility.experiment_seed` is the seed where `hyperparameters.seed` is not given; 42 without both."""
+    short = ("--config", "hyperparameters.max_steps=2", "--config", "hyperparameters.num_train_epochs=null")
+    of_experiment = ("--config", "reproducibility.experiment_seed=7")
+    runs = {
+        "neither": (),
+        "experiment": of_experiment,
+        "hyperparameter": tuple(overrides(seed=7)),
+        "both": (*of_experiment, *overrides(seed=42)),
+    }
+    for name, options in runs.items():
+        assert run(done / "experiment.yaml", tmp_path / name, *short, *options) == 0
+    weights = {name: tiny.weights(tmp_path / name, 2) for name in runs}
+    assert tiny.equal(weights["experiment"], weights["hyperparameter"])
+    assert tiny.equal(weights["both"], weights["neither"])
+    assert not tiny.equal(weights["experiment"], weights["neither"])
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "1.5", "true", "seven"])
+def test_a_seed_of_the_experiment_that_is_none_is_refused(
+    seed: str, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a model is loaded."""
+    options = ("--config", f"reproducibility.experiment_seed={seed}")
+    assert run(done / "experiment.yaml", tmp_path / "run", *options) == 2
+    assert "reproducibility.experiment_seed: must be a whole number from 0 to 2**32 - 1" in capsys.readouterr().err
+
+
 def test_the_learning_rate_falls_linearly(done: Path) -> None:
     """The schedule counts optimizer steps of the whole run."""
     rates = [report["learning_rate"] for report in tiny.reports(done / "run", "training")]
