@@ -15,33 +15,61 @@ FLAT = "Flat"  # faiss' name for comparing all vectors
 DTYPES = ("float32", "float16")
 _BLOCK = 65_536  # vectors searched at a time
 _TRAINED_ON = 262_144  # vectors at most; faiss' clustering takes 256 for each centroid
+_SPARE = 16  # rows that are looked for beyond those that are asked for, as rounding may hide the best
 _SAMPLE = 200  # passages whose nearest are looked for to measure the recall
 
 
 def exact_search(
-    queries: "np.ndarray", embeddings: "np.ndarray", k: int, block: int = _BLOCK, *, similarity: str = "dot"
+    queries: "np.ndarray",
+    embeddings: "np.ndarray",
+    k: int,
+    block: int = _BLOCK,
+    *,
+    similarity: str = "dot",
+    device: str = "cpu",
 ) -> "tuple[np.ndarray, np.ndarray]":
     """The passages most similar to each query: scores and positions, both (n queries, min(k, n passages)).
 
     Args:
         queries: (n queries, dimension), float32.
-        embeddings: (n passages, dimension), float32; read a block of rows at a time.
+        embeddings: (n passages, dimension), float32 or float16; read a block of rows at a time.
         k: how many; equal scores stand in the order of the passages.
         block: rows read at a time.
         similarity: as :func:`similarities` takes it.
+        device: of torch, which compares; faiss compares on the CPU.
     """
     import numpy as np
 
-    scores = np.empty((len(queries), 0), dtype=np.float32)
+    embeddings = np.asarray(embeddings)  # a map's own class takes its time
+    found = np.empty((len(queries), 0), dtype=np.float32)
     positions = np.empty((len(queries), 0), dtype=np.int64)
+    lost, least = np.zeros(len(queries), np.float32), np.full(len(queries), -np.inf, np.float32)
     for begin in range(0, len(embeddings), block):
-        rows = np.ascontiguousarray(embeddings[begin : begin + block], dtype=np.float32)
-        found, in_block = _block_search(queries, rows, k, similarity)
-        scores = np.concatenate([scores, found], axis=1)
-        positions = np.concatenate([positions, in_block + begin], axis=1)
-        order = np.lexsort((positions, -scores))[:, :k]
-        scores, positions = np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
-    return scores, positions
+        rows = embeddings[begin : begin + block]
+        if device == "cpu":
+            rows = _as_float32(rows)
+        near, numbers = _nearest(queries, rows, min(k + _SPARE, len(rows)), similarity, device)
+        found, positions = np.concatenate([found, near], axis=1), np.concatenate([positions, numbers + begin], axis=1)
+        lost = np.maximum(lost, _lost(queries, rows, similarity))
+        if found.shape[1] >= k:
+            last = -np.partition(-found, k - 1, axis=1)[:, k - 1]
+            least = last - 2 * (1e-5 * np.abs(last) if similarity == "manhattan" else lost)
+        if near.shape[1] < len(rows):
+            for query in np.flatnonzero(near[:, -1] >= least):  # rows that were not given may be as near
+                scores = similarities(_as_float32(rows), queries[query], similarity)
+                best = top_k(scores, near.shape[1])
+                positions[query, -len(best) :] = best + begin
+                found[query, -len(best) :] = -(scores[best] ** 2) if similarity == "euclidean" else scores[best]
+        kept = max(k, int((found >= least[:, None]).sum(axis=1).max()))
+        if kept < found.shape[1]:
+            order = np.argsort(-found, axis=1)[:, :kept]
+            found, positions = np.take_along_axis(found, order, 1), np.take_along_axis(positions, order, 1)
+    size = (len(queries), min(k, len(embeddings)))
+    scores, best = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.int64)
+    for i, near in enumerate(found):
+        ranked = _ranked(queries[i], embeddings, positions[i, near >= least[i]], similarity)
+        scores[i], best[i] = (one[:k] for one in ranked)
+    return scores, best
 
 
 def similarities(rows: "np.ndarray", query: "np.ndarray", similarity: str) -> "np.ndarray":
@@ -63,23 +91,56 @@ def similarities(rows: "np.ndarray", query: "np.ndarray", similarity: str) -> "n
     return scores
 
 
-def _block_search(
-    queries: "np.ndarray", block: "np.ndarray", k: int, similarity: str
+def _nearest(
+    queries: "np.ndarray", rows: "np.ndarray", k: int, similarity: str, device: str
 ) -> "tuple[np.ndarray, np.ndarray]":
+    """How near the ``k`` nearest rows are to each query, but for rounding, the nearest first: products, or distances
+    with a minus sign, the Euclidean ones squared; and their positions."""
+    faiss = require("faiss")
+    if device == "cpu":
+        found, positions = faiss.knn(queries, rows, k, metric=faiss_metric(similarity))
+        return (found if similarity in ("cosine", "dot") else -found), positions
+    import numpy as np
+    import torch
+
+    asked, given = (torch.from_numpy(np.array(one)).to(device).float() for one in (queries, rows))
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        if similarity == "manhattan":
+            near = -torch.cdist(asked, given, p=1)
+        else:
+            near = asked @ given.T
+            if similarity == "euclidean":
+                near = 2 * near - asked.square().sum(1, keepdim=True) - given.square().sum(1)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    best = near.topk(k)
+    return best.values.cpu().numpy(), best.indices.cpu().numpy()
+
+
+def _lost(queries: "np.ndarray", rows: "np.ndarray", similarity: str) -> "np.ndarray | float":
+    """What rounding may change of the products, or of squared distances as they are made of products: a share of what
+    the lengths allow. (n queries,)."""
     import numpy as np
 
-    faiss = require("faiss")
-    asked = min(k + 1, len(block))
-    found, positions = faiss.knn(queries, block, asked, metric=faiss_metric(similarity))
-    scores = np.empty_like(found)
-    # faiss subtracts products from squared norms: what is lost there is a share of the norms
-    lost = 1e-5 * float(np.einsum("ij,ij->i", block, block).max()) if similarity == "euclidean" else 0.0
-    for number, query in enumerate(queries):
-        # faiss does not say which of several equal scores it keeps: where the last rank is shared, we choose
-        if asked > k and np.isclose(found[number, k - 1], found[number, k], rtol=1e-5, atol=lost):
-            positions[number] = top_k(similarities(block, query, similarity), asked)
-        scores[number] = similarities(block[positions[number]], query, similarity)
-    return scores[:, :k], positions[:, :k]
+    if similarity == "cosine":
+        return 1e-5  # lengths are 1
+    lengths = np.linalg.norm(queries, axis=1)
+    longest = float(np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float32).max()))
+    share: np.ndarray = 1e-5 * (lengths**2 + longest**2 if similarity == "euclidean" else lengths * longest)
+    return share
+
+
+def _as_float32(rows: "np.ndarray") -> "np.ndarray":
+    import numpy as np
+
+    if rows.dtype == np.float16:  # torch is several times as fast as numpy there
+        import torch
+
+        widened: np.ndarray = torch.from_numpy(np.array(rows)).float().numpy()
+        return widened
+    return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 def faiss_metric(similarity: str) -> int:
@@ -197,11 +258,21 @@ def approximate_search(
     """
     import numpy as np
 
+    embeddings = np.asarray(embeddings)
     for query, positions in zip(queries, index.search(queries, k)[1], strict=True):
-        positions = np.sort(positions[positions >= 0])  # -1: faiss has found no more
-        scores = similarities(np.asarray(embeddings[positions], dtype=np.float32), query, similarity)
-        order = np.argsort(-scores, kind="stable")
-        yield scores[order], positions[order]
+        yield _ranked(query, embeddings, positions[positions >= 0], similarity)  # -1: faiss has found no more
+
+
+def _ranked(
+    query: "np.ndarray", embeddings: "np.ndarray", positions: "np.ndarray", similarity: str
+) -> "tuple[np.ndarray, np.ndarray]":
+    """Scores and positions of some passages, the best first, equal ones by position."""
+    import numpy as np
+
+    positions = np.sort(positions)
+    scores = similarities(embeddings[positions].astype(np.float32, copy=False), query, similarity)
+    order = np.argsort(-scores, kind="stable")
+    return scores[order], positions[order]
 
 
 def np_load(path: Path) -> "np.ndarray":

@@ -203,3 +203,27 @@ def test_files_that_are_not_the_corpus_vectors(
     with pytest.raises(ConfigError, match=f"^{said}$"):
         build_index(corpus, tmp_path / "index", settings)
     assert not (tmp_path / "index.partial").exists()
+
+
+def ranked(queries: np.ndarray, embeddings: np.ndarray, k: int, similarity: str) -> list[list[int]]:
+    """All scores of all passages, sorted; equal ones in their order."""
+    scores = [similarities(embeddings, query, similarity) for query in queries]
+    return [np.lexsort((np.arange(len(embeddings)), -row))[:k].tolist() for row in scores]
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean", "manhattan"])
+@pytest.mark.parametrize("k", [1, 7, 40, 299])
+def test_ties_of_long_vectors(similarity: str, k: int) -> None:
+    """Where products almost cancel out, what rounding does is larger than the scores: copies still stand in their order,
+    and the best are all there, whatever blocks they are in."""
+    generator = np.random.default_rng(3)
+    queries = (1e3 * generator.standard_normal((20, 129))).astype(np.float32)
+    embeddings = (1e3 * generator.standard_normal((300, 129))).astype(np.float32)
+    normals = np.linalg.qr(queries.T.astype(np.float64))[0]
+    embeddings = (embeddings - embeddings @ normals @ normals.T).astype(np.float32)  # at right angles to the queries
+    embeddings[100:] = embeddings[generator.integers(0, 100, 200)]
+    assert np.abs(queries @ embeddings.T).max() < 10 < 1e-5 * np.linalg.norm(queries[0]) * np.linalg.norm(embeddings[0])
+    scores, positions = exact_search(queries, embeddings, k, 100, similarity=similarity)
+    assert positions.tolist() == ranked(queries, embeddings, k, similarity)
+    for query, values, places in zip(queries, scores, positions, strict=True):
+        np.testing.assert_array_equal(values, similarities(embeddings[places], query, similarity))
