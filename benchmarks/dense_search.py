@@ -87,7 +87,7 @@ def _run(step: str, case: str, folder: Path, *more: str) -> dict[str, float]:
 class _Queries:
     """Stands for an embedding model: a query's text is the number of its vector."""
 
-    similarity, identity, dimension = "cosine", {"similarity": "cosine"}, DIMENSION
+    similarity, device, identity, dimension = "cosine", "cpu", {"similarity": "cosine"}, DIMENSION
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

@@ -40,6 +40,7 @@ from model_hub_rqa.retrieval.encoder import (
 from model_hub_rqa.retrieval.vectors import (
     DTYPES,
     FLAT,
+    MOST_ON_GPU,
     approximate_search,
     build_faiss,
     check_rows,
@@ -231,7 +232,7 @@ class DenseSettings(EncoderSettings):
             ) from error
 
         def load(passages: PassageStore) -> "DenseRetriever":
-            index = None if self.faiss_index == FLAT else open_faiss(folder / FAISS, self.faiss_search)
+            index = None if self.faiss_index == FLAT else open_faiss(folder / FAISS, self.faiss_search, encoder.device)
             return DenseRetriever(passages, np_load(folder / EMBEDDINGS), encoder, index)
 
         return load, [f"{folder}: {name}: {line}" for line in identity_differences(model, encoder.identity)]
@@ -309,10 +310,11 @@ class DenseRetriever:
 
     def search_vectors(self, vectors: "np.ndarray", k: int) -> "Iterable[tuple[np.ndarray, np.ndarray]]":
         """Scores and positions of the ``k`` best passages for each vector of (n queries, dimension), float32."""
-        similarity = self.encoder.similarity
-        if self.index is None or k >= len(self.passages):
-            return zip(*exact_search(vectors, self.embeddings, k, similarity=similarity), strict=True)
-        return approximate_search(self.index, vectors, self.embeddings, k, similarity)
+        similarity, device = self.encoder.similarity, self.encoder.device
+        too_many = k >= len(self.passages) or (device != "cpu" and k > MOST_ON_GPU)
+        if self.index is not None and not too_many:
+            return approximate_search(self.index, vectors, self.embeddings, k, similarity)
+        return zip(*exact_search(vectors, self.embeddings, k, similarity=similarity, device=device), strict=True)
 
 
 def write_embeddings(

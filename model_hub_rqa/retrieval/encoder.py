@@ -99,6 +99,7 @@ class Encoder:
         similarity: by which its vectors are compared, one of :data:`SIMILARITIES`.
         identity: all that its vectors depend on, by name; see :func:`model_identity`.
         dimension: of its vectors.
+        device: where its vectors are compared: its own GPU, such as "cuda:0", or "cpu".
 
     Raises:
         ConfigError: the settings break a rule, the model cannot be loaded, or sentence-transformers is missing.
@@ -123,6 +124,7 @@ class Encoder:
         prompts = {"query_prompt": repr(self._query_prompt), "passage_prompt": repr(self._passage_prompt)}
         self.identity = {**model_identity(model), **prompts}
         self.dimension = self._measure()
+        self.device = str(model.device) if model.device.type == "cuda" else "cpu"
 
     def _measure(self) -> int:
         """The dimension of a vector; some models do not know it by themselves."""

@@ -1,5 +1,6 @@
 """Vectors on disk, and the search for the most similar ones: exact, whatever their number, or by an index of faiss."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,10 @@ from model_hub_rqa.retrieval.base import Report, top_k
 if TYPE_CHECKING:
     import numpy as np
 
+logger = logging.getLogger(__name__)
+
 FLAT = "Flat"  # faiss' name for comparing all vectors
+MOST_ON_GPU = 2048  # hits of a query that an index of faiss finds there
 DTYPES = ("float32", "float16")
 _BLOCK = 65_536  # vectors searched at a time
 _TRAINED_ON = 262_144  # vectors at most; faiss' clustering takes 256 for each centroid
@@ -237,8 +241,11 @@ def build_faiss(
     return {f"faiss_recall@{k}": float(np.mean(shares))}
 
 
-def open_faiss(path: Path, search: str) -> Any:
-    """The faiss index of a file, with the parameters of its search; CheckpointError where there is none."""
+def open_faiss(path: Path, search: str, device: str = "cpu") -> Any:
+    """The faiss index of a file, with the parameters of its search; CheckpointError where there is none.
+
+    On ``cuda`` it is copied to the GPU, where this faiss is built for one and has such an index there.
+    """
     faiss = require("faiss")
     try:
         index = faiss.read_index(str(path))
@@ -246,6 +253,23 @@ def open_faiss(path: Path, search: str) -> Any:
             faiss.ParameterSpace().set_index_parameters(index, search)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: cannot be read by faiss {faiss.__version__}: {error}") from error
+    return _on_gpu(index, path, search, device) if device.startswith("cuda") else index
+
+
+def _on_gpu(index: Any, path: Path, search: str, device: str) -> Any:
+    faiss = require("faiss")
+    reason = "this faiss has no GPU (faiss-cpu?)"
+    if getattr(faiss, "get_num_gpus", int)():
+        try:
+            copy = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), int(device.partition(":")[2] or 0), index)
+            if search:
+                faiss.GpuParameterSpace().set_index_parameters(copy, search)
+        except RuntimeError as error:
+            reason = str(error).rpartition(": ")[2].strip()
+        else:
+            logger.info("%s: searched by faiss on %s", path, device)
+            return copy
+    logger.info("%s: searched by faiss on the CPU, as %s", path, reason)
     return index
 
 

@@ -61,6 +61,7 @@ class LetterEncoder:
     weights = "weights of one"
     dimension = 8
     similarity = "cosine"
+    device = "cpu"
 
     def __init__(self, settings: DenseSettings) -> None:
         self.settings = replace(settings, max_seq_length=settings.max_seq_length or 256)

@@ -276,6 +276,7 @@ def test_dense_rankings_by_hand() -> None:
     class TwoLetters:
         dimension = 2
         similarity = "dot"
+        device = "cpu"
 
         def queries(self, texts: Sequence[str]) -> np.ndarray:
             return np.array([[text.count("a"), text.count("b")] for text in texts], dtype=np.float32)

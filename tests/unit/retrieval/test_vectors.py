@@ -42,15 +42,16 @@ def test_similarities_by_hand(similarity: str, expected: list[float]) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"], ids=["faiss", "torch"])
 @pytest.mark.parametrize("similarity", ["dot", "euclidean", "manhattan"])
-def test_exact_search_by_each_similarity(similarity: str) -> None:
+def test_exact_search_by_each_similarity(similarity: str, device: str) -> None:
     """Far from the origin, with copies and over block borders, the ranking is that of sorting float64 scores, and
     copies stand in their order."""
     generator = np.random.default_rng(0)
     embeddings = (100 + generator.standard_normal((300, 47))).astype(np.float32)
     embeddings[generator.choice(300, 90, replace=False)] = embeddings[7]
     queries = (100 + generator.standard_normal((30, 47))).astype(np.float32)
-    scores, positions = exact_search(queries, embeddings, 40, 100, similarity=similarity)
+    scores, positions = exact_search(queries, embeddings, 40, 100, similarity=similarity, device=device)
     difference = embeddings.astype(np.float64)[None] - queries.astype(np.float64)[:, None]
     expected = {
         "dot": queries.astype(np.float64) @ embeddings.astype(np.float64).T,
@@ -211,11 +212,12 @@ def ranked(queries: np.ndarray, embeddings: np.ndarray, k: int, similarity: str)
     return [np.lexsort((np.arange(len(embeddings)), -row))[:k].tolist() for row in scores]
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"], ids=["faiss", "torch"])
 @pytest.mark.parametrize("similarity", ["dot", "euclidean", "manhattan"])
 @pytest.mark.parametrize("k", [1, 7, 40, 299])
-def test_ties_of_long_vectors(similarity: str, k: int) -> None:
-    """Where products almost cancel out, what rounding does is larger than the scores: copies still stand in their order,
-    and the best are all there, whatever blocks they are in."""
+def test_ties_of_long_vectors(similarity: str, k: int, device: str) -> None:
+    """Where products almost cancel out, what rounding does is larger than the scores: copies still stand in their
+    order, and the best are all there, whatever blocks they are in."""
     generator = np.random.default_rng(3)
     queries = (1e3 * generator.standard_normal((20, 129))).astype(np.float32)
     embeddings = (1e3 * generator.standard_normal((300, 129))).astype(np.float32)
@@ -223,7 +225,97 @@ def test_ties_of_long_vectors(similarity: str, k: int) -> None:
     embeddings = (embeddings - embeddings @ normals @ normals.T).astype(np.float32)  # at right angles to the queries
     embeddings[100:] = embeddings[generator.integers(0, 100, 200)]
     assert np.abs(queries @ embeddings.T).max() < 10 < 1e-5 * np.linalg.norm(queries[0]) * np.linalg.norm(embeddings[0])
-    scores, positions = exact_search(queries, embeddings, k, 100, similarity=similarity)
+    scores, positions = exact_search(queries, embeddings, k, 100, similarity=similarity, device=device)
     assert positions.tolist() == ranked(queries, embeddings, k, similarity)
     for query, values, places in zip(queries, scores, positions, strict=True):
         np.testing.assert_array_equal(values, similarities(embeddings[places], query, similarity))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_torch_searches_as_faiss_does(dtype: Any) -> None:
+    """Scores and order, to the last digit, whatever precision the process has set for its products."""
+    import torch
+
+    generator = np.random.default_rng(5)
+    embeddings = generator.standard_normal((700, 96)).astype(dtype)
+    queries = generator.standard_normal((9, 96)).astype(np.float32)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        found = [exact_search(queries, embeddings, 30, 128, device=device) for device in ("cpu", "cpu:0")]
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("device", "n_gpus", "error", "said"),
+    [
+        ("cuda:1", 2, None, "index.faiss: searched by faiss on cuda:1"),
+        ("cuda", 1, None, "index.faiss: searched by faiss on cuda"),
+        ("cuda:0", 1, "Error in f at f.cpp:3: not implemented on GPU", "on the CPU, as not implemented on GPU"),
+        ("cuda:0", 0, None, "index.faiss: searched by faiss on the CPU, as this faiss has no GPU (faiss-cpu?)"),
+        ("cpu", 2, None, None),
+    ],
+    ids=["second", "first", "not there", "no gpu", "cpu"],
+)
+def test_where_faiss_searches(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    device: str,
+    n_gpus: int,
+    error: str | None,
+    said: str | None,
+) -> None:
+    """On the model's GPU, with the parameters of the search, where this faiss can; else on the CPU, which is told."""
+    import faiss
+
+    moved, given = list[int](), list[str]()
+
+    def copy(resources: object, number: int, index: Any) -> Any:
+        moved.append(number)
+        if error is not None:
+            raise RuntimeError(error)
+        return "on the GPU"
+
+    class Parameters:
+        def set_index_parameters(self, index: Any, text: str) -> None:
+            given.append(f"{index}: {text}")
+
+    fakes = {"get_num_gpus": lambda: n_gpus, "StandardGpuResources": object, "index_cpu_to_gpu": copy}
+    for name, fake in {**fakes, "GpuParameterSpace": Parameters}.items():
+        monkeypatch.setattr(faiss, name, fake, raising=False)
+    index = faiss.index_factory(4, "IVF2,Flat")
+    index.train(np.eye(4, dtype=np.float32))
+    faiss.write_index(index, str(tmp_path / "index.faiss"))
+    with caplog.at_level("INFO", "model_hub_rqa"):
+        opened = open_faiss(tmp_path / "index.faiss", "nprobe=2", device)
+    on_gpu = said is not None and said.endswith(device)
+    assert (opened == "on the GPU") == on_gpu
+    assert given == (["on the GPU: nprobe=2"] if on_gpu else [])
+    assert on_gpu or opened.nprobe == 2
+    assert moved == ([int(device[5:] or 0)] if on_gpu or error else [])
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (said is not None)
+    assert all(line.endswith(said) for line in lines if said)
+
+
+@pytest.mark.parametrize(
+    ("device", "k", "by_index"), [("cuda:0", 2048, True), ("cuda:0", 2049, False), ("cpu", 2049, True)]
+)
+def test_more_hits_than_a_gpu_finds(monkeypatch: pytest.MonkeyPatch, device: str, k: int, by_index: bool) -> None:
+    """All vectors are compared then, on the same device."""
+    from types import SimpleNamespace
+
+    from model_hub_rqa.retrieval import dense
+
+    asked = list[Any]()
+    monkeypatch.setattr(dense, "approximate_search", lambda *args: asked.append("index") or [])
+    monkeypatch.setattr(dense, "exact_search", lambda *args, device, **more: asked.append(device) or ([], []))
+    vectors, encoder = np.zeros((3000, 2), np.float32), SimpleNamespace(dimension=2, similarity="dot", device=device)
+    retriever = dense.DenseRetriever([PASSAGES[0]] * 3000, vectors, encoder, "an index")  # type: ignore[arg-type]
+    list(retriever.search_vectors(vectors[:1], k))
+    assert asked == ["index" if by_index else device]
