@@ -47,7 +47,8 @@ def exact_search(
     embeddings = np.asarray(embeddings)  # a map's own class takes its time
     found = np.empty((len(queries), 0), dtype=np.float32)
     positions = np.empty((len(queries), 0), dtype=np.int64)
-    lost, least = np.zeros(len(queries), np.float32), np.full(len(queries), -np.inf, np.float32)
+    lost: np.ndarray = np.zeros(len(queries))
+    least: np.ndarray = np.full(len(queries), -np.inf)
     for begin in range(0, len(embeddings), block):
         rows = embeddings[begin : begin + block]
         if device == "cpu":
