@@ -1,7 +1,9 @@
 """The validated loaders of SQuAD-style files and of rows of any columns, with all errors at once."""
 
+import ast
 import contextlib
 import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -175,7 +177,7 @@ def iter_questions(
     known = [*_CSV_COLUMNS, *(name for names in needed for name in names)] if question_format is None else ()
     records = iter_file(file, needed, known=known)
     if ending_of(file) in (".csv", ".tsv") and not file.is_dir():
-        records = ((location, _from_csv(record)) for location, record in records)
+        records = ((location, _from_csv(record, question_format)) for location, record in records)
     return flatten(records) if question_format is None or question_format.nested else records
 
 
@@ -192,10 +194,13 @@ def table_format(file: Path) -> QuestionFormat | None:
     return None
 
 
-def _from_csv(record: Any) -> Any:
+def _from_csv(record: Any, question_format: QuestionFormat | None) -> Any:
     """A record of a CSV file with the types that JSON would give."""
     if not isinstance(record, dict):
         return record
+    if isinstance(question_format, Fields):
+        texts = (question_format.paths["question"], question_format.paths.get("id"))
+        return {name: cell if name in texts else _structure(cell) or cell for name, cell in record.items()}
     made: dict[str, Any] = {name: cell for name, cell in record.items() if name not in _ANSWER_PAIR}
     for name in _LISTS:
         if name in made:
@@ -203,6 +208,9 @@ def _from_csv(record: Any) -> Any:
     for name in (*SINGLE, "target"):
         if made.get(name) == "":
             made[name] = None
+        elif name in made and name != "target":
+            found = _structure(made[name])
+            made[name] = found if isinstance(found, list) and all(isinstance(one, str) for one in found) else made[name]
     if "answers" in record and any(name in record for name in _ANSWER_PAIR):
         return Unreadable('must have either "answers" or answer_text and answer_start, got both')
     if "answer_text" in record:
@@ -219,7 +227,17 @@ def _cell(name: str, cell: str) -> Any:
     try:
         return loads(cell)
     except ValueError as error:
-        return Unreadable(f"{name}: {error}, got {short(cell)}")
+        found = _structure(cell) if isinstance(error.__cause__, json.JSONDecodeError) else None
+        return Unreadable(f"{name}: {error}, got {short(cell)}") if found is None else found
+
+
+def _structure(cell: str) -> Any:
+    """The list or object that a cell holds as JSON, or as Python (and pandas) writes it; None for other text."""
+    for read in (loads, ast.literal_eval) if cell.lstrip()[:1] in ("[", "{") else ():
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            found = read(cell.strip())
+            return found if isinstance(found, list | dict) else None
+    return None
 
 
 def _unfit(record: Mapping[str, Any], *, nested: bool) -> str | None:

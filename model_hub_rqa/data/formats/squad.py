@@ -99,6 +99,9 @@ class SquadRows:
         """The answers of a record, empty where it has none; None where they are at error."""
         before = len(errors)
         texts, starts = _columns(record, errors)
+        if record.get("is_impossible") is True:  # a blank answer says the same
+            kept = [pair for pair in zip(texts, starts, strict=True) if pair[0] != "" and not str(pair[0]).isspace()]
+            texts, starts = [text for text, _ in kept], [start for _, start in kept]
         if not self._offsets:
             for number, text in enumerate(texts, 1):
                 if error := text_error(_numbered(number, len(texts), "answer text"), text):

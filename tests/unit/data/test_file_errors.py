@@ -222,7 +222,7 @@ CSV = [
     (f"{HEADER}\nq1,who?,the cat,,\n", "1 of 1 questions are unanswerable: set version_2_with_negative: true"),
     (f"{HEADER}\n{ROW}\n{ROW}\n", "record q1 (line 3): duplicate id, first at line 2"),
     (
-        f"{HEADER[:20]}answers\nq1,who?,the cat,{{'text': []}}\n",
+        f"{HEADER[:20]}answers\nq1,who?,the cat,{{text: []}}\n",
         "record q1 (line 2): answers: not JSON at line 1 column 2",
     ),
 ]

@@ -265,3 +265,15 @@ def test_arbitrary_text_survives(tmp_path: Path, form: str, name: str, rows: lis
     """Line ends, quotes, control characters and words such as NA come back as they were written."""
     write(rows, tmp_path / name, form)
     assert read(tmp_path / name).rows == rows
+
+
+@pytest.mark.parametrize("answers", [[""], {"text": [""], "answer_start": [-1]}, [{"text": " ", "answer_start": 0}]])
+def test_blank_answers_of_an_unanswerable_question(answers: Any, tmp_path: Path) -> None:
+    """They say what is_impossible says; beside false they stay an error."""
+    record = {"id": "1", "question": "who?", "context": "the cat", "answers": answers, "is_impossible": True}
+    (tmp_path / "a.json").write_text(json.dumps([record]))
+    (row,) = read_squad(tmp_path / "a.json", version_2_with_negative=True).rows
+    assert row["answers"] == {"text": [], "answer_start": []}
+    (tmp_path / "a.json").write_text(json.dumps([{**record, "is_impossible": False}]))
+    with pytest.raises(DataError, match="answer text must not be blank"):
+        read_squad(tmp_path / "a.json", version_2_with_negative=True)

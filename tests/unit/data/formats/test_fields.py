@@ -105,6 +105,19 @@ def test_fields_of_a_table(tmp_path: Path) -> None:
         read_fusion(path, question_format=fields(question="q"))
 
 
+@pytest.mark.parametrize("cell", ['["Ann", "Anna"]', "['Ann', 'Anna']"])
+def test_fields_of_a_table_with_lists(cell: str, tmp_path: Path) -> None:
+    """Cells that hold lists or objects, as JSON or as pandas writes them; a question in brackets is text."""
+    path = tmp_path / "a.tsv"
+    table = f"[who?]\t{cell}\t{{'docs': [{{'x': 'Ann did.'}}]}}\t[sic] no list"
+    path.write_text(f"q\tanswer_text\tinfo\tp\n{table}\n")
+    paths = {"question": "q", "answers": "answer_text"}
+    (row,) = read_fusion(path, question_format=fields(**paths, passages="info.docs[*].x")).rows
+    assert (row["question"], row["answers"], plain(row["passages"])[0][1]) == ("[who?]", ["Ann", "Anna"], "Ann did.")
+    (row,) = read_fusion(path, question_format=fields(**paths, passages="p")).rows
+    assert plain(row["passages"])[0][1] == "[sic] no list"
+
+
 def test_commands_take_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By their option, whose errors name it."""
     data = write(tmp_path / "a.jsonl", [OWN])

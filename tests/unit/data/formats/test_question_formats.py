@@ -178,6 +178,18 @@ def test_answers_that_are_none(record: dict[str, Any], answers: list[str], tmp_p
             read_fusion(path, require_passages=False)
 
 
+@pytest.mark.parametrize("name", ["answers", "answer", "golden_answers"])
+@pytest.mark.parametrize("cell", ['["Canada", "Bo\'s"]', "['Canada', \"Bo's\"]"])
+def test_lists_in_cells_of_a_table(name: str, cell: str, tmp_path: Path) -> None:
+    """As JSON, or as pandas writes them; what is no list of texts is one text."""
+    with (tmp_path / "a.csv").open("w") as file:
+        csv.writer(file).writerows([["question", name], ["where?", cell]])
+    assert read_queries(tmp_path / "a.csv") == [Query("1", "where?", ("Canada", "Bo's"))]
+    if name == "answer":
+        write(tmp_path / "a.csv", "question,answer\nwhere?,[1]\nwho?,[x\n")
+        assert [query.answers for query in read_queries(tmp_path / "a.csv")] == [("[1]",), ("[x",)]
+
+
 BAD: list[tuple[Any, str]] = [
     ({**KILT, "output": "Anna"}, "output must be a list of objects with answer, got 'Anna'"),
     ({**KILT, "input": " "}, "input must not be blank, got ' '"),
