@@ -18,7 +18,7 @@ from model_hub_rqa.metrics.text import (
     max_over_ground_truths,
     precision_score,
 )
-from model_hub_rqa.pipeline import Answered, RQAPipeline
+from model_hub_rqa.pipeline import Prediction, RQAPipeline
 from model_hub_rqa.records import Passage
 
 DEFAULT_BATCH = 64
@@ -129,7 +129,7 @@ def _retrieval_scores(
     }
 
 
-def _line(row: Row, answered: Answered, exact: Score, f1: Score) -> dict[str, Any]:
+def _line(row: Row, answered: Prediction, exact: Score, f1: Score) -> dict[str, Any]:
     prediction, references = answered.answer.text, row["answers"]
     read = answered.question.passages  # none where a retriever found none, whatever the row brings
     scores = [hit.score for hit in answered.hits] or [passage["score"] for passage in row["passages"]][: len(read)]

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """What became of a question: the answer, and what was found and read for it (no hits without a retriever)."""
+class Prediction:
+    """The answer to a question, and the hits that the retriever gave for it (none without a retriever)."""
 
     question: Question
     answer: Answer
@@ -61,7 +61,7 @@ class RQAPipeline:
         self.retrieval_seconds = self.reading_seconds = 0.0
         self.n_questions = 0
 
-    def ask(self, questions: Sequence[Question | str], *, scores: bool = False) -> list[Answered]:
+    def ask(self, questions: Sequence[Question | str], *, scores: bool = False) -> list[Prediction]:
         """Answers questions, all of them at once.
 
         Args:
@@ -93,7 +93,7 @@ class RQAPipeline:
         self.reading_seconds += time.perf_counter() - retrieved
         self.n_questions += len(asked)
         return [
-            Answered(question, answer, tuple(hits))
+            Prediction(question, answer, tuple(hits))
             for question, answer, hits in zip(asked, answers, found, strict=True)
         ]
 

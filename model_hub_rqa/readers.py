@@ -143,7 +143,9 @@ class Reader:
         sampler = EvalBatchSampler(lengths, self.batch_size)
         predictions: dict[Any, Any] = {}
         for batch in torch.utils.data.DataLoader(features, batch_sampler=sampler, collate_fn=self.task.collate):
-            on_device = {name: _to(value, self.device) for name, value in batch.items()}
+            on_device = {
+                name: value.to(self.device) if hasattr(value, "to") else value for name, value in batch.items()
+            }
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 predictions.update(function(self.model, on_device))
         return predictions
@@ -356,7 +358,3 @@ def read_settings_file(folder: Path) -> Mapping[str, Any]:
     if not isinstance(kept, dict):
         raise CheckpointError(f"{path}: cannot be read: must be an object, got {type(kept).__name__}")
     return kept
-
-
-def _to(value: Any, device: Any) -> Any:
-    return value.to(device) if hasattr(value, "to") else value

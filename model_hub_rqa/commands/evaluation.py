@@ -36,7 +36,7 @@ from model_hub_rqa.progress import peak_memory_mib
 if TYPE_CHECKING:
     from model_hub_rqa.data.file_loaders import Records
     from model_hub_rqa.metrics.text import AnswerRules
-    from model_hub_rqa.pipeline import Answered, RQAPipeline
+    from model_hub_rqa.pipeline import Prediction, RQAPipeline
     from model_hub_rqa.retrieval.manifest import Manifest
     from model_hub_rqa.tasks.base import Task
 
@@ -265,7 +265,7 @@ def _all_args(args: argparse.Namespace, pipeline: "RQAPipeline", manifests: "Seq
     }
 
 
-def _as_json(answered: "Answered") -> dict[str, Any]:
+def _as_json(answered: "Prediction") -> dict[str, Any]:
     answer = answered.answer
     shares = answer.passage_scores or [None] * len(answered.hits)
     return {
@@ -287,14 +287,14 @@ def _as_json(answered: "Answered") -> dict[str, Any]:
     }
 
 
-def _as_text(answered: "Answered") -> str:
+def _as_text(answered: "Prediction") -> str:
     answer = answered.answer
     lines = [f"{answer.text or '(no answer)'}  (score {answer.score:.3f})", ""]
     lines += _passage_lines(answered, answer.passage_scores or [None] * len(answered.hits))
     return "\n".join(lines)
 
 
-def _passage_lines(answered: "Answered", shares: Sequence[float | None]) -> Iterator[str]:
+def _passage_lines(answered: "Prediction", shares: Sequence[float | None]) -> Iterator[str]:
     yield "rank  read  retrieval  passage"
     for rank, (hit, share) in enumerate(zip(answered.hits, shares, strict=True), 1):
         mark = "*" if rank - 1 == answered.answer.passage else " "

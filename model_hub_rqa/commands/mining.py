@@ -95,9 +95,9 @@ def _questions(path: str, on_bad_record: str, question_format: Any) -> "list[Ask
     """The questions of a file that have positives."""
     from model_hub_rqa.records import Passage
     from model_hub_rqa.retrieval.mining import Asked
-    from model_hub_rqa.tasks.retriever.records import positives_of, read_judged
+    from model_hub_rqa.tasks.retriever.records import positives_of, read_relevance
 
-    records = read_judged(path, on_bad_record, question_format)
+    records = read_relevance(path, on_bad_record, question_format)
     found, bad = [], []
     for row in records.rows:
         positives = tuple(Passage(one["id"], one["text"], one["title"]) for one in positives_of(row))

@@ -98,7 +98,8 @@ def parse_flags(
     add_arguments(own)
     taken = [*vars(own.parse_args([])), "help"]
     flags = flags_of(task_kwargs, taken)
-    groups = [_group(kind, {n: flag for n, flag in flags.items() if flag.kind is kind}) for kind in _kinds(flags)]
+    kinds = dict.fromkeys(flag.kind for flag in flags.values())
+    groups = [_group(kind, {n: flag for n, flag in flags.items() if flag.kind is kind}) for kind in kinds]
     made: Any = groups
     parser: Any = Parser(
         made,
@@ -143,10 +144,6 @@ def merge(
     for name in task & set(given.get("data", ())) & set(merged.get("hyperparameters") or {}):
         merged["hyperparameters"] = {**merged["hyperparameters"], name: merged["data"][name]}
     return merged
-
-
-def _kinds(flags: Mapping[str, Flag]) -> list[type]:
-    return list(dict.fromkeys(flag.kind for flag in flags.values()))
 
 
 def _group(kind: type, flags: Mapping[str, Flag]) -> type:

@@ -59,7 +59,8 @@ class QueryBuilder:
         return [self._filled(replace(question, text=text)) for question, text in zip(asked, texts, strict=True)]
 
     def _filled(self, question: Question) -> str:
-        parts = (f"{before}{_value(field, spec, question)}" for before, field, spec in _parsed(self.template))
+        fields = string.Formatter().parse(self.template)
+        parts = (f"{before}{_value(field, spec, question)}" for before, field, spec, _ in fields)
         return "".join(parts).strip()
 
     @property
@@ -129,10 +130,6 @@ def turns_of(history: Sequence[Mapping[str, str]]) -> tuple[Turn, ...]:
 
 
 @lru_cache
-def _parsed(template: str) -> list[tuple[str, str | None, str | None]]:
-    return [(literal, name, spec) for literal, name, spec, _ in string.Formatter().parse(template)]
-
-
 def _value(field: str | None, spec: str | None, question: Question) -> str:
     turns = question.chat_history
     if field == "question":

@@ -24,7 +24,7 @@ from model_hub_rqa.errors import DataError
 from model_hub_rqa.metrics.languages import choose_rules
 from model_hub_rqa.metrics.text import AnswerRules
 from model_hub_rqa.models import build
-from model_hub_rqa.models.initial_weights import save_weights
+from model_hub_rqa.models.init_source import save_weights
 from model_hub_rqa.models.limits import Limits
 from model_hub_rqa.models.signature import filter_kwargs, forward_names
 from model_hub_rqa.records import Answer, Question

@@ -16,15 +16,15 @@ from model_hub_rqa.metrics.ranking import ranking_metrics
 from model_hub_rqa.models import build
 from model_hub_rqa.records import Answer
 from model_hub_rqa.registry import TASKS
-from model_hub_rqa.tasks.retriever.judged import JudgedKwargs, JudgedTask
 from model_hub_rqa.tasks.retriever.records import Row, passage_text
+from model_hub_rqa.tasks.retriever.relevance import RelevanceKwargs, RelevanceTask
 
 MEASURES = ("nDCG@10", "MRR@10")
 LOSSES = ("binary_cross_entropy", "softmax", "lambda", "margin_mse")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RerankerKwargs(JudgedKwargs):
+class RerankerKwargs(RelevanceKwargs):
     """What a reranker learns from, and by which loss."""
 
     loss: str = option(
@@ -45,10 +45,10 @@ class RerankerKwargs(JudgedKwargs):
 
 
 @TASKS.register("reranker")
-class RerankerTask(JudgedTask):
+class RerankerTask(RelevanceTask):
     """Trains a classifier with one output on questions with positive and negative passages.
 
-    A record is one of `read_judged`. A validation scores all passages of each record and ranks them: nDCG@10 and
+    A record is one of `read_relevance`. A validation scores all passages of each record and ranks them: nDCG@10 and
     MRR@10; of equal scores negatives come first. rankings.jsonl has the rankings. A checkpoint is a folder that
     sentence-transformers' CrossEncoder loads.
     """

@@ -20,8 +20,8 @@ from model_hub_rqa.config.experiment import Experiment
 from model_hub_rqa.config.fields import did_you_mean
 from model_hub_rqa.config.trainer_names import best_checkpoint_errors
 from model_hub_rqa.errors import ConfigError, ErrorCollector
-from model_hub_rqa.models.first import parse_parts, read_init_source
 from model_hub_rqa.models.hub import check_model_names
+from model_hub_rqa.models.init_source import parse_parts, read_init_source
 from model_hub_rqa.objectives import Objective, build_objective, needed_datasets, needs_reference
 from model_hub_rqa.registry import TASKS, RegisteredObject, RegisteredObjects, import_plugins, read_registered
 from model_hub_rqa.runtime import (

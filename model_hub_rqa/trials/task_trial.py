@@ -22,7 +22,7 @@ from model_hub_rqa.data.batching import WEIGHT
 from model_hub_rqa.errors import ConfigError, NonFiniteLoss
 from model_hub_rqa.models import build, optimizers
 from model_hub_rqa.models.dropout import use_cpu_dropout
-from model_hub_rqa.models.initial_weights import load_weights, save_weights
+from model_hub_rqa.models.init_source import load_weights, save_weights
 from model_hub_rqa.models.precision import computes_in_bf16, warn_of_slow_bf16
 from model_hub_rqa.models.signature import check_loss, filter_kwargs, forward_names, loss_of, unwrapped
 from model_hub_rqa.objectives import Batch, TrainedTask, needs_reference

@@ -16,16 +16,16 @@ from model_hub_rqa.data.text_files import short
 Row = dict[str, Any]
 
 
-def judged_reader(question_format: QuestionFormat | None = None) -> FileLoader:
-    """:func:`read_judged` in the form of a reader: ``reader(path, on_bad_record)``."""
+def relevance_reader(question_format: QuestionFormat | None = None) -> FileLoader:
+    """:func:`read_relevance` in the form of a reader: ``reader(path, on_bad_record)``."""
     return functools.partial(_read, question_format)
 
 
 def _read(question_format: QuestionFormat | None, path: str, on_bad_record: str) -> Records:
-    return read_judged(path, on_bad_record, question_format)
+    return read_relevance(path, on_bad_record, question_format)
 
 
-def read_judged(path: str, on_bad_record: str, question_format: QuestionFormat | None = None) -> Records:
+def read_relevance(path: str, on_bad_record: str, question_format: QuestionFormat | None = None) -> Records:
     """Reads and validates a file of questions with passages; gold ones are positives, all others negatives.
 
     Args:

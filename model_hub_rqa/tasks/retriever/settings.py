@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from model_hub_rqa.config import option
 from model_hub_rqa.config.fields import FieldError
-from model_hub_rqa.tasks.retriever.judged import JudgedKwargs
+from model_hub_rqa.tasks.retriever.relevance import RelevanceKwargs
 
 IN_BATCH = ("multiple_negatives", "cached_multiple_negatives")
 DISTILLED = ("margin_mse", "kl")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrieverKwargs(JudgedKwargs):
+class RetrieverKwargs(RelevanceKwargs):
     """What a retriever learns from, and by which loss of sentence-transformers."""
 
     loss: str = option(

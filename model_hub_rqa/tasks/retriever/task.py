@@ -14,15 +14,15 @@ from torch.nn.utils.rnn import pad_sequence
 from model_hub_rqa.data.corpus import CorpusReader
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.ranking import ranking_metrics
-from model_hub_rqa.models.initial_weights import save_weights
+from model_hub_rqa.models.init_source import save_weights
 from model_hub_rqa.records import Answer
 from model_hub_rqa.registry import TASKS
 from model_hub_rqa.retrieval.base import passage_text as indexed_text
 from model_hub_rqa.retrieval.base import top_k
 from model_hub_rqa.tasks.retriever.encoder import build_encoder, encoding_errors, freeze_unused, own_prompts
-from model_hub_rqa.tasks.retriever.judged import JudgedTask, keys_of
 from model_hub_rqa.tasks.retriever.losses import retriever_loss
 from model_hub_rqa.tasks.retriever.records import negatives_of, passage_key, passage_text, positives_of, text_key
+from model_hub_rqa.tasks.retriever.relevance import RelevanceTask, keys_of
 from model_hub_rqa.tasks.retriever.settings import DISTILLED, IN_BATCH, RetrieverKwargs
 
 MEASURES = ("nDCG@10", "MRR@10", "Recall@1", "Recall@5", "Recall@20")
@@ -31,10 +31,10 @@ _KEYS = ("question_key", "positive_keys", "passage_keys")
 
 
 @TASKS.register("retriever")
-class RetrieverTask(JudgedTask):
+class RetrieverTask(RelevanceTask):
     """Trains an embedding model on questions with positive and negative passages.
 
-    A record is one of `read_judged`. In training one positive and ``num_hard_negatives`` negatives of a question are
+    A record is one of `read_relevance`. In training one positive and ``num_hard_negatives`` negatives of a question are
     drawn in each epoch. A validation encodes its questions, their passages and those of ``corpus_file``, each text
     once, and ranks all of these passages for each question: nDCG@10, MRR@10, Recall@1, Recall@5 and Recall@20.
     rankings.jsonl has the first 20 of each question. A checkpoint is a folder that sentence-transformers loads.

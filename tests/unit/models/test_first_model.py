@@ -25,8 +25,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertConfi
 from model_hub_rqa import train
 from model_hub_rqa.cli import main
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.models.first import read_init_source
-from model_hub_rqa.models.initial_weights import load_weights, save_weights
+from model_hub_rqa.models.init_source import load_weights, read_init_source, save_weights
 from model_hub_rqa.models.signature import loss_of
 from model_hub_rqa.registry import MODELS
 from model_hub_rqa.trials.qa import QATrial

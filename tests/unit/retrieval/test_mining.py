@@ -17,7 +17,7 @@ from model_hub_rqa.cli import main
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.retrieval.mining import Asked, MiningSettings, mine
-from model_hub_rqa.tasks.retriever.records import negatives_of, positives_of, read_judged
+from model_hub_rqa.tasks.retriever.records import negatives_of, positives_of, read_relevance
 
 GOLD = Passage("g", "Oil was found in the river basin in 1973", "Oil")
 HITS = [
@@ -154,14 +154,14 @@ def test_training_reads_what_is_mined(folder: Path, tmp_path: Path, capsys: pyte
     said = capsys.readouterr()
     assert json.loads(said.out)["mined"] == 2
     assert "2 of 2 questions in" in said.err
-    rows = read_judged(str(tmp_path / "mined.jsonl"), "error").rows
+    rows = read_relevance(str(tmp_path / "mined.jsonl"), "error").rows
     assert [positives_of(row)[0]["text"] for row in rows] == ["oil price rose", "river basin of the oil"]
     assert negatives_of(rows[1])[0]["text"] == "the river"
     assert all(one["score"] is not None for row in rows for one in (*positives_of(row), *negatives_of(row)))
     assert run(folder, tmp_path / "again.jsonl") == 0
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "mined.jsonl").read_bytes()
     assert run(folder, tmp_path / "judged.jsonl", "--qrels", str(folder / "qrels.tsv"), data="queries.jsonl") == 0
-    judged = read_judged(str(tmp_path / "judged.jsonl"), "error").rows
+    judged = read_relevance(str(tmp_path / "judged.jsonl"), "error").rows
     texts = [[[one["text"] for one in part(row)] for part in (positives_of, negatives_of)] for row in judged]
     assert texts == [[[one["text"] for one in part(row)] for part in (positives_of, negatives_of)] for row in rows]
 

@@ -1,4 +1,4 @@
-"""JudgedTask: what retrievers and rerankers share, the records that they learn from and the passages of an epoch."""
+"""RelevanceTask: what retrievers and rerankers share, the records that they learn from and the passages of an epoch."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,13 @@ from model_hub_rqa.data.formats.fields import format_errors, parse_format
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.tasks.base import Task
-from model_hub_rqa.tasks.retriever.records import Row, judged_reader, negatives_of, passage_key, positives_of
+from model_hub_rqa.tasks.retriever.records import Row, negatives_of, passage_key, positives_of, relevance_reader
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedKwargs(Kwargs):
+class RelevanceKwargs(Kwargs):
     """Where a record has its question and its passages."""
 
     format: str | None = option(
@@ -34,8 +34,8 @@ class JudgedKwargs(Kwargs):
         return format_errors(self.format, self.fields)
 
 
-class JudgedTask(Task):
-    """Learns from questions with positive and negative passages: the records of `read_judged`.
+class RelevanceTask(Task):
+    """Learns from questions with positive and negative passages: the records of `read_relevance`.
 
     Attributes:
         scored: the losses that learn the passages' scores; with the last one, positives need not be marked.
@@ -61,7 +61,7 @@ class JudgedTask(Task):
 
     def file_loader(self, *, labelled: bool = True) -> FileLoader | None:
         check_libraries("sentence_transformers", "ir_measures")
-        return judged_reader(parse_format(self.settings.format, self.settings.fields))
+        return relevance_reader(parse_format(self.settings.format, self.settings.fields))
 
     def load(self, path: str, *, labelled: bool = True, on_bad_record: str = "error") -> Any:
         if labelled:
@@ -71,7 +71,7 @@ class JudgedTask(Task):
     def auto_class(self) -> Any:
         raise ConfigError(f"{self.name}: answers no questions: {self.instead}")
 
-    def judged(self, record: Mapping[str, Any]) -> tuple[list[Row], list[Row]]:
+    def relevance(self, record: Mapping[str, Any]) -> tuple[list[Row], list[Row]]:
         """Positives and negatives; for a loss that learns scores, those that have one."""
         positives, negatives = positives_of(record), negatives_of(record)
         if self.settings.loss in self.scored:
@@ -80,7 +80,7 @@ class JudgedTask(Task):
 
     def unusable(self, record: Mapping[str, Any]) -> str | None:
         """Why a record cannot be learned from, or None."""
-        (positives, negatives), settings = self.judged(record), self.settings
+        (positives, negatives), settings = self.relevance(record), self.settings
         wanted, scored = settings.num_hard_negatives, settings.loss in self.scored
         if settings.loss == "kl":
             count, least = len(positives) + len(negatives), 1 + wanted
@@ -117,7 +117,7 @@ class JudgedTask(Task):
 
         For the loss kl, which has no use for them, the first of the record that have scores, and 0.
         """
-        positives, negatives = self.judged(record)
+        positives, negatives = self.relevance(record)
         wanted = self.settings.num_hard_negatives
         if self.settings.loss == "kl":
             return _with_scores([*record["passages"], *record["negatives"]])[: 1 + wanted], 0
