@@ -99,11 +99,11 @@ def export(args: argparse.Namespace) -> None:
     import shutil
 
     from model_hub_rqa.checkpoints import check_tokenizer, pretrained_folder
-    from model_hub_rqa.commands.common import check_new_folder, new_folder, say
+    from model_hub_rqa.commands.common import check_new_folder, log, new_folder
 
     target = Path(args.output)
     check_new_folder(target)
-    source = pretrained_folder(Path(args.checkpoint), say)
+    source = pretrained_folder(Path(args.checkpoint), log)
     check_tokenizer(source, needed=False)
     with new_folder(target) as partial:
         shutil.copytree(source, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)

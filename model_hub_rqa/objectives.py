@@ -152,7 +152,7 @@ def build_objective(components: RegisteredObjects, train_names: Sequence[str], k
         hints = "".join(did_you_mean(name, train_names) for name in missing[:1])
         raise ConfigError(
             f"{config_path}: {component.name} needs data.train to name the sets {wanted}: there is no {missing[0]} set "
-            f"(found {got}){hints}"
+            f"(got {got}){hints}"
         )
     if needed and not keyed:
         raise ConfigError(f"{config_path}: {component.name} needs data.mixing: keyed, so that each batch has {wanted}")

@@ -141,7 +141,7 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
         ):
             attach(context, experiment)
             for line in notes:
-                _say(line)
+                _log(line)
             if context.distributed.rank == 0:
                 local_run.write_config(folder / "config.yaml", experiment.file_content())
             trial: Any = trial_class(context)
@@ -150,7 +150,7 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
             if resume_from is not None and not trial.trainer.validates_only:
                 before, notes = resuming.check_same_run(trial, resume_from, allow_changed=args.allow_changed_run)
                 for line in notes:
-                    _say(line)
+                    _log(line)
             _fit_locally(
                 trial, experiment, folder, resume_from, before, test_mode=args.test, interrupted=interrupted.is_set
             )
@@ -203,11 +203,11 @@ def _fit_locally(
         if chief and (trial.stop_reason is not None or not context.get_stop_requested()):
             local_run.remove_hidden_checkpoints(folder)
         if trial.stop_reason is not None:
-            _say(f"stopped by {trial.stop_reason}")
+            _log(f"stopped by {trial.stop_reason}")
         elif context.get_stop_requested() and trial.trainer.validates_only:
-            _say("stopped before the validation was done: run it again")
+            _log("stopped before the validation was done: run it again")
         elif context.get_stop_requested():
-            _say(f"stopped, with {checkpoints_of(folder)[0]} written: --resume latest goes on from it")
+            _log(f"stopped, with {checkpoints_of(folder)[0]} written: --resume latest goes on from it")
         if chief:
             summary.write(folder, trial, experiment, reports, resumed_at=done, seconds=time.monotonic() - began)
     finally:
@@ -234,7 +234,7 @@ def _roll_back(
     batches = resuming.batches_of(batches, changed_from, accumulation)
     if chief:
         for line in local_run.roll_back(folder, batches // accumulation):
-            _say(line)
+            _log(line)
         summary.remove(folder)
     return resume_from, batches
 
@@ -388,7 +388,7 @@ def _for_determined(experiment: Experiment) -> dict[str, Any]:
     return {**experiment.trial_hparams, "global_batch_size": size}
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     """A line for the user, on stderr and in run.log."""
     if is_chief():
         print(line, file=sys.stderr)

@@ -15,11 +15,11 @@ from model_hub_rqa.commands.common import (
     check_language,
     check_output_file,
     given_format,
+    log,
+    log_rules,
     named_as_typed,
     parse_measures,
     reading_settings,
-    say,
-    say_rules,
 )
 from model_hub_rqa.errors import ConfigError, DataError
 
@@ -99,7 +99,7 @@ def score(args: argparse.Namespace) -> None:
     scores, warnings = (_score_squad if squad else _score_generated)(args, predictions, collector)
     print(json.dumps(scores), flush=True)
     for line in warnings:  # last, where they are seen
-        say(f"warning: {line}")
+        log(f"warning: {line}")
 
 
 def _score_run(args: argparse.Namespace) -> None:
@@ -130,7 +130,7 @@ def _score_run(args: argparse.Namespace) -> None:
     if args.measures is None:
         measures = measures_within(max(depth, 1))
     for name in measures_beyond(measures, depth):
-        say(f"warning: {name} counts more than the {depth} documents that the run ranks for a query at most")
+        log(f"warning: {name} counts more than the {depth} documents that the run ranks for a query at most")
     scores: dict[str, float] = ranking_metrics(rankings, judgments, measures)
     missing, unjudged = len(judgments) - len(rankings), len(run) - len(rankings)
     counts = {"n_queries": len(judgments), "n_missing_queries": missing, "n_unjudged_queries": unjudged}
@@ -147,11 +147,11 @@ def _announce_run(
         lines = f"{args.qrels}: no judged query is in {args.predictions}: judges {first!r} ..., it has {known!r} ..."
         raise DataError(lines)
     if len(both) < len(judgments):
-        say(f"{len(judgments) - len(both):,} of {len(judgments):,} judged queries are not in the run: they count as 0")
+        log(f"{len(judgments) - len(both):,} of {len(judgments):,} judged queries are not in the run: they count as 0")
     if len(both) < len(run):
-        say(f"{len(run) - len(both):,} of {len(run):,} queries of the run have no judgments: they do not count")
+        log(f"{len(run) - len(both):,} of {len(run):,} queries of the run have no judgments: they do not count")
     if not any(judgments[query].keys() & run[query].keys() for query in both):
-        say("warning: the run ranks no judged document, its ids may be of another corpus")
+        log("warning: the run ranks no judged document, its ids may be of another corpus")
 
 
 def _score_squad(
@@ -229,7 +229,7 @@ def _match(predictions: "Predictions", rows: list[dict[str, Any]]) -> tuple[dict
     ids, given = dict.fromkeys(row["id"] for row in rows), len(predictions.lines)
     missing, total = missing_ids(lines, ids), len(ids)
     if missing:
-        say(
+        log(
             f"{len(missing)} of {total} questions have no prediction and count as wrong "
             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"
         )
@@ -246,7 +246,7 @@ def _rules(language: str, references: Iterable[Iterable[str]]) -> tuple["AnswerR
     from model_hub_rqa.metrics.languages import choose_rules
 
     choice = choose_rules(language, [text for texts in references for text in texts])
-    say_rules(choice)
+    log_rules(choice)
     return choice.rules, {"language": choice.rules.language, "answer_rules": choice.rules.name}
 
 
@@ -278,7 +278,7 @@ def predict(args: argparse.Namespace) -> None:
         rows = errors.attempt(_read_rows, kind, args)
     errors.raise_any()
     with named_as_typed(args):
-        reader = Reader.from_pretrained(args.checkpoint, batch_size=args.batch_size, tell=say, **reading_settings(args))
+        reader = Reader.from_pretrained(args.checkpoint, batch_size=args.batch_size, tell=log, **reading_settings(args))
     if args.data is None:
         _predict_one(reader, args.question, args.context)
     if args.output is not None:
@@ -316,7 +316,7 @@ def _read_questions(args: argparse.Namespace, question_format: Any) -> "list[Que
         part.path, require_answers=False, on_bad_record=args.on_bad_record, question_format=question_format
     )
     for line in records.skipped:
-        say(f"left out: {line}")
+        log(f"left out: {line}")
     start, stop = part.bounds(len(records.rows))
     return [question_of(row) for row in records.rows[start:stop]]
 
@@ -333,7 +333,7 @@ def _predict_all(reader: "Reader", examples: Any, output: Path) -> None:
         files = reader.task.files(reader.predict(examples), examples)
     for name, content in files.items():
         write_file(output.with_name(name.replace("predictions.json", output.name)), content)
-    say(f"{len(examples)} predictions in {output}")
+    log(f"{len(examples)} predictions in {output}")
 
 
 def _read_rows(kind: "type[Task] | None", args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -351,7 +351,7 @@ def _read_rows(kind: "type[Task] | None", args: argparse.Namespace) -> list[dict
     )
     if args.output is None:  # told already
         for line in records.skipped:
-            say(f"left out: {line}")
+            log(f"left out: {line}")
     start, stop = part.bounds(len(records.rows))
     return records.rows[start:stop]
 
@@ -369,7 +369,7 @@ def _score_passages(reader: "Reader", rows: list[dict[str, Any]], output: Path) 
         answers = {"answers": row["answers"]} if row["answers"] else {}
         lines.append({"id": row["id"], "question": row["question"], **answers, "ctxs": ctxs})
     write_file(output, lines)
-    say(f"passages of {len(lines):,} questions scored in {output}")
+    log(f"passages of {len(lines):,} questions scored in {output}")
 
 
 def _check_arguments(args: argparse.Namespace) -> None:

@@ -82,11 +82,11 @@ def check_language(language: str) -> None:
         raise ConfigError(f"--language: {error}")
 
 
-def say_rules(choice: Choice) -> None:
+def log_rules(choice: Choice) -> None:
     """Tells on stderr which rules compare the answers, and whether they fit."""
-    say(choice.said)
+    log(choice.said)
     if choice.warning:
-        say(f"warning: {choice.warning}")
+        log(f"warning: {choice.warning}")
 
 
 _READING: tuple[tuple[str, type, str], ...] = (
@@ -276,7 +276,7 @@ def parse_measures(args: argparse.Namespace, retrieved: int | None = None) -> li
     return measures
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Tells the user on stderr."""
     print(text, file=sys.stderr, flush=True)
 
@@ -302,7 +302,7 @@ class Progress:
         news = f"  {rate:.1f}/s" if rate else ""
         if rate and total:
             news += f"  {format_seconds((total - done) / rate)} left"
-        say(f"{what}: {done:,}{f'/{total:,}' if total else ''} {self.unit}{news}")
+        log(f"{what}: {done:,}{f'/{total:,}' if total else ''} {self.unit}{news}")
 
     def summary(self) -> str:
         """Time and memory so far."""

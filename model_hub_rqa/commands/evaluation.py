@@ -21,12 +21,12 @@ from model_hub_rqa.commands.common import (
     check_new_folder,
     check_search,
     given_format,
+    log,
+    log_rules,
     named_as_typed,
     new_folder,
     query_builder,
     reading_settings,
-    say,
-    say_rules,
     search_settings,
 )
 from model_hub_rqa.errors import ConfigError, DataError
@@ -103,9 +103,9 @@ def evaluate(args: argparse.Namespace) -> None:
     pipeline = _pipeline(args)
     records = _readable(pipeline.reader, records, args.on_bad_record)
     for line in records.skipped:
-        say(f"left out: {line}")
+        log(f"left out: {line}")
     choice = choose_rules(args.language, [text for row in records.rows for text in row["answers"]])
-    say_rules(choice)
+    log_rules(choice)
     progress = Progress("questions")
     with new_folder(output, "--output-dir") as folder, _logging_to(folder / "evaluate.log"):
         _write(folder / "all_args.json", _all_args(args, pipeline, manifests))
@@ -113,7 +113,7 @@ def evaluate(args: argparse.Namespace) -> None:
         scores = _scores(pipeline, records, choice.rules, args.batch_size, folder / "predictions.jsonl", progress)
         _write(folder / "score.json", scores)
         logger.info("scores: %s", json.dumps(scores))
-    say(f"{len(records.rows):,} questions in {output}; {progress.summary()}")
+    log(f"{len(records.rows):,} questions in {output}; {progress.summary()}")
     print(json.dumps(scores))
 
 
@@ -160,7 +160,7 @@ def _evaluate_task(args: argparse.Namespace, output: Path) -> None:
     if args.format is not None or args.fields is not None:
         raise ConfigError("--format, --fields: are ignored, this task reads its own format")
     with named_as_typed(args):
-        reader = Reader.from_pretrained(args.checkpoint, tell=say, **reading_settings(args))
+        reader = Reader.from_pretrained(args.checkpoint, tell=log, **reading_settings(args))
     examples = reader.task.load(args.data, on_bad_record=args.on_bad_record)
     results = reader.predict(examples)
     scores = {"n_questions": len(examples), **reader.task.metrics(results, examples)}
@@ -239,7 +239,7 @@ def _pipeline(args: argparse.Namespace) -> "RQAPipeline":
 
     quiet_libraries()
     with named_as_typed(args):
-        reader = load_reader(args.checkpoint, tell=say, **reading_settings(args))
+        reader = load_reader(args.checkpoint, tell=log, **reading_settings(args))
         if args.index is None:
             return RQAPipeline(reader)
         report = Progress("questions")

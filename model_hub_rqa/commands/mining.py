@@ -15,8 +15,8 @@ from model_hub_rqa.commands.common import (
     check_output_file,
     check_search,
     given_format,
+    log,
     named_as_typed,
-    say,
     search_settings,
 )
 from model_hub_rqa.errors import ConfigError, DataError
@@ -87,7 +87,7 @@ def mine(args: argparse.Namespace) -> None:
     except DataError as error:
         raise DataError(f"{args.data}: {line}" for line in error.errors) from error
     write_file(output, records)
-    say(f"{len(records):,} of {len(questions):,} questions in {output}; {progress.summary()}")
+    log(f"{len(records):,} of {len(questions):,} questions in {output}; {progress.summary()}")
     print(json.dumps(counts))
 
 
@@ -108,7 +108,7 @@ def _questions(path: str, on_bad_record: str, question_format: Any) -> "list[Ask
     if bad and (on_bad_record == "error" or not found):
         raise DataError(bad)
     for line in (*records.skipped, *bad):
-        say(f"left out: {line}")
+        log(f"left out: {line}")
     return found
 
 
@@ -139,5 +139,5 @@ def _judged_questions(args: argparse.Namespace, manifest: "Manifest", question_f
     if not found:
         raise DataError(f"{args.qrels}: judges no passage of {args.index[0]} relevant for a question of {args.data}")
     if len(found) < len(queries):
-        say(f"{len(queries) - len(found):,} of {len(queries):,} questions have no positive passage and are left out")
+        log(f"{len(queries) - len(found):,} of {len(queries):,} questions have no positive passage and are left out")
     return found

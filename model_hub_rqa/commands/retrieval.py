@@ -17,11 +17,11 @@ from model_hub_rqa.commands.common import (
     check_new_folder,
     check_search,
     given_format,
+    log,
     named_as_typed,
     new_folder,
     parse_measures,
     query_builder,
-    say,
     search_settings,
 )
 from model_hub_rqa.errors import ConfigError, DataError
@@ -151,8 +151,8 @@ def index(args: argparse.Namespace) -> None:
             folder, manifest = build_shard(args.corpus, folder, settings, shard, **what, report=progress)
     _say_ignored(Path(args.corpus))
     if manifest.n_skipped:
-        say(f"{manifest.n_skipped:,} bad documents were left out of {args.corpus}")
-    say(f"{folder}: {manifest.n_passages:,} passages; {progress.summary()}")
+        log(f"{manifest.n_skipped:,} bad documents were left out of {args.corpus}")
+    log(f"{folder}: {manifest.n_passages:,} passages; {progress.summary()}")
     names = ("kind", "n_documents", "n_skipped", "n_passages", "corpus_sha256")
     shown = {name: getattr(manifest, name) for name in names}
     if "similarity" in manifest.model:
@@ -177,7 +177,7 @@ def _say_ignored(corpus: Path) -> None:
     others = document_files(corpus)[1] if corpus.is_dir() else {}
     if others:
         listed = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in sorted(others.items()))
-        say(f"{sum(others.values()):,} files of {corpus} are no documents and are ignored: {listed}")
+        log(f"{sum(others.values()):,} files of {corpus} are no documents and are ignored: {listed}")
 
 
 def _settings(args: argparse.Namespace) -> "tuple[RetrieverSettings | None, list[str]]":
@@ -262,19 +262,19 @@ def _judgments(
         first, known = next(iter(next(iter(judgments.values())))), manifest.document_id(store[0].id)
         raise DataError(f"{qrels.file}: no judged document is in the index: judges {first!r} ..., it has {known!r} ...")
     if unknown:
-        say(f"{len(unknown):,} of {len(judged):,} judged documents are not in the index: they count as not retrieved")
+        log(f"{len(unknown):,} of {len(judged):,} judged documents are not in the index: they count as not retrieved")
     n_unknown_queries = len(qrels.judgements) - len(judgments)
     if n_unknown_queries:
-        say(f"{n_unknown_queries:,} of {len(qrels.judgements):,} judged queries are not asked: they do not count")
+        log(f"{n_unknown_queries:,} of {len(qrels.judgements):,} judged queries are not asked: they do not count")
     return judgments, {"n_unknown_documents": len(unknown), "n_unknown_queries": n_unknown_queries}
 
 
 def _announce(top_k: int, n_unjudged: int, n_queries: int, is_split: bool) -> None:
     """What the measures do not count."""
     if n_unjudged:
-        say(f"{n_unjudged:,} of {n_queries:,} queries have no judgments: they are retrieved for, and not scored")
+        log(f"{n_unjudged:,} of {n_queries:,} queries have no judgments: they are retrieved for, and not scored")
     if is_split:
-        say(f"documents are ranked by their best passage: --top-k {top_k} passages are of fewer documents")
+        log(f"documents are ranked by their best passage: --top-k {top_k} passages are of fewer documents")
 
 
 @dataclass
@@ -326,9 +326,9 @@ def _write(
                 trec.writelines(trec_lines(query.id, _ranked_documents(manifest, best), tag))
                 answer_ranks.append(answer_rank((hit.passage.text for hit in best), _answers(query)))
             progress("retrieving", begin + len(batch), len(queries))
-    say(f"{len(queries):,} questions in {args.output}; {progress.summary()}")
+    log(f"{len(queries):,} questions in {args.output}; {progress.summary()}")
     if n_identical:
-        say(f"{n_identical:,} queries retrieved the document with their own id: it was dropped")
+        log(f"{n_identical:,} queries retrieved the document with their own id: it was dropped")
     return stages, answer_ranks
 
 
@@ -345,7 +345,7 @@ def _stage_scores(
         cells.append([stage.name, *(f"{values[name]:.4f}" for name in measures), f"{time:.1f}"])
     first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
     for name, *row in cells:
-        say("  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(row, others, strict=True))]))
+        log("  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(row, others, strict=True))]))
     return scores
 
 

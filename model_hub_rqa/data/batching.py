@@ -108,10 +108,10 @@ class EvalBatchSampler(torch.utils.data.BatchSampler):
         dataset_ids: np.ndarray | None = None,
     ) -> None:
         every = np.asarray(lengths)
-        numbers = np.zeros(len(every), np.int64) if dataset_ids is None else np.asarray(dataset_ids)
+        ids = np.zeros(len(every), np.int64) if dataset_ids is None else np.asarray(dataset_ids)
         self.batches: list[list[int]] = []
-        for number in np.unique(numbers):
-            members = np.flatnonzero(numbers == number)
+        for number in np.unique(ids):
+            members = np.flatnonzero(ids == number)
             order = members[np.argsort(-every[members], kind="stable")]
             order = np.resize(order, max(len(order), ranks))
             size = max(1, min(batch_size, len(order) // ranks))

@@ -82,7 +82,7 @@ def complete_features(features: Any, examples: Any, source: str) -> "Dataset":
 
 
 def with_row_numbers(features: "Dataset") -> "Dataset":
-    """Adds ``example_index``, the rows' numbers, where it is missing."""
+    """Adds ``example_index``, the rows' indices, where it is missing."""
     return features if INDEX in features.column_names else _with_column(features, INDEX, np.arange(len(features)))
 
 

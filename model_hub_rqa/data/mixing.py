@@ -137,8 +137,8 @@ class KeyedBatchSampler(torch.utils.data.BatchSampler):
         group_by_length: bool,
         anchor: int | None = None,
     ) -> None:
-        numbers = np.asarray(dataset_ids)
-        self.members = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
+        ids = np.asarray(dataset_ids)
+        self.members = [np.flatnonzero(ids == number) for number in range(ids.max() + 1)]
         self.samplers = [
             TrainBatchSampler(
                 np.asarray(lengths)[members],

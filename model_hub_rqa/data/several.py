@@ -88,7 +88,7 @@ def join_datasets(parts: Sets) -> tuple[Any, dict[str, range]]:
     """Puts data sets one after another.
 
     Returns:
-        The whole, and the numbers that each set's examples have in it. Of Hugging Face's data sets, the columns that
+        The whole, and the indices of each set's examples in it. Of Hugging Face's data sets, the columns that
         all have are kept, in the types of the first; of others, the whole is a ``ConcatDataset``.
 
     Raises:
@@ -139,7 +139,7 @@ def dataset_ids(bounds: Mapping[str, range], example_index: Sequence[int] | np.n
 
     Args:
         bounds: what `join_datasets` gave.
-        example_index: numbers of examples in the whole.
+        example_index: of examples in the whole.
     """
-    ends = [numbers.stop for numbers in bounds.values()]
+    ends = [indices.stop for indices in bounds.values()]
     return np.searchsorted(ends, np.asarray(example_index), side="right")

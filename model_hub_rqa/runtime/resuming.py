@@ -203,7 +203,7 @@ def run_record(trial: Any) -> dict[str, Any]:
         "data.mixing": trial.data.mixing,
         "data.mixing_temperature": trial.data.mixing_temperature,
         "data.anchor": trial.data.anchor,
-        "data.train": {name: len(numbers) for name, numbers in trial.sets["train"].items()},
+        "data.train": {name: len(indices) for name, indices in trial.sets["train"].items()},
         _EXAMPLES: _digest(trial.datasets["train"]),
     }
     plain: dict[str, Any] = json.loads(json.dumps(record, default=str))

@@ -137,8 +137,8 @@ class LoadersTrial(DatasetsTrial):
     def build_validation_data_loader(self) -> pytorch.DataLoader:
         batch_size = self.trainer.per_device_eval_batch_size or self.context.get_per_slot_batch_size()
         lengths = self.datasets["validation"]["length"][:]
-        numbers = self.dataset_ids("validation") if self.sets["validation"] else None
-        sampler = EvalBatchSampler(lengths, batch_size, ranks=self.context.distributed.size, dataset_ids=numbers)
+        dataset_ids = self.dataset_ids("validation") if self.sets["validation"] else None
+        sampler = EvalBatchSampler(lengths, batch_size, ranks=self.context.distributed.size, dataset_ids=dataset_ids)
         return self._loader("validation", sampler, self.collator)
 
     def _loader(self, split: str, batch_sampler: Any, collate: Callable[[list[Any]], Any]) -> pytorch.DataLoader:

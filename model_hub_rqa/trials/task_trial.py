@@ -293,11 +293,11 @@ class TaskTrial(ValidationTrial):
         """The data file's ids of a training batch's examples, each once; an override may know them otherwise."""
         if self.data.mixing == "keyed":
             parts = [part for part in batch.values() if "example_index" in part]
-            numbers = [number for part in parts for number in part["example_index"].tolist()]
+            indices = [index for part in parts for index in part["example_index"].tolist()]
         else:
-            numbers = batch["example_index"].tolist() if "example_index" in batch else []
+            indices = batch["example_index"].tolist() if "example_index" in batch else []
         examples = self.examples["train"]
-        return [str(examples[number].get("id", number)) for number in dict.fromkeys(numbers)]
+        return [str(examples[index].get("id", index)) for index in dict.fromkeys(indices)]
 
     def _seed_batch(self, batch_idx: int) -> None:
         """Seeds every generator from the batch's number: dropout is the same after a resume, and each rank's own.

@@ -76,9 +76,9 @@ class ValidationTrial(LoadersTrial):
         names = [name for name in (*self.label_names, *self.include_inputs) if name in batch]
         columns = {**predicted, **{name: batch[name] for name in names}}
         plain = {name: _to_numpy(column) for name, column in columns.items()}
-        numbers = batch["example_index"].tolist()
-        rows = ({name: column[row] for name, column in plain.items()} for row in range(len(numbers)))
-        self.reducer.update(dict(zip(numbers, rows, strict=True)))
+        indices = batch["example_index"].tolist()
+        rows = ({name: column[row] for name, column in plain.items()} for row in range(len(indices)))
+        self.reducer.update(dict(zip(indices, rows, strict=True)))
         return {}
 
     def compute_metrics(self, values: Values) -> dict[str, float]:
@@ -96,9 +96,9 @@ class ValidationTrial(LoadersTrial):
 
     def _task_metrics(self, task: Task, values: Values) -> dict[str, float]:
         keys: Any = list(values)
-        numbers = sorted({example_number(key) for key in keys})
-        rows: dict[Any, int] = {number: row for row, number in enumerate(numbers)}
-        examples = self.evaluated(self.read["validation"], numbers)
+        indices = sorted({example_index_of(key) for key in keys})
+        rows: dict[Any, int] = {index: row for row, index in enumerate(indices)}
+        examples = self.evaluated(self.read["validation"], indices)
         predictions = {
             (rows[key[0]], *key[1:]) if isinstance(key, tuple) else rows[key]: value for key, value in values.items()
         }
@@ -154,13 +154,13 @@ class ValidationTrial(LoadersTrial):
         finally:
             self.model = wrapped
 
-    def evaluated(self, examples: Any, numbers: Sequence[Any]) -> Any:
-        """Those of ``examples`` that a validation has evaluated, by their numbers; says in the log if some miss."""
+    def evaluated(self, examples: Any, indices: Sequence[Any]) -> Any:
+        """Those of ``examples`` that a validation has evaluated, by their indices; logs it if some miss."""
         bounds = self.sets["validation"]
         wanted = len(bounds[self.validation_set]) if self.validation_set else len(examples)
-        if len(numbers) < wanted:  # Determined's test mode evaluates one batch
-            logger.info("metrics are of %d of %d validation examples", len(numbers), wanted)
-        return examples if len(numbers) == len(examples) else examples.select(numbers)
+        if len(indices) < wanted:  # Determined's test mode evaluates one batch
+            logger.info("metrics are of %d of %d validation examples", len(indices), wanted)
+        return examples if len(indices) == len(examples) else examples.select(indices)
 
     def prediction_path(self, name: str) -> Path | None:
         """Where a validation writes a file such as predictions.json; with several sets, predictions_NAME.json.
@@ -181,7 +181,7 @@ def metrics_by_dataset(
     Args:
         values: of a validation, by the example's number, or by a tuple that begins with it; sorted. Numbers behind
             those of the sets belong to each of them.
-        bounds: of each set, in their order, the numbers of its examples.
+        bounds: of each set, in their order, the indices of its examples.
         compute: from a set's name and its values to metrics.
 
     Returns:
@@ -190,10 +190,10 @@ def metrics_by_dataset(
         of the others, and no part in the mean.
     """
     found: dict[str, dict[str, float]] = {}
-    end = max((numbers.stop for numbers in bounds.values()), default=0)
-    shared = {key: value for key, value in values.items() if example_number(key) >= end}
-    for name, numbers in bounds.items():
-        part = {key: value for key, value in values.items() if example_number(key) in numbers}
+    end = max((indices.stop for indices in bounds.values()), default=0)
+    shared = {key: value for key, value in values.items() if example_index_of(key) >= end}
+    for name, indices in bounds.items():
+        part = {key: value for key, value in values.items() if example_index_of(key) in indices}
         if part:
             part |= shared
             found[name] = compute(name, part)
@@ -212,7 +212,7 @@ def metrics_by_dataset(
     return result
 
 
-def example_number(key: Any) -> int:
+def example_index_of(key: Any) -> int:
     """The number of the example that a value of a validation is of."""
     return int(key[0] if isinstance(key, tuple) else key)
 

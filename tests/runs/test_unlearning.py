@@ -200,7 +200,7 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("objective", "data", "error"),
     [
-        ("NPO", {"train": ["forget"], "mixing": "keyed"}, "there is no retain set (found forget)"),
+        ("NPO", {"train": ["forget"], "mixing": "keyed"}, "there is no retain set (got forget)"),
         (
             "NPOO",
             {},

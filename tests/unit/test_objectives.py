@@ -119,9 +119,9 @@ def chosen(**objective: Any) -> RegisteredObjects:
     ("objective", "train_names", "keyed", "error"),
     [
         ({"name": "NPO"}, ["forget"], True, "NPO needs data.train to name the sets forget and retain: there is no "
-         r"retain set \(found forget\)"),
-        ({"name": "GradDiff"}, [], False, r"there is no forget set \(found none\)"),
-        ({"name": "GradDiff"}, ["forget", "retian"], True, r"no retain set \(found forget, retian\): did you mean ret"),
+         r"retain set \(got forget\)"),
+        ({"name": "GradDiff"}, [], False, r"there is no forget set \(got none\)"),
+        ({"name": "GradDiff"}, ["forget", "retian"], True, r"no retain set \(got forget, retian\): did you mean ret"),
         ({"name": "GradDiff"}, ["forget", "retain"], False, "GradDiff needs data.mixing: keyed"),
         ({"name": "NPO", "args": {"beta": 0}}, ["forget"], True, r"hyperparameters.objective.args.beta: must be > 0"),
         ({"name": "NPO", "args": {"beta": "x"}}, ["forget"], True, r"args.beta: must be a number, got 'x'"),

@@ -162,7 +162,7 @@ def encoder_chunks(lengths: np.ndarray, max_size: int, call_cost: int) -> list[n
         call_cost: what another group costs, in tokens.
 
     Returns:
-        The passages' numbers, group by group, the longest first.
+        The passages' indices, group by group, the longest first.
     """
     order = np.argsort(-lengths, kind="stable")
     longest = lengths[order]

@@ -200,7 +200,7 @@ class PassageTask(Task):
         self._question_seeds = [zlib.crc32(text.encode()) for text in examples["question"]]
 
     def sampling_seed(self, indices: Sequence[int]) -> tuple[int, ...]:
-        """Of a batch: of a validation the run's seed and the examples' numbers, else the questions."""
+        """Of a batch: of a validation the run's seed and the examples' indices, else the questions."""
         if self.wants_loss:
             return (self.seed, *indices)
         return tuple(self._question_seeds[index] for index in indices)
