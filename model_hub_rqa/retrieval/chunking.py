@@ -15,6 +15,7 @@ UNITS = ("words", "tokens", "sentences", "headings")
 # Scripts that are written without spaces: Thai to Tibetan, Myanmar, Khmer, kana, Han.
 _UNSPACED = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
 _UNSPACED += "\uf900-\ufaff\U00020000-\U0003ffff"
+# RUF001 takes punctuation of other scripts for a slip: here it is meant.
 _CLOSING = "、。，．：；！？…」』）》】〉〕”’々ー"  # noqa: RUF001 - goes with the character before
 _WORD = re.compile(rf"[{_UNSPACED}][{_CLOSING}]*|[^\s{_UNSPACED}]+")
 _SENTENCE_END = re.compile(
