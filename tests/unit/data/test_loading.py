@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -153,9 +154,10 @@ def test_a_malformed_slice_is_named(tmp_path: Path, train: str, dev: str, spelle
 )
 def test_a_slice_that_does_not_fit_the_file_is_named(tmp_path: Path, train: str, spelled: str, said: str) -> None:
     """The message holds the slice and the file's size, for every file at error."""
+    other = shutil.copy(train, tmp_path / "other.jsonl")
     with pytest.raises(DataError, match=re.escape(said)) as raised:
-        load(tmp_path, train_file=train + spelled, validation_file=train + spelled)
-    assert raised.value.errors == (f"{train}{spelled}: {said}",) * 2
+        load(tmp_path, train_file=train + spelled, validation_file=f"{other}{spelled}")
+    assert raised.value.errors == tuple(f"{path}{spelled}: {said}" for path in (train, other))
 
 
 def test_a_file_whose_name_ends_like_a_slice_is_that_file(tmp_path: Path) -> None:
