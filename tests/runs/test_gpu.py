@@ -3,7 +3,6 @@
 Each body runs on the CPU as well, so that it is known to work before a GPU sees it.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -232,7 +231,18 @@ def test_dense_vectors_and_ranks_are_the_same(device: str, minilm: str) -> None:
     assert best[0] == best[1]
 
 
-def test_a_test_of_the_gpu_is_skipped_only_without_one(pytestconfig: pytest.Config) -> None:
+def test_a_test_of_the_gpu_is_skipped_only_without_one(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They are collected everywhere; RQA_REQUIRE_GPU=1, as in `make gpu-check`, makes the lack of one an error."""
-    assert any(line.startswith("gpu:") for line in pytestconfig.getini("markers"))
-    assert not os.environ.get("RQA_REQUIRE_GPU") or torch.cuda.is_available()
+    conftest: Any = pytestconfig.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
+    marked: Any = SimpleNamespace(get_closest_marker=lambda name: name if name == "gpu" else None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("RQA_REQUIRE_GPU", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="needs a CUDA GPU"):
+        conftest.pytest_runtest_setup(marked)
+    monkeypatch.setenv("RQA_REQUIRE_GPU", "1")
+    with pytest.raises(pytest.fail.Exception, match="torch sees no CUDA GPU"):
+        conftest.pytest_runtest_setup(marked)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    conftest.pytest_runtest_setup(marked)

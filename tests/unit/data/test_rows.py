@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from scipy import stats
 
 from model_hub_rqa.data.file_loaders import read_rows, rows_reader
 from model_hub_rqa.errors import ConfigError, DataError
@@ -77,6 +78,5 @@ def test_kendall_tau_by_hand(ranks: list[int], truth: list[int], expected: float
 
 def test_kendall_tau_is_scipys() -> None:
     """Without ties, for every order of five."""
-    stats = pytest.importorskip("scipy.stats")
     for order in itertools.permutations(range(5)):
         assert kendall_tau(order, range(5)) == pytest.approx(stats.kendalltau(order, range(5)).statistic)
