@@ -8,7 +8,7 @@ its last one 0, and a passage has their weighted sum; a ranking without the pass
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from model_hub_rqa.errors import ConfigError, DataError
@@ -18,8 +18,6 @@ from model_hub_rqa.retrieval.base import Retriever, Stage, check_k, fingerprint_
 FUSIONS = ("rrf", "convex")
 FUSION_DEPTH = 100
 RRF_K = 60  # of Cormack et al.: how little the first ranks stand out
-
-Shares = Callable[[Sequence[Hit]], list[float]]
 
 
 class HybridRetriever:

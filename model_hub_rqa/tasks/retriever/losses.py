@@ -5,11 +5,15 @@ margin-MSE (Hofstätter et al. 2020, arXiv:2010.02666) and the KL divergence fro
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from model_hub_rqa.tasks.retriever.settings import IN_BATCH, RetrieverKwargs
+if TYPE_CHECKING:
+    from model_hub_rqa.tasks.retriever.task import RetrieverKwargs
+
+IN_BATCH = ("multiple_negatives", "cached_multiple_negatives")
+DISTILLED = ("margin_mse", "kl")
 
 Similarity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -17,7 +21,7 @@ Similarity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def retriever_loss(
     model: Any,
     columns: Sequence[dict[str, torch.Tensor]],
-    settings: RetrieverKwargs,
+    settings: "RetrieverKwargs",
     keys: dict[str, torch.Tensor],
     scores: torch.Tensor,
 ) -> torch.Tensor:

@@ -3,7 +3,8 @@
 The model is sentence-transformers' (Reimers and Gurevych 2019, arXiv:1908.10084), and so are the losses.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from model_hub_rqa.config import option
+from model_hub_rqa.config.fields import FieldError
 from model_hub_rqa.data.corpus import CorpusReader
 from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.metrics.ranking import ranking_metrics
@@ -20,14 +23,41 @@ from model_hub_rqa.registry import TASKS
 from model_hub_rqa.retrieval.base import passage_text as indexed_text
 from model_hub_rqa.retrieval.base import top_k
 from model_hub_rqa.tasks.retriever.encoder import build_encoder, encoding_errors, freeze_unused, own_prompts
-from model_hub_rqa.tasks.retriever.losses import retriever_loss
+from model_hub_rqa.tasks.retriever.losses import DISTILLED, IN_BATCH, retriever_loss
 from model_hub_rqa.tasks.retriever.records import negatives_of, passage_key, passage_text, positives_of, text_key
-from model_hub_rqa.tasks.retriever.relevance import RelevanceTask, keys_of
-from model_hub_rqa.tasks.retriever.settings import DISTILLED, IN_BATCH, RetrieverKwargs
+from model_hub_rqa.tasks.retriever.relevance import RelevanceKwargs, RelevanceTask, keys_of
 
 MEASURES = ("nDCG@10", "MRR@10", "Recall@1", "Recall@5", "Recall@20")
 DEPTH = 20  # passages that are kept of a ranking
 _KEYS = ("question_key", "positive_keys", "passage_keys")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieverKwargs(RelevanceKwargs):
+    """What a retriever learns from, and by which loss of sentence-transformers."""
+
+    loss: str = option(
+        IN_BATCH[0],
+        choices=(*IN_BATCH, "triplet", *DISTILLED),
+        help="multiple_negatives: the batch's other passages are negatives; margin_mse, kl: the records' scores",
+    )
+    num_hard_negatives: int = option(1, ge=0, help="of a question's negatives, so many are drawn in each epoch")
+    mini_batch_size: int = option(32, ge=1, help="texts encoded at a time with cached_multiple_negatives")
+    scale: float | None = option(None, gt=0, help="multiplies similarities; unset: 20 for the cosine, else 1")
+    similarity: str | None = option(None, choices=("cosine", "dot"), help="unset: the model's own")
+    triplet_margin: float = option(0.5, gt=0, help="similarity by which a positive is to be ahead of a negative")
+    teacher_temperature: float = option(1.0, gt=0, help="what scores are divided by before kl's softmax")
+    max_seq_length: int = option(256, ge=8, help="tokens of a question or a passage; the rest is cut")
+    query_prompt: str | None = option(None, help="before each question; unset: the model's own")
+    passage_prompt: str | None = option(None, help="before each passage; unset: the model's own")
+    corpus_file: str | None = option(
+        None, help="passages that a validation ranks as well, beside those of its questions"
+    )
+
+    def errors(self) -> Iterator[FieldError]:
+        yield from super().errors()
+        if self.loss not in IN_BATCH and self.num_hard_negatives == 0:
+            yield FieldError(("num_hard_negatives", "loss"), f"must be at least 1 with loss {self.loss}, got 0")
 
 
 @TASKS.register("retriever")

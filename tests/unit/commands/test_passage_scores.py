@@ -17,8 +17,7 @@ from model_hub_rqa.data.predictions import question_of
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.readers import Reader
 from model_hub_rqa.tasks.causal_lm.features import GenerationFeatureBuilder
-from model_hub_rqa.tasks.retriever.settings import RetrieverKwargs
-from model_hub_rqa.tasks.retriever.task import RetrieverTask
+from model_hub_rqa.tasks.retriever.task import RetrieverKwargs, RetrieverTask
 
 PASSAGES = [
     {"id": "p0", "title": "Oil", "text": "the price of oil had risen"},

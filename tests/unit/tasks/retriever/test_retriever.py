@@ -21,8 +21,7 @@ from model_hub_rqa.models.limits import Limits
 from model_hub_rqa.retrieval.dense import DenseSettings
 from model_hub_rqa.retrieval.encoder import Encoder
 from model_hub_rqa.tasks.retriever.losses import false_negatives
-from model_hub_rqa.tasks.retriever.settings import RetrieverKwargs
-from model_hub_rqa.tasks.retriever.task import RetrieverTask
+from model_hub_rqa.tasks.retriever.task import RetrieverKwargs, RetrieverTask
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import tiny_retrieval
 from model_hub_rqa.config import parse_dict_to_dataclasses
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.tasks.retriever.records import negatives_of, positives_of
-from model_hub_rqa.tasks.retriever.settings import RetrieverKwargs
-from model_hub_rqa.tasks.retriever.task import RetrieverTask
+from model_hub_rqa.tasks.retriever.task import RetrieverKwargs, RetrieverTask
 
 
 @pytest.mark.parametrize(
