@@ -136,7 +136,12 @@ def _train_locally(experiment: Experiment, folder: Path, args: argparse.Namespac
         folder.mkdir(parents=True, exist_ok=True)
         with (
             local_run.logging_to(folder / "run.log", enabled=distributed is None or distributed.rank == 0),
-            pytorch.init(hparams=hparams, exp_conf=dict(experiment.raw), distributed=distributed) as context,
+            pytorch.init(
+                hparams=hparams,
+                exp_conf=dict(experiment.raw),
+                distributed=distributed,
+                aggregation_frequency=experiment.accumulation,
+            ) as context,
             local_run.stopping_on_signals(context) as interrupted,
         ):
             attach(context, experiment)
@@ -199,7 +204,9 @@ def _fit_locally(
     try:
         with determined_controller.local_controller(run):
             # the policy is the controller's; Trainer would warn of "best" and take "all"
-            fit(pytorch.Trainer(trial, context), trial, test_mode=test_mode, checkpoint_policy="none")
+            first = bool(experiment.resolved.get("perform_initial_validation")) and not trial.trainer.validates_only
+            settings = {"checkpoint_policy": "none", "step_zero_validation": first, "test_mode": test_mode}
+            fit(pytorch.Trainer(trial, context), trial, **settings)
         if chief and (trial.stop_reason is not None or not context.get_stop_requested()):
             local_run.remove_hidden_checkpoints(folder)
         if trial.stop_reason is not None:
@@ -280,18 +287,12 @@ def fit(trainer: Any, trial: Any, **settings: Any) -> bool:
 
     from model_hub_rqa.runtime import determined_fixes
 
-    epoch, accumulation, whole = trial.batches_per_epoch(), trial.accumulation, trial.num_training_batches()
-
-    def period(steps: int | None, strategy: str | None = None) -> Any:
-        if strategy == "no":
-            return pytorch.Batch(whole or epoch)
-        return pytorch.Batch(epoch if steps is None else steps * accumulation)
-
+    whole = trial.num_training_batches()
     trainer.fit(
         max_length=pytorch.Batch(whole),
-        validation_period=period(trial.trainer.eval_steps, trial.trainer.eval_strategy),
-        checkpoint_period=period(trial.trainer.save_steps, trial.trainer.save_strategy),
-        reporting_period=period(trial.trainer.logging_steps),
+        validation_period=pytorch.Batch(trial.period("eval")),
+        checkpoint_period=pytorch.Batch(trial.period("save")),
+        reporting_period=pytorch.Batch(trial.trainer.logging_steps * trial.accumulation),
         **settings,
     )
     finished = not determined_fixes.was_stopped(trial.context)
@@ -348,7 +349,8 @@ def _fit_on_cluster(config: dict[str, Any], info: Any) -> None:
         impossible = error  # to be raised inside of init, where a search is told; init itself would fail
     else:
         experiment.check()
-    with pytorch.init(hparams=hparams, exp_conf=config) as context:
+    accumulation = 1 if experiment is None else experiment.accumulation
+    with pytorch.init(hparams=hparams, exp_conf=config, aggregation_frequency=accumulation) as context:
         if context.distributed.rank != 0:
             logging.getLogger().setLevel(logging.DEBUG if determined_cluster.is_debugged(info) else logging.WARNING)
         with cluster_run.raising_invalid_hp():

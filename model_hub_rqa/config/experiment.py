@@ -47,6 +47,8 @@ class Experiment:
         metric, smaller_is_better: the searcher's.
         checkpoint_policy: "best", "all" or "none".
         seed: of the experiment; a cluster draws each trial's own from it.
+        accumulation: ``optimizations.aggregation_frequency``, batches of an optimizer step where the hyperparameters do
+            not say it.
         referenced: by section, the names that ``${...}`` refers to: variables of the user's own.
     """
 
@@ -100,6 +102,9 @@ class Experiment:
             errors.append(f"checkpoint_policy: must be best, all or none, got {self.checkpoint_policy!r}")
         if (seed := self.seed) is not None and not (type(seed) is int and 0 <= seed < 2**32):
             errors.append(f"reproducibility.experiment_seed: must be a whole number from 0 to 2**32 - 1, got {seed!r}")
+        if not (type(self.accumulation) is int and self.accumulation >= 1):
+            name, got = "optimizations.aggregation_frequency", self.accumulation
+            errors.append(f"{name}: must be a whole number of at least 1, got {got!r}")
         if errors:
             raise ConfigError(errors)
 
@@ -175,6 +180,11 @@ class Experiment:
     @property
     def seed(self) -> Any:
         return self._section("reproducibility").get("experiment_seed")
+
+    @property
+    def accumulation(self) -> Any:
+        given = self._section("optimizations").get("aggregation_frequency")
+        return 1 if given is None else given
 
     def _section(self, name: str) -> Mapping[str, Any]:
         section = self.resolved.get(name)

@@ -140,9 +140,8 @@ def validate(experiment: Experiment) -> Any:
     trial_class = import_trial(experiment.trial_class or "")
     trial: Any = object.__new__(trial_class)  # __init__ would go on to build the model
     trial.prepare(experiment)
-    by_determined = (experiment.raw.get("optimizations") or {}).get("aggregation_frequency", 1)
     given = "gradient_accumulation_steps" in trial.hparams
-    trial.accumulation = trial.trainer.gradient_accumulation_steps if given else by_determined
+    trial.accumulation = trial.trainer.gradient_accumulation_steps if given else experiment.accumulation
     trial.check_course()
     if experiment.searcher.get("smaller_is_better") is None and not trial.smaller_is_better:
         logger.warning(

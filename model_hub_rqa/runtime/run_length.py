@@ -1,4 +1,4 @@
-"""How long a run is: by the hyperparameters, by ``searcher.max_length``, or by both where they agree."""
+"""How long a run is, and how often it validates and writes checkpoints, by Determined's keys of a configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ UNITS = ("batches", "records", "epochs")
 
 @dataclass(frozen=True)
 class MaxLength:
-    """What ``searcher.max_length`` says: so many batches (before accumulation), records or epochs."""
+    """What ``searcher.max_length``, or a period, says: so many batches (before accumulation), records or epochs."""
 
     value: int
     unit: str
@@ -34,13 +34,27 @@ def read_max_length(searcher: Mapping[str, Any]) -> MaxLength | None:
         ConfigError: it is neither a number nor one unit with its number.
     """
     given = searcher.get("max_length")
-    if given is None:
-        return None
+    return None if given is None else _read(given, "searcher.max_length")
+
+
+def read_period(config: Mapping[str, Any], name: str) -> MaxLength | None:
+    """How often a configuration wants validations (``min_validation_period``) or checkpoints
+    (``min_checkpoint_period``), None where it does not say.
+
+    Raises:
+        ConfigError: as `read_max_length`.
+    """
+    given = config.get(name)
+    if given is None or given in ({}, 0) or (isinstance(given, Mapping) and [*given.values()] == [0]):
+        return None  # a cluster writes {batches: 0} where nothing was given
+    return _read(given, name)
+
+
+def _read(given: Any, name: str) -> MaxLength:
     unit, value = next(iter(given.items())) if isinstance(given, Mapping) and len(given) == 1 else ("batches", given)
     if unit not in UNITS or isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(
-            f"searcher.max_length: must be a number of batches, or one of {', '.join(UNITS)} with its number, "
-            f"got {show(given)}"
+            f"{name}: must be a number of batches, or one of {', '.join(UNITS)} with its number, got {show(given)}"
         )
     return MaxLength(value, unit)
 

@@ -92,6 +92,22 @@ class LoadersTrial(DatasetsTrial):
             run_length.check_agreement(name, value, steps=steps, length=length, length_steps=length_steps)
         return length_steps * self.accumulation
 
+    def period(self, name: str) -> int:
+        """The micro-batches from one validation (``name``: "eval") or checkpoint ("save") to the next: as the
+        hyperparameters say, or else the configuration's ``min_validation_period`` or ``min_checkpoint_period``, in
+        whole optimizer steps, or else an epoch."""
+        steps, strategy = getattr(self.trainer, f"{name}_steps"), getattr(self.trainer, f"{name}_strategy")
+        epoch = self.batches_per_epoch()
+        if strategy == "no":
+            return self.num_training_batches() or epoch
+        if steps is not None:
+            return int(steps) * self.accumulation
+        period = self.periods["min_validation_period" if name == "eval" else "min_checkpoint_period"]
+        if period is None or strategy is not None:
+            return epoch
+        batches = period.batches(batches_per_epoch=epoch, global_batch_size=self.trainer.global_batch_size)
+        return max(batches // self.accumulation, 1) * self.accumulation
+
     @property
     def _slots(self) -> tuple[int, int]:
         """The ranks, and the examples of a batch on each; one rank where nothing but the settings is known."""

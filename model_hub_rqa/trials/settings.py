@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+PERIODS = ("min_validation_period", "min_checkpoint_period")
+
 
 class SettingsTrial(BaseTransformerTrial):
     """The first step of a `TaskTrial`: `parse` reads its settings. Attributes are described there."""
@@ -79,6 +81,7 @@ class SettingsTrial(BaseTransformerTrial):
         errors.attempt(self._parse_model, known)
         errors.attempt(self._parse_training, known, experiment.checkpoint_policy)
         errors.attempt(run_length.read_max_length, self.searcher)
+        self.periods = {name: errors.attempt(run_length.read_period, experiment.resolved, name) for name in PERIODS}
         settings = {**data, **{name: self.hparams[name] for name in of_task}}
         errors.attempt(self._parse_data, settings, experiment.referenced["data"])
         by_tokens = getattr(self.trainer, "max_tokens_per_batch", None) is not None
