@@ -37,6 +37,8 @@ class NamedDatasetKwargs(Kwargs):
     args: Mapping[str, Any] | None = option(None, help="its arguments", aliases=("method_args",))
     train_file: list[Any] | str | None = option(None, help="the file to train on, or several, as in the data section")
     validation_file: list[Any] | str | None = option(None, help="the file to evaluate on, or several")
+    format: str | None = option(None, help="of its files, for tasks that read several; unset: as data's")
+    fields: Mapping[str, Any] | None = option(None, help="where its records have what; unset: as data's")
     max_train_samples: int | None = option(None, ge=1, help="train on no more examples of it than this")
     max_eval_samples: int | None = option(None, ge=1, help="evaluate on no more examples of it than this")
     seed: int | None = option(None, ge=0, lt=2**32, help="of the draw of those examples; unset: the run's")
@@ -54,7 +56,7 @@ class NamedDatasetKwargs(Kwargs):
     factory: RegisteredObject | None = field(default=None, init=False)  # of handler and args; None for files
 
     def errors(self) -> Iterator[FieldError]:
-        given = [name for name in _SOURCES if getattr(self, name) is not None]
+        given = [name for name in (*_SOURCES, "format", "fields") if getattr(self, name) is not None]
         beside = [name for name in ("handler", "args") if getattr(self, name) is not None]
         if beside:
             yield from (FieldError((name, *beside), f"is ignored beside {beside[0]}") for name in given)

@@ -1,14 +1,17 @@
 """Several data sets of a split: loaded one by one, then one after another, with the rows of each."""
 
+import functools
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from model_hub_rqa.config.datasets import NamedDatasetKwargs
 from model_hub_rqa.data.arrow_cache import FileLoader
+from model_hub_rqa.data.formats.fields import parse_format
 from model_hub_rqa.data.hub import check_unanswerable
 from model_hub_rqa.data.loading import load_split
 from model_hub_rqa.data.shards import counted_as
@@ -48,10 +51,11 @@ def load_datasets(
     loaded: dict[str, dict[str, Any]] = {split: {} for split in sets}
     errors: dict[type[RqaError], list[str]] = {ConfigError: [], DataError: []}
     for split, entries in sets.items():
-        for one in entries:
+        for number, one in enumerate(entries):
             try:
+                own = _reader_of(one, reader, f"data.{split}[{number}]" if one.name else f"data.{split}")
                 loaded[split][one.name] = load_dataset(
-                    one, split, seed=seed, reader=reader, version_2_with_negative=version_2_with_negative
+                    one, split, seed=seed, reader=own, version_2_with_negative=version_2_with_negative
                 )
             except (ConfigError, DataError) as error:
                 lines = errors[type(error)]
@@ -64,6 +68,20 @@ def load_datasets(
         every = {location: getattr(part, "examples", part) for location, part in parts}
         check_unanswerable(every, True, "data")
     return loaded
+
+
+def _reader_of(one: NamedDatasetKwargs, reader: FileLoader | None, config_path: str) -> FileLoader | None:
+    """The reader for a data set's own format, where it has one."""
+    given = [name for name in ("format", "fields") if getattr(one, name) is not None]
+    if not given:
+        return reader
+    if reader is None or one.factory or "question_format" not in inspect.signature(reader).parameters:
+        rule = "is ignored, since the task reads its own format"
+        raise ConfigError(f"{config_path}.{name}: {rule}" for name in given)
+    try:
+        return functools.partial(cast(Any, reader), question_format=parse_format(one.format, one.fields))
+    except ConfigError as error:
+        raise ConfigError(f"{config_path}.{line}" for line in error.errors) from error
 
 
 def load_dataset(

@@ -90,13 +90,10 @@ def fusion_reader(
     *, require_answers: bool = True, require_passages: bool = True, question_format: QuestionFormat | None = None
 ) -> FileLoader:
     """:func:`read_fusion` in the form of a reader: ``reader(path, on_bad_record)``."""
-    options = {
-        "require_answers": require_answers,
-        "require_passages": require_passages,
-        "question_format": question_format,
-    }
-    return functools.partial(_read, options)
+    return functools.partial(
+        _read, require_answers=require_answers, require_passages=require_passages, question_format=question_format
+    )
 
 
-def _read(options: Mapping[str, Any], path: str, on_bad_record: str) -> Records:
-    return read_fusion(path, on_bad_record=on_bad_record, **options)
+def _read(path: str, on_bad_record: str, *, question_format: QuestionFormat | None, **required: bool) -> Records:
+    return read_fusion(path, on_bad_record=on_bad_record, question_format=question_format, **required)

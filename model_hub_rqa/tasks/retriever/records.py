@@ -18,11 +18,7 @@ Row = dict[str, Any]
 
 def relevance_reader(question_format: QuestionFormat | None = None) -> FileLoader:
     """:func:`read_relevance` in the form of a reader: ``reader(path, on_bad_record)``."""
-    return functools.partial(_read, question_format)
-
-
-def _read(question_format: QuestionFormat | None, path: str, on_bad_record: str) -> Records:
-    return read_relevance(path, on_bad_record, question_format)
+    return functools.partial(read_relevance, question_format=question_format)
 
 
 def read_relevance(path: str, on_bad_record: str, question_format: QuestionFormat | None = None) -> Records:

@@ -107,6 +107,58 @@ def test_training_reads_formats_and_fields(
     assert (len(row["passages"]), len(row["negatives"])) == (passages, negatives)
 
 
+def test_a_format_for_each_data_set(tmp_path: Path) -> None:
+    """Of a list, each data set has its own `format` or `fields`; the others have the data section's."""
+    path = {
+        name: str(write(tmp_path / f"{name}.json", [record])) for name, record in (("musique", MUSIQUE), ("dpr", DPR))
+    }
+    mine = {"question": "question", "answers": "answer", "passages": "paragraphs[*].title"}
+    config = json.loads(tiny_fusion.experiment(tmp_path / "fid").read_text())
+    config["data"] |= {"train_file": path["dpr"], "format": "dpr"}
+    config["data"]["validation"] = [
+        {"name": "usual", "validation_file": path["dpr"]},
+        {"name": "named", "validation_file": path["musique"], "format": "musique"},
+        {"name": "mine", "validation_file": path["musique"], "fields": mine},
+    ]
+    del config["data"]["validation_file"]
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    checked = experiments.validate(experiments.load_experiment(str(tmp_path / "config.yaml")))
+    texts = [[passage["text"] for passage in row["passages"]] for row in checked.examples["validation"]]
+    titles = [paragraph["title"] for paragraph in MUSIQUE["paragraphs"]]
+    assert texts == [["A town."], [paragraph["paragraph_text"] for paragraph in MUSIQUE["paragraphs"]], titles]
+
+
+@pytest.mark.parametrize(
+    ("entry", "error"),
+    [
+        ({"format": "klit"}, r"^data.validation\[0\].format: must be a registered format .*, got 'klit'"),
+        ({"fields": {"answers": "a"}}, r"^data.validation\[0\].fields.question: is required"),
+        ({"fields": {"question": "q"}, "format": "kilt"}, r"^data.validation\[0\].fields: is ignored beside format"),
+        ({"format": "kilt", "handler": "QADataset", "validation_file": None}, "format: is ignored beside handler"),
+    ],
+)
+def test_wrong_formats_of_a_data_set(entry: dict[str, Any], error: str, tmp_path: Path) -> None:
+    """Named by where they stand in the list."""
+    config = json.loads(tiny_fusion.experiment(tmp_path / "fid").read_text())
+    file = config["data"].pop("validation_file")
+    config["data"]["validation"] = [{"name": "a", "validation_file": file, **entry}]
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=error):
+        experiments.validate(experiments.load_experiment(str(tmp_path / "config.yaml")))
+
+
+def test_a_task_of_its_own_format_takes_none(tmp_path: Path) -> None:
+    """An extractive task reads SQuAD's format alone."""
+    config = json.loads(tiny.experiment(tmp_path / "qa").read_text())
+    file = config["data"].pop("validation_file")
+    config["data"]["validation"] = [{"name": "a", "validation_file": file, "format": "squad"}]
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    with pytest.raises(
+        ConfigError, match=r"^data.validation\[0\].format: is ignored, since the task reads its own format$"
+    ):
+        experiments.validate(experiments.load_experiment(str(tmp_path / "config.yaml")))
+
+
 PLUGIN = """
 from model_hub_rqa.data.formats.questions import QuestionFormat, passages_of
 from model_hub_rqa.registry import FORMATS
