@@ -56,6 +56,7 @@ class RerankerTask(RelevanceTask):
     name, description = "reranker", "a model that scores passages"
     model_mode, Settings = "sequence-classification", RerankerKwargs
     metric, higher_is_better = MEASURES[0], dict.fromkeys(MEASURES, True)
+    passage_columns = ("input_ids", "attention_mask", "token_type_ids", "scores")
     scored = ("margin_mse",)
     instead = "rqa retrieve --rerank puts passages in its order"
 
@@ -160,15 +161,6 @@ class RerankerTask(RelevanceTask):
             )
             for name, rows in given.items()
         }
-
-    def training_batch(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        """The passages that are learned in an epoch: of each question a positive and num_hard_negatives others [B, K];
-        with fewer of those, some come again."""
-        numbers = zip(*(batch[name].tolist() for name in ("example_index", "n_positives", "n_passages")), strict=True)
-        drawn = torch.tensor([self.draw(epoch, *row) for row in numbers], device=batch["scores"].device)
-        rows = torch.arange(len(drawn), device=drawn.device)[:, None]
-        names = ("input_ids", "attention_mask", "token_type_ids", "scores")
-        return {**batch, **{name: batch[name][rows, drawn] for name in names if name in batch}, "n_passages": None}
 
     # ---- the model ----
 

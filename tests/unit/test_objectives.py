@@ -20,17 +20,17 @@ from model_hub_rqa.objectives import (
     needs_reference,
 )
 from model_hub_rqa.registry import OBJECTIVES, RegisteredObjects, read_registered
-from model_hub_rqa.tasks.causal_lm.task import answer_losses
+from model_hub_rqa.tasks.causal_lm.task import next_token_losses
 
 
 def task(model: dict[str, torch.Tensor], reference: dict[str, torch.Tensor] | None = None) -> TrainedTask:
     """A task whose batch is {"set": name, "labels": [B, T]}, with the logits of each set given."""
 
     def log_probs(logits: dict[str, torch.Tensor], batch: Any) -> torch.Tensor:
-        return -answer_losses(logits[batch["set"]], batch["labels"])[0]
+        return -next_token_losses(logits[batch["set"]], batch["labels"])[0]
 
     def loss(batch: Any) -> torch.Tensor:
-        losses, tokens = answer_losses(model[batch["set"]], batch["labels"])
+        losses, tokens = next_token_losses(model[batch["set"]], batch["labels"])
         return (losses / tokens).mean()
 
     return TrainedTask(loss, lambda batch: log_probs(model, batch), lambda batch: log_probs(reference or model, batch))
@@ -51,7 +51,7 @@ def test_losses_of_answers_by_hand() -> None:
     logits = uniform(2, 4, 4)
     logits[0, 1] = torch.tensor([0.0, math.log(3), 0.0, 0.0])  # before the label 1: 3 / 6
     logits[0, 3] = 100.0  # behind the last label: read by none
-    losses, tokens = answer_losses(logits, LABELS)
+    losses, tokens = next_token_losses(logits, LABELS)
     assert losses.tolist() == pytest.approx([math.log(2) + math.log(4), math.log(4)])
     assert tokens.tolist() == [2, 1]
 

@@ -26,7 +26,7 @@ from model_hub_rqa.tasks.causal_lm.features import (
 from model_hub_rqa.tasks.causal_lm.settings import GenerationKwargs
 from model_hub_rqa.tasks.extractive.model import longest_window
 from model_hub_rqa.tasks.fid.model import end_of_answers
-from model_hub_rqa.tasks.passages.generation import generate
+from model_hub_rqa.tasks.passages.generation import answer_losses, generate
 from model_hub_rqa.tasks.passages.task import Generated, PassageTask
 
 
@@ -161,7 +161,7 @@ class CausalLM(PassageTask):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The cross entropy of each answer, summed over its tokens, and how many these are, [B] each."""
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-        return answer_losses(logits, batch["labels"], label_smoothing=label_smoothing)
+        return next_token_losses(logits, batch["labels"], label_smoothing=label_smoothing)
 
     def answer_log_probs(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
         """The logarithm of the probability of each answer, [B]; for objectives that compare models."""
@@ -243,34 +243,17 @@ def _errors(examples: Any, errors: Sequence[str]) -> dict[int, str]:
     return {number: f"{name}: {error}" for number, (name, error) in enumerate(named) if error}
 
 
-def answer_losses(
+def next_token_losses(
     logits: torch.Tensor, labels: torch.Tensor, *, label_smoothing: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross entropies of each answer: each token is predicted from those before it.
+    """`answer_losses` of a model that predicts each token [B, T] from those before it; the first is never learned.
 
-    >>> answer_losses(torch.zeros(1, 3, 4), torch.tensor([[-100, 2, 1]]))
+    >>> next_token_losses(torch.zeros(1, 3, 4), torch.tensor([[-100, 2, 1]]))
     (tensor([2.7726]), tensor([2]))
-
-    Args:
-        logits: [B, T, V].
-        labels: [B, T], -100 on what is not learned; the first token is never learned.
-        label_smoothing: the share of the probability that is spread over all V tokens (Szegedy et al. 2016,
-            arXiv:1512.00567).
-
-    Returns:
-        The sum over its tokens (float32) and how many these are, [B] each.
     """
     targets = labels[:, 1:]
     kept = (targets != -100).any(dim=0)  # columns of prompts alone need no softmax over the vocabulary
-    targets = targets[:, kept]
-    losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1][:, kept].float().transpose(1, 2),
-        targets,
-        ignore_index=-100,
-        reduction="none",
-        label_smoothing=label_smoothing,
-    )
-    return losses.sum(dim=1), (targets != -100).sum(dim=1)
+    return answer_losses(logits[:, :-1][:, kept], targets[:, kept], label_smoothing=label_smoothing)
 
 
 def generate_answers(

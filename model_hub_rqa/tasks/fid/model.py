@@ -213,30 +213,6 @@ def shift_right(labels: torch.Tensor, decoder_start_token_id: int, pad_token_id:
     return shifted.masked_fill(shifted == -100, pad_token_id)
 
 
-def answer_losses(
-    logits: torch.Tensor, labels: torch.Tensor, *, label_smoothing: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross entropies of each answer.
-
-    Args:
-        logits: [B, L, V].
-        labels: [B, L], -100 on padding.
-        label_smoothing: the share of the probability that is spread over all V tokens (Szegedy et al. 2016,
-            arXiv:1512.00567).
-
-    Returns:
-        The sum over its tokens (float32) and how many these are, [B] each.
-    """
-    losses = torch.nn.functional.cross_entropy(
-        logits.float().transpose(1, 2),
-        labels,
-        ignore_index=-100,
-        reduction="none",
-        label_smoothing=label_smoothing,
-    )
-    return losses.sum(dim=1), (labels != -100).sum(dim=1)
-
-
 def end_of_answers(tokens: torch.Tensor, eos_token_id: int | list[int] | None) -> torch.Tensor:
     """Labels [B, L] of answers that were generated: -100 behind the first end token of each."""
     ends = torch.tensor([] if eos_token_id is None else eos_token_id, device=tokens.device).reshape(-1)

@@ -17,7 +17,6 @@ from model_hub_rqa.registry import TASKS
 from model_hub_rqa.tasks.fid.features import FusionCollator, FusionFeatureBuilder, build_fusion_features, draw_labels
 from model_hub_rqa.tasks.fid.model import (
     PASSAGE_INPUTS,
-    answer_losses,
     decoder_start_token_id,
     enable_fusion,
     encode_passages,
@@ -28,6 +27,7 @@ from model_hub_rqa.tasks.fid.model import (
     shift_right,
 )
 from model_hub_rqa.tasks.fid.settings import FusionKwargs
+from model_hub_rqa.tasks.passages.generation import answer_losses
 from model_hub_rqa.tasks.passages.task import Generated, PassageTask
 
 _TOKENS = ("decoder_start_token_id", "eos_token_id", "pad_token_id")

@@ -216,3 +216,27 @@ def answer_sources(question: str, passages: Iterable[Mapping[str, str]]) -> list
 
 def _holds(passages: Iterable[str], text: str) -> bool:
     return any(text in passage for passage in passages)
+
+
+def answer_losses(
+    logits: torch.Tensor, labels: torch.Tensor, *, label_smoothing: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropies of each answer.
+
+    Args:
+        logits: [B, L, V].
+        labels: [B, L], -100 on padding.
+        label_smoothing: the share of the probability that is spread over all V tokens (Szegedy et al. 2016,
+            arXiv:1512.00567).
+
+    Returns:
+        The sum over its tokens (float32) and how many these are, [B] each.
+    """
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2),
+        labels,
+        ignore_index=-100,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    return losses.sum(dim=1), (labels != -100).sum(dim=1)

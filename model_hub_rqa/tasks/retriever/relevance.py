@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from model_hub_rqa.config import Kwargs, option
 from model_hub_rqa.config.fields import FieldError
@@ -38,11 +39,13 @@ class RelevanceTask(Task):
     """Learns from questions with positive and negative passages: the records of `read_relevance`.
 
     Attributes:
+        passage_columns: those of a batch that have a row for each passage.
         scored: the losses that learn the passages' scores; with the last one, positives need not be marked.
         instead: what a model of it is for, since it answers no questions.
     """
 
     fixed_model, reads_hub = True, False
+    passage_columns: ClassVar[tuple[str, ...]] = ()
     scored: ClassVar[tuple[str, ...]] = ()
     instead: ClassVar[str] = ""
 
@@ -142,6 +145,15 @@ class RelevanceTask(Task):
             rng.choice(negatives, wanted, replace=False) if enough else np.resize(rng.permutation(negatives), wanted)
         )
         return [positive, *(np.sort(drawn) + n_positives).tolist()]
+
+    def training_batch(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+        """The passages that are learned in an epoch: of each question a positive and num_hard_negatives others [B, K];
+        with fewer of those, some come again."""
+        records = zip(*(batch[name].tolist() for name in ("example_index", "n_positives", "n_passages")), strict=True)
+        drawn = torch.tensor([self.draw(epoch, *record) for record in records], device=batch["scores"].device)
+        rows = torch.arange(len(drawn), device=drawn.device)[:, None]
+        learned = {name: batch[name][rows, drawn] for name in self.passage_columns if name in batch}
+        return {**batch, **learned, "n_passages": None}
 
 
 def _with_scores(passages: list[Row]) -> list[Row]:

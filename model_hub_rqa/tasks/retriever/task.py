@@ -73,6 +73,7 @@ class RetrieverTask(RelevanceTask):
     name, description = "retriever", "an embedding model"
     model_mode, Settings = "base", RetrieverKwargs
     metric, higher_is_better = MEASURES[0], dict.fromkeys(MEASURES, True)
+    passage_columns = ("passage_input_ids", "passage_attention_mask", "scores", "passage_keys")
     scored = DISTILLED
     instead = "rqa index --embedding-model makes an index with it, rqa retrieve asks that"
 
@@ -171,15 +172,6 @@ class RetrieverTask(RelevanceTask):
         fill = self.tokenizer.pad_token_id or 0
         padded = {"input_ids": pad_sequence(ids, batch_first=True, padding_value=fill)}
         return {**padded, "attention_mask": pad_sequence(mask, batch_first=True)}
-
-    def training_batch(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        """The passages that are learned in an epoch: of each question a positive and num_hard_negatives others [B, K];
-        with fewer of those, some come again."""
-        numbers = zip(*(batch[name].tolist() for name in ("example_index", "n_positives", "n_passages")), strict=True)
-        drawn = torch.tensor([self.draw(epoch, *row) for row in numbers], device=batch["passage_keys"].device)
-        rows = torch.arange(len(drawn), device=drawn.device)[:, None]
-        names = ("passage_input_ids", "passage_attention_mask", "scores", "passage_keys")
-        return {**batch, **{name: batch[name][rows, drawn] for name in names}, "n_passages": None}
 
     # ---- the model ----
 

@@ -11,14 +11,14 @@ import torch
 from transformers.trainer_pt_utils import LabelSmoother
 
 from model_hub_rqa import train
-from model_hub_rqa.tasks.causal_lm import task as causal
-from model_hub_rqa.tasks.fid import model as fusion
+from model_hub_rqa.tasks.causal_lm.task import next_token_losses
+from model_hub_rqa.tasks.passages.generation import answer_losses
 
 LABELS = torch.tensor([[-100, 1, 3, 2], [-100, 0, -100, -100], [-100, -100, 4, 4]])
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.1, 0.9])
-@pytest.mark.parametrize(("losses_of", "shifts"), [(causal.answer_losses, True), (fusion.answer_losses, False)])
+@pytest.mark.parametrize(("losses_of", "shifts"), [(next_token_losses, True), (answer_losses, False)])
 def test_losses_are_those_of_label_smoother(factor: float, losses_of: Any, shifts: bool) -> None:
     """Over all tokens, and for each answer by itself."""
     logits = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)) * 3

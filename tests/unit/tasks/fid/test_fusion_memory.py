@@ -9,7 +9,8 @@ import pytest
 STEP = """
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
-from model_hub_rqa.tasks.fid.model import answer_losses, enable_fusion, shift_right
+from model_hub_rqa.tasks.fid.model import enable_fusion, shift_right
+from model_hub_rqa.tasks.passages.generation import answer_losses
 from model_hub_rqa.progress import peak_memory_mib
 
 torch.manual_seed(0)

@@ -17,7 +17,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from watching import watch_encoder
 
 from model_hub_rqa.tasks.fid.model import (
-    answer_losses,
     decoder_start_token_id,
     enable_fusion,
     encode_passages,
@@ -26,6 +25,7 @@ from model_hub_rqa.tasks.fid.model import (
     passage_scores,
     shift_right,
 )
+from model_hub_rqa.tasks.passages.generation import answer_losses
 
 family = pytest.mark.parametrize("name", FAMILIES)
 
