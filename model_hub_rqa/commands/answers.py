@@ -11,6 +11,7 @@ from model_hub_rqa.commands.common import (
     ErrorCollector,
     add_format,
     add_language,
+    add_on_bad_record,
     add_reading,
     check_language,
     check_output_file,
@@ -60,9 +61,7 @@ def add_commands(commands: Any) -> None:
     )
     command.add_argument("--question")
     command.add_argument("--context")
-    command.add_argument(
-        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad questions out"
-    )
+    add_on_bad_record(command, "questions")
     command.add_argument("--batch-size", type=int, metavar="N", help="windows (default 32) or questions (8) at a time")
     add_format(command)
     add_reading(command)

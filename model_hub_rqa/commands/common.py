@@ -76,6 +76,13 @@ def add_language(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_on_bad_record(command: argparse.ArgumentParser, what: str) -> None:
+    """Adds --on-bad-record, for a file of ``what``."""
+    command.add_argument(
+        "--on-bad-record", choices=("error", "skip"), default="error", help=f"skip leaves bad {what} out"
+    )
+
+
 def check_language(language: str) -> None:
     """Raises ConfigError where --language names none."""
     if error := language_error(language):

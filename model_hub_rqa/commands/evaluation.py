@@ -14,6 +14,7 @@ from model_hub_rqa.commands.common import (
     Progress,
     add_format,
     add_language,
+    add_on_bad_record,
     add_queries,
     add_reading,
     add_search,
@@ -53,9 +54,7 @@ def add_commands(commands: Any) -> None:
     add_queries(command)
     command.add_argument("--output-dir", required=True, metavar="DIR", help="for score.json, predictions.jsonl ...")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="questions at a time (default 64)")
-    command.add_argument(
-        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad questions out"
-    )
+    add_on_bad_record(command, "questions")
     add_format(command)
     add_language(command)
     add_reading(command)

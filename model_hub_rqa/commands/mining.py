@@ -10,6 +10,7 @@ from model_hub_rqa.commands.common import (
     Progress,
     add_format,
     add_language,
+    add_on_bad_record,
     add_search,
     check_language,
     check_output_file,
@@ -44,9 +45,7 @@ def add_commands(commands: Any) -> None:
     )
     add_format(command)
     add_language(command)
-    command.add_argument(
-        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad questions out"
-    )
+    add_on_bad_record(command, "questions")
     command.set_defaults(command=mine)
 
 

@@ -12,6 +12,7 @@ from model_hub_rqa.commands.common import (
     ErrorCollector,
     Progress,
     add_format,
+    add_on_bad_record,
     add_queries,
     add_search,
     check_new_folder,
@@ -67,9 +68,7 @@ def _add_index(command: argparse.ArgumentParser) -> None:
     command.add_argument("--chunk-size", type=int, metavar="N", help="units of a passage; of headings, words at most")
     command.add_argument("--chunk-overlap", type=int, metavar="N", help="units in common with the passage before")
     command.add_argument("--chunk-tokenizer", metavar="M", help="of tokens: a folder, or a name on the hub")
-    command.add_argument(
-        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad documents out"
-    )
+    add_on_bad_record(command, "documents")
     _add_bm25(command.add_argument_group("with --retriever bm25"))
     _add_dense(command.add_argument_group("with --retriever dense"))
     command.set_defaults(command=index)
@@ -119,9 +118,7 @@ def _add_retrieve(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--top-k", type=int, default=100, metavar="N", help="passages for each question (default 100)")
     command.add_argument("--output", required=True, metavar="DIR", help="receives ctxs.jsonl and run.trec")
-    command.add_argument(
-        "--on-bad-record", choices=("error", "skip"), default="error", help="skip leaves bad questions out"
-    )
+    add_on_bad_record(command, "questions")
     add_format(command)
     command.set_defaults(command=retrieve)
 
