@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from model_hub_rqa.checkpoints import checkpoints_of
@@ -33,6 +34,20 @@ class Step:
             summary = self.output / "summary.json"
             return summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "finished"
         return (self.output / "score.json" if self.words[0] == "evaluate" else self.output).exists()
+
+    def check(self, commands: Sequence[Sequence[str]]) -> None:
+        """Ends the program where the output was made by other commands than these: its own, and those before it."""
+        record = self.output.parent / "commands" / f"{self.output.name}.json"
+        if self.output.exists() and record.is_file():
+            before = [word for words in json.loads(record.read_text(encoding="utf-8")) for word in words]
+            now = [word for words in commands for word in words]
+            for old, new in zip_longest(before, now):
+                if old != new:
+                    hint = "remove it and what comes after it, or name another --output-dir"
+                    print(f"{self.output}: was made with {old!r}, got {new!r}: {hint}", file=sys.stderr)
+                    sys.exit(2)
+        record.parent.mkdir(exist_ok=True)
+        record.write_text(json.dumps(commands), encoding="utf-8")
 
     def run(self, tell: Callable[[str], None]) -> None:
         """Does what is left of it; ends the program where the command fails or was stopped."""
@@ -122,7 +137,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    commands: list[list[str]] = []
     for step in steps(args):
+        commands.append([word.replace(args.output_dir, "") for word in step.words])
+        step.check(commands)
         step.run(lambda line: print(f"== {line}", file=sys.stderr, flush=True))
     for number in range(args.rounds + 1):
         scores = json.loads((Path(args.output_dir) / f"evaluation-{number}/score.json").read_text(encoding="utf-8"))

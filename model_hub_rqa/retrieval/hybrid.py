@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from model_hub_rqa.data.text_files import short
 from model_hub_rqa.errors import ConfigError, DataError
 from model_hub_rqa.records import Hit, Passage
 from model_hub_rqa.retrieval.base import Retriever, Stage, check_k, fingerprint_of, timed
@@ -67,7 +68,8 @@ class HybridRetriever:
 
         Raises:
             ConfigError: ``k`` is below 1.
-            DataError: a retriever gave a list too few or too many, or a score that is not finite.
+            DataError: a retriever gave a list too few or too many, or a score that is not finite; or an id is of other
+                texts in two retrievers.
         """
         check_k(k)
         depth = max(k, self.depth)
@@ -125,7 +127,7 @@ def fusion_errors(n_retrievers: int, fusion: str, weights: Sequence[float] | Non
         return errors
     if len(weights) != n_retrievers:
         errors.append(f"fusion_weights: must be as many as the indexes ({n_retrievers}), got {len(weights)}")
-    if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+    if not all(0 <= weight < math.inf for weight in weights) or not 0 < sum(weights) < math.inf:
         shown = " ".join(map(str, weights))
         errors.append(f"fusion_weights: must be finite numbers from 0 on, one of them above 0, got {shown}")
     return errors
@@ -137,7 +139,7 @@ def _min_max(scores: Sequence[float]) -> list[float]:
 
 
 def _fused(rankings: Sequence[Sequence[Hit]], shares: Sequence[Sequence[float]]) -> list[Hit]:
-    """The passages of all rankings by the sum of their shares."""
+    """The passages of all rankings by the sum of their shares; DataError where an id is of two texts."""
     passages: dict[str, Passage] = {}
     parts: dict[str, list[float]] = {}
     for hits, values in zip(rankings, shares, strict=True):
@@ -146,7 +148,9 @@ def _fused(rankings: Sequence[Sequence[Hit]], shares: Sequence[Sequence[float]])
             id_ = hit.passage.id
             if id_ not in seen:
                 seen.add(id_)
-                passages.setdefault(id_, hit.passage)
+                if (known := passages.setdefault(id_, hit.passage)) != hit.passage:
+                    texts = f"got {short(hit.passage.text)}, not {short(known.text)}"
+                    raise DataError(f"passage {id_}: must be the same in every index, {texts}")
                 parts.setdefault(id_, []).append(value)
     # fsum: the same whatever the order of the rankings, so that ties are ties
     found = [Hit(passage, math.fsum(parts[id_])) for id_, passage in passages.items()]

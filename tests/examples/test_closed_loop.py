@@ -67,6 +67,13 @@ def test_the_loop_goes_on_after_a_stop(tmp_path: Path, capsys: pytest.CaptureFix
 
     loop.main(arguments(tmp_path, whole))
     assert "== rqa " not in capsys.readouterr().err
+    for change, said in (
+        (["--top-k", "2"], f"{whole}/train-0: was made with '3', got '2': remove it and what comes after it"),
+        (["--reader-config", "data.language=de"], f"{whole}/reader-0: was made with None, got '--config': "),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            loop.main([*arguments(tmp_path, whole), *change])
+        assert said in capsys.readouterr().err
 
     shutil.copytree(whole, cut)
     for name in ("index-1", "train-1", "dev-1", "reader-1", "evaluation-1"):

@@ -163,6 +163,10 @@ def test_depth_and_k() -> None:
             ],
         ),
         (
+            {"fusion": "convex", "weights": [1e308, 1e308]},
+            ["fusion_weights: must be finite numbers from 0 on, one of them above 0, got 1e+308 1e+308"],
+        ),
+        (
             {"fusion": "convex", "weights": [0, 0]},
             ["fusion_weights: must be finite numbers from 0 on, one of them above 0, got 0 0"],
         ),
@@ -179,6 +183,14 @@ def test_what_a_retriever_gives_is_checked() -> None:
     """A list for each query, and numbers as scores."""
     with pytest.raises(DataError, match="two: gives scores that are not finite"):
         HybridRetriever({"one": Fixed({"x": "a:1"}), "two": Fixed({"x": "a:nan"})}).search(["x"], 1)
+    other = Passage("a", "another text", position=0)
+    own: Any = type("Own", (), {"search": lambda self, queries, k: [[Hit(other, 1.0)]]})()
+    for fusion in ("rrf", "convex"):
+        hybrid = HybridRetriever({"one": Fixed({"x": "b:2 a:1"}), "two": own}, fusion=fusion)
+        with pytest.raises(
+            DataError, match=r"passage a: must be the same in every index, got .another text., not .text of a"
+        ):
+            hybrid.search(["x"], 1)
     short: Any = type("Short", (), {"search": lambda self, queries, k: []})()
     with pytest.raises(DataError, match="one: was asked 1 queries, gave 0 lists of passages"):
         HybridRetriever({"one": short, "two": Fixed({"x": ""})}).search(["x"], 1)
