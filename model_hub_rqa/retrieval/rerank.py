@@ -174,9 +174,13 @@ class CrossEncoderReranker:
         return json_sum([weights_sum(model), tokenizer_sum(model.tokenizer), settings])
 
     def score(self, pairs: Sequence[tuple[str, Passage]]) -> list[float]:
-        """What ``CrossEncoder.predict`` gives, a number for each pair."""
+        """What ``CrossEncoder.predict`` gives for each pair; in float64, whose sigmoid tells large logits apart."""
+        import torch
+
         texts = [(query, passage_text(passage)) for query, passage in pairs]
-        scores: list[float] = self._model.predict(texts, batch_size=self.batch_size, show_progress_bar=False).tolist()
+        plain = {"activation_fn": torch.nn.Identity(), "show_progress_bar": False}
+        logits = torch.as_tensor(self._model.predict(texts, batch_size=self.batch_size, **plain), dtype=torch.float64)
+        scores: list[float] = self._model.activation_fn(logits).tolist()
         return scores
 
 

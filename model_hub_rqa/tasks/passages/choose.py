@@ -116,10 +116,8 @@ def retrieve_passages(
 
 
 def _retrieved(retrieve: Retrieve, build: QueryBuilder, rows: Mapping[str, list[Any]]) -> Sequence[Sequence[Any]]:
-    questions = [
-        Question(question, (), turns_of(history))
-        for question, history in zip(rows["question"], rows["chat_history"], strict=True)
-    ]
+    columns = zip(rows["id"], rows["question"], rows["chat_history"], strict=True)
+    questions = [Question(text, (), turns_of(history), id_) for id_, text, history in columns]
     found = retrieve(build(questions))
     if len(found) != len(questions):
         raise DataError(f"retrieval: asked {len(questions)} questions, got {len(found)} lists of passages")

@@ -154,6 +154,21 @@ def test_a_folder_of_sentence_transformers(model: Path, tmp_path: Path) -> None:
     assert min(expected) < 0  # without the sigmoid
 
 
+def test_scores_near_one_are_told_apart(model: Path, tmp_path: Path) -> None:
+    """In float32 the sigmoid of what is above 17 is 1."""
+    raised = CrossEncoder(str(model))
+    with torch.no_grad():
+        raised.model.classifier.bias += 25
+    raised.save_pretrained(str(tmp_path / "raised"))
+    pairs = [("oil price", passage) for passage in PASSAGES]
+    texts = [(query, passage_text(passage)) for query, passage in pairs]
+    assert set(raised.predict(texts).tolist()) == {1.0}
+    logits = raised.predict(texts, activation_fn=torch.nn.Identity()).tolist()
+    scores = CrossEncoderReranker(str(tmp_path / "raised")).score(pairs)
+    assert sorted(range(5), key=scores.__getitem__) == sorted(range(5), key=logits.__getitem__)
+    assert len(set(scores)) == 5
+
+
 def test_the_fingerprint_follows_weights_and_settings(model: Path, tmp_path: Path) -> None:
     """So that a cached retrieval is not that of another reranker."""
     other = tiny.cross_encoder_folder(tmp_path / "other", seed=1)

@@ -9,6 +9,7 @@ from tiny_records import passage, row
 
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.records import Hit, Passage
+from model_hub_rqa.retrieval.queries import QueryBuilder
 from model_hub_rqa.tasks.passages.choose import choose_passages, insert_gold, retrieve_passages
 
 
@@ -97,6 +98,20 @@ def test_retrieved_passages() -> None:
     cut = retrieve_passages(examples, retrieve, max_num_to_retrieve=3, n_context=2, keep_gold=True)["passages"][:]
     assert [sum(item["gold"] for item in items) for items in cut] == [1, 1]
     assert [len(items) for items in cut] == [2, 2]
+
+
+def test_a_rewriter_knows_a_question_by_its_id() -> None:
+    """In training as in rqa retrieve and rqa evaluate."""
+    examples = Dataset.from_list([row("who?", id="q7"), row("when?", id="q8")])
+    asked: list[str] = []
+
+    def retrieve(questions: list[str]) -> list[list[Hit]]:
+        asked.extend(questions)
+        return [[Hit(Passage("0", "text"), 1.0)] for _ in questions]
+
+    queries = QueryBuilder(rewrite=lambda questions: [f"{one.id} {one.text}" for one in questions])
+    retrieve_passages(examples, retrieve, max_num_to_retrieve=1, n_context=None, keep_gold=False, queries=queries)
+    assert asked == ["q7 who?", "q8 when?"]
 
 
 @pytest.mark.parametrize(
