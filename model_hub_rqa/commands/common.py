@@ -253,7 +253,7 @@ def check_search(args: argparse.Namespace) -> "list[Manifest]":
             errors.add(ConfigError(lines))
     else:
         errors.attempt(parse_queries, *queries.values())
-        manifests = errors.attempt(check_retriever, search_settings(args), corpus=args.corpus)
+        manifests = errors.attempt(check_retriever, search_settings(args), corpus=args.corpus, top_k=args.top_k)
     with named_as_typed(args):
         errors.raise_any()
     return manifests or []

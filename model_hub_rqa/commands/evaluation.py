@@ -86,7 +86,7 @@ def evaluate(args: argparse.Namespace) -> None:
     errors = ErrorCollector()
     output = Path(args.output_dir)
     errors.attempt(check_new_folder, output, "--output-dir")
-    task = errors.attempt(_named_task, args.checkpoint)
+    task = errors.attempt(_checked_task, args)
     if task is not None and not task.takes_questions():
         errors.raise_any()
         return _evaluate_task(args, output)
@@ -142,11 +142,17 @@ def _scores(
     return scores | {"bleu_tokenizer": bleu_tokenizer(rules.language)}
 
 
-def _named_task(checkpoint: str) -> "type[Task] | None":
-    from model_hub_rqa.checkpoints import pretrained_folder
-    from model_hub_rqa.readers import named_task
+def _checked_task(args: argparse.Namespace) -> "type[Task]":
+    """The task of the reader, whose settings are checked; its weights are not loaded."""
+    from model_hub_rqa.checkpoints import check_tokenizer, pretrained_folder
+    from model_hub_rqa.readers import task_of, trained_settings
 
-    return named_task(pretrained_folder(Path(checkpoint)))
+    folder = pretrained_folder(Path(args.checkpoint))
+    task = task_of(folder)
+    check_tokenizer(folder)
+    with named_as_typed(args):
+        trained_settings(folder, task.Settings, reading_settings(args))
+    return task
 
 
 def _evaluate_task(args: argparse.Namespace, output: Path) -> None:
@@ -178,7 +184,7 @@ def ask(args: argparse.Namespace) -> None:
     for name, text in (("QUESTION", args.question), *(("--turn", turn) for turn in args.turns)):
         if not text.strip():
             errors.add(ConfigError(f"{name}: must not be blank"))
-    errors.attempt(_named_task, args.checkpoint)
+    errors.attempt(_checked_task, args)
     errors.attempt(check_search, args)
     errors.raise_any()
     # The question is the user's, so the turn before it is the assistant's.
@@ -237,14 +243,15 @@ def _pipeline(args: argparse.Namespace) -> "RQAPipeline":
     from model_hub_rqa.retrieval.search import open_retriever
 
     quiet_libraries()
+    retriever, report = None, Progress("questions")
     with named_as_typed(args):
+        if args.index is not None:  # opened first, as an embedding model may be another than the index's
+            retriever = open_retriever(search_settings(args), verify=False, report=report)  # verified before
         reader = load_reader(args.checkpoint, tell=log, **reading_settings(args))
-        if args.index is None:
-            return RQAPipeline(reader)
-        report = Progress("questions")
-        opened = open_retriever(search_settings(args), verify=False, report=report)  # verified before
+    if retriever is None:
+        return RQAPipeline(reader)
     top_k = args.top_k or reader.n_context or DEFAULT_TOP_K
-    return RQAPipeline(reader, opened, top_k=top_k, queries=query_builder(args))
+    return RQAPipeline(reader, retriever, top_k=top_k, queries=query_builder(args))
 
 
 def _all_args(args: argparse.Namespace, pipeline: "RQAPipeline", manifests: "Sequence[Manifest]") -> dict[str, Any]:

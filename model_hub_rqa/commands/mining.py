@@ -34,7 +34,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--data", required=True, metavar="FILE", help="questions with positives, or with --qrels")
     command.add_argument("--qrels", metavar="FILE", help="the positives are the judged passages of the index")
     command.add_argument("--output", required=True, metavar="FILE", help="DPR's training form, one record a line")
-    command.add_argument("--top-k", type=int, default=100, metavar="N", help="candidates of a question (default 100)")
+    command.add_argument("--top-k", type=int, metavar="N", help="candidates of a question (default 100)")
     command.add_argument("--skip", type=int, default=0, metavar="N", help="pass over the first N of them (default 0)")
     command.add_argument("--negatives", type=int, default=8, metavar="N", help="kept of a question (default 8)")
     command.add_argument(
@@ -61,10 +61,11 @@ def mine(args: argparse.Namespace) -> None:
     errors, output = ErrorCollector(), Path(args.output)
     errors.attempt(check_output_file, output)
     errors.attempt(check_language, args.language)
-    settings = MiningSettings(args.top_k, args.skip, args.negatives, args.margin, args.keep_answers)
+    top_k = 100 if args.top_k is None else args.top_k
+    settings = MiningSettings(top_k, args.skip, args.negatives, args.margin, args.keep_answers)
     lines, depth = settings.errors(), RERANK_DEPTH if args.rerank_depth is None else args.rerank_depth
-    if args.rerank is not None and 0 < depth < args.top_k:
-        rule = f"must be at least top_k ({args.top_k}), since other passages get no score of the reranker"
+    if args.rerank is not None and 0 < depth < top_k:
+        rule = f"must be at least top_k ({top_k}), since other passages get no score of the reranker"
         lines.append(f"rerank_depth: {rule}, got {depth}")
     if lines:
         errors.add(ConfigError(lines))

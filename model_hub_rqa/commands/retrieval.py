@@ -116,7 +116,7 @@ def _add_retrieve(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--ignore-identical-ids", action="store_true", help="drop documents with the id of their query, as BEIR does"
     )
-    command.add_argument("--top-k", type=int, default=100, metavar="N", help="passages for each question (default 100)")
+    command.add_argument("--top-k", type=int, metavar="N", help="passages for each question (default 100)")
     command.add_argument("--output", required=True, metavar="DIR", help="receives ctxs.jsonl and run.trec")
     add_on_bad_record(command, "questions")
     add_format(command)
@@ -208,6 +208,7 @@ def retrieve(args: argparse.Namespace) -> None:
     errors = ErrorCollector()
     errors.attempt(check_new_folder, Path(args.output))
     manifests = errors.attempt(check_search, args)
+    args.top_k = 100 if args.top_k is None else args.top_k
     question_format = errors.attempt(given_format, args)
     options = {
         "on_bad_record": args.on_bad_record,

@@ -64,13 +64,18 @@ class SearchSettings:
 
 
 def check_retriever(
-    settings: SearchSettings, *, corpus: str | os.PathLike[str] | None = None, verify: bool = True
+    settings: SearchSettings,
+    *,
+    corpus: str | os.PathLike[str] | None = None,
+    top_k: int | None = None,
+    verify: bool = True,
 ) -> list[Manifest]:
     """Compares indexes with their use and with each other, as `check_index` does each; loads no model.
 
     Args:
         settings: what is to be opened.
         corpus: the file that the indexes must have been built from, by its content.
+        top_k: the passages that a user asks for, which the indexes must have; None where nobody does.
         verify: compare the files with their sums, which reads them all once.
 
     Returns:
@@ -79,11 +84,16 @@ def check_retriever(
     Raises:
         ConfigError, CheckpointError, DataError: all errors of the settings, of every index and of the reranker's name.
     """
-    return _check(settings, corpus, verify, check_model=True)
+    return _check(settings, corpus, verify, check_model=True, top_k=top_k)
 
 
 def _check(
-    settings: SearchSettings, corpus: str | os.PathLike[str] | None, verify: bool, *, check_model: bool
+    settings: SearchSettings,
+    corpus: str | os.PathLike[str] | None,
+    verify: bool,
+    *,
+    check_model: bool,
+    top_k: int | None = None,
 ) -> list[Manifest]:
     errors = ErrorCollector()
     if lines := settings.errors():
@@ -96,6 +106,8 @@ def _check(
     known = [manifest for manifest in manifests if manifest is not None]
     if known and len(known) == len(manifests) and (lines := _corpus_differences(settings.index, known)):
         errors.add(CheckpointError(lines))
+    if known and top_k is not None and top_k > (most := min(one.n_passages for one in known)):
+        errors.add(ConfigError(f"top_k: must be at most the {most:,} passages of the index, got {top_k}"))
     if check_model:
         of_folder = {folder: one for folder, one in zip(settings.index, manifests, strict=True) if one is not None}
         for folder, model in _query_models(settings, of_folder).items():

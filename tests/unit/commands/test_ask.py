@@ -214,3 +214,55 @@ def test_the_embedding_model_may_be_elsewhere(
     words[-1] += "-2" if command == "evaluate" else ""
     assert main([*words, "--embedding-model", "where-it-is"]) == 2
     assert "/index: where-it-is: weights: must be SHA-256 weights of o as in the index, got" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["ask", "evaluate"])
+@pytest.mark.parametrize(
+    ("reader", "options", "errors"),
+    [
+        ("extractive", [], ["/index: where-it-was: weights: must be SHA-256 weights of o as in the index, got"]),
+        ("extractive", ["--rerank", "builtins:float"], ["/index: where-it-was: weights: must be SHA-256"]),
+        (
+            "extractive",
+            ["--top-k", "4", "--rerank", "no/model", "--num-beams", "2", "--fusion", "rrf"],
+            [
+                "--num-beams: is not a setting of the reader in",
+                "--top-k: must be at most the 3 passages of the index, got 4",
+                "--rerank: 'no/model' is neither a folder nor",
+                "--fusion: needs several indexes, got 1",
+            ],
+        ),
+        ("fusion", ["--max-new-tokens", "0"], ["--max-new-tokens: must be >= 1, got 0"]),
+    ],
+    ids=["another model", "with a reranker", "options", "a value"],
+)
+def test_what_does_not_fit_is_told_before_the_reader_is_loaded(
+    command: str,
+    reader: str,
+    options: list[str],
+    errors: list[str],
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The index's own model may be, as its weights are compared; nothing else is."""
+    from model_hub_rqa import readers
+    from model_hub_rqa.retrieval import rerank
+
+    letters = encode_letters(monkeypatch)
+    build_index(world / "corpus.jsonl", tmp_path / "index", DenseSettings("where-it-was"))
+    letters.named.clear()
+    monkeypatch.setattr(letters, "weights", "others")
+    monkeypatch.setattr(readers, "load_pretrained", lambda *args: pytest.fail("loads the reader"))
+    monkeypatch.setattr(rerank.RegisteredObject, "build", lambda *args: pytest.fail("loads the reranker"))
+    more = ["oil?"]
+    if command == "evaluate":
+        more = ["--data", str(world / "questions.jsonl"), "--output-dir", str(tmp_path / "results")]
+    words = [command, "--checkpoint", str(world / reader), "--index", str(tmp_path / "index"), *options, *more]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    for error in errors:
+        assert error in err
+    assert letters.named == (["where-it-was"] if "weights" in errors[0] else [])
+    assert not (tmp_path / "results").exists()

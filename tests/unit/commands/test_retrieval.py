@@ -100,7 +100,7 @@ def test_judgements_of_a_split_index(world: Path, corpus: Path, capsys: pytest.C
     """With passages, the run ranks documents, each once, by its best passage; ctxs keep the passages."""
     shutil.rmtree(world / "index")
     build_index(corpus, world / "index", BM25Settings(), passage_words=2)
-    assert retrieve(world, "--top-k", "200") == 0
+    assert retrieve(world) == 0
     assert json.loads(capsys.readouterr().out)["Recall@100"] == 1
     run = {line[2]: float(line[4]) for line in run_lines(world) if line[0] == "q1"}
     assert sorted(run) == ["1", "2", "3", "4"]
@@ -166,9 +166,9 @@ def test_errors_of_measures(world: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert lines[0] == f"--measures: {known}, got 'nDGC@10' (measure not found: nDGC)"
     assert lines[1].startswith(f"--measures: {known}, got 'NDCG@x' (")
     assert lines[2:] == ["--measures: needs --qrels"]
-    assert retrieve(world, "--measures", "R@50 R@51 AP", "--top-k", "50") == 2
+    assert retrieve(world, "--measures", "R@5 R@6 AP", "--top-k", "5") == 2
     assert capsys.readouterr().out.splitlines() == [
-        "--measures: must count at most the --top-k 50 documents, got 'R@51'",
+        "--measures: must count at most the --top-k 5 documents, got 'R@6'",
     ]
     assert not (world / "out").exists()
     assert retrieve(world, "--measures", " ,") == 2
