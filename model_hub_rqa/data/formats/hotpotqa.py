@@ -1,11 +1,13 @@
-"""HotpotQA's format: passages are titles with their sentences (Yang et al. 2018, arXiv:1809.09600)."""
+"""HotpotQA's format: passages are titles with their sentences (Yang et al. 2018, arXiv:1809.09600); and
+2WikiMultiHopQA's (Ho et al. 2020, arXiv:2011.01060)."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from model_hub_rqa.data.checks import items_of
 from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row
-from model_hub_rqa.data.text_files import Unreadable, short
+from model_hub_rqa.data.text_files import Unreadable, loads, short
 from model_hub_rqa.registry import FORMATS
 
 
@@ -52,3 +54,24 @@ class HotpotQA(QuestionFormat):
         text = self.between.join(pair[1]) if all(isinstance(part, str) for part in pair[1]) else None
         names = {"text": "sentences", "gold": "gold"}
         return {"location": location, "names": names, "title": pair[0], "text": text, "gold": pair[0] in gold}
+
+
+@FORMATS.register("2wikimultihopqa")
+class TwoWiki(HotpotQA):
+    """HotpotQA's with evidences, and no blanks between sentences. The Parquet files on the hub have lists as JSON."""
+
+    between = " "
+    sentences = ("sentences", "content")  # FlashRAG's name
+
+    def matches(self, record: Record) -> bool:
+        context = record.get("context")
+        content = isinstance(context, dict) and "content" in context
+        return context is not None and "question" in record and ("evidences" in record or content)
+
+    def read(self, record: Record) -> Row:
+        changed = dict(record)
+        for name in ("context", "supporting_facts"):
+            if isinstance(record.get(name), str):
+                with contextlib.suppress(ValueError):  # then it is an error of the field
+                    changed[name] = loads(record[name])
+        return super().read(changed)
