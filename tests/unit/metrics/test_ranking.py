@@ -329,7 +329,7 @@ def test_weights_sum_tells_models_apart(tmp_path: Path, minilm: str) -> None:
 
 def build_dense(corpus: Path, output: Path, model: str, killer: Any) -> None:
     def report(what: str, done: int, total: int) -> None:
-        if killer is not None and what == "encoding" and done >= 64:
+        if killer is not None and what == "encoding" and done >= 32:
             killer.set()
             multiprocessing.Event().wait()  # until killed
 
@@ -341,7 +341,7 @@ def build_dense(corpus: Path, output: Path, model: str, killer: Any) -> None:
 def test_killed_process_is_gone_on_from(tmp_path: Path, rqa_data: Path, minilm: str) -> None:
     """After kill -9 in the middle of encoding, the same call finishes the index, and its vectors are whole."""
     path = tmp_path / "corpus.jsonl"
-    path.write_bytes(b"\n".join((rqa_data / "rqa/faire_docs.jsonl").read_bytes().split(b"\n")[:128]))
+    path.write_bytes(b"\n".join((rqa_data / "rqa/faire_docs.jsonl").read_bytes().split(b"\n")[:64]))
     context = multiprocessing.get_context("spawn")
     reached = context.Event()
     process = context.Process(target=build_dense, args=(path, tmp_path / "index", minilm, reached))
@@ -350,7 +350,7 @@ def test_killed_process_is_gone_on_from(tmp_path: Path, rqa_data: Path, minilm: 
     process.kill()
     process.join()
     done = json.loads((tmp_path / "index.partial/progress.json").read_text())["done"]
-    assert 64 <= done < 128
+    assert 32 <= done < 64
     build_dense(path, tmp_path / "index", minilm, None)
     opened = open_index(tmp_path / "index")
     expected = DenseRetriever.build(list(opened.passages), DenseSettings(minilm))
