@@ -150,6 +150,7 @@ class Checks:
         self._skip = on_bad_record == "skip"
         self._ids, self._required = ids, ids_required
         self._first = True
+        self._n_named = 0  # records with an id, where the first has none
         self._seen: dict[str, Any] = {}
 
     def is_object(self, location: Location, record: Any) -> bool:
@@ -177,6 +178,7 @@ class Checks:
         if self.numbered:
             if name is None:
                 return str(self.n_records)
+            self._n_named += 1
             errors.append(f"{name} is given, while the first record has none, got {short(record[name])}")
             return None
         name = name or next((name for name in self._ids if name in record), "id")
@@ -216,6 +218,9 @@ class Checks:
         Raises:
             DataError: errors of the file; of records, where none may be left out; or no record remains.
         """
+        if 2 * self._n_named > self.n_records:
+            rule = f"{self._n_named:,} of {self.n_records:,} records have an id, while the first has none"
+            self.fatal.append(f"{self._prefix}{rule}: give it to each, or to none")
         if self.fatal or (self.bad and not self._skip):
             raise DataError([*self.fatal, *self.bad])
         if not n_kept:

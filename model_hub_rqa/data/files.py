@@ -40,29 +40,51 @@ def iter_csv(
         DataError: the file cannot be read, a quote is never closed, or the header breaks a rule.
     """
     limit = csv.field_size_limit(sys.maxsize)  # texts are longer than csv allows by itself
-    rows = csv.reader((decoded(line) for line in iter_lines(path)), delimiter=delimiter, strict=True)
     header: list[str] = []
-    begins = 1
     try:
-        for row in rows:
+        for begins, row in _csv_rows(path, delimiter):
             if not header and row:
+                if isinstance(row, Unreadable):
+                    raise DataError(f"{path}: line {begins}: {row}")
                 header = row
                 _check_header(path, begins, [name for name in header if not _is_index(name)], needed, known)
+            elif isinstance(row, Unreadable):
+                yield ("line", begins), row
             elif row and len(row) != len(header):
                 yield ("line", begins), Unreadable(f"must have {len(header)} fields as the header, got {len(row)}")
             elif row:
                 record = dict(zip(header, row, strict=True))
                 yield ("line", begins), {name: cell for name, cell in record.items() if not _is_index(name)}
-            begins = rows.line_num + 1  # a quoted field may hold line ends
-    except DataError:
-        raise
-    except (csv.Error, ValueError) as error:
-        rule = "not CSV: " if isinstance(error, csv.Error) else ""
-        raise DataError(f"{path}: line {begins}: {rule}{error}") from error
     finally:
         csv.field_size_limit(limit)  # the limit is the whole process's
     if not header:
         raise DataError(f"{path}: empty file")
+
+
+def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, Any]]:
+    """The cells of each row, with the number of its first line; an `Unreadable` for a line that is none by itself."""
+    number, last = 0, b""
+
+    def text(line: bytes) -> str:
+        nonlocal number, last
+        number, last = number + 1, line
+        return decoded(line)
+
+    rows = csv.reader(map(text, iter_lines(path)), delimiter=delimiter, strict=True)
+    while True:
+        begins = number + 1  # a quoted field may hold line ends
+        try:
+            row: Any = next(rows)
+        except StopIteration:
+            return
+        except DataError:
+            raise
+        except (csv.Error, ValueError) as error:
+            rule = f"{'not CSV: ' if isinstance(error, csv.Error) else ''}{error}"
+            if number > begins or last.count(b'"') % 2:  # which lines belong to it is not known
+                raise DataError(f"{path}: line {begins}: {rule}") from error
+            row = Unreadable(rule)
+        yield begins, row
 
 
 def iter_table(path: Path, columns: Sequence[str], *, quoted: bool) -> Iterator[tuple[Location, Any]]:

@@ -214,6 +214,34 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     assert errors(tmp_path / "none.json", read_queries) == ["no such file"]
 
 
+def test_a_broken_line_of_a_table_can_be_left_out(tmp_path: Path) -> None:
+    """Where it is known which line that is; a quote that is not closed stays an error of the file."""
+    path, good = tmp_path / "c.tsv", 'id\ttext\n1\t"a\n""b"""\n'
+    path.write_bytes(good.encode() + b'2\t"Al" sings\n3\tcaf\xe9\n4\t"caf\xe9"\n5\t"c"\n')
+    reader = CorpusReader(path, on_bad_record="skip")
+    assert list(reader) == [Passage("1", 'a\n"b"'), Passage("5", "c")]
+    assert [line.removeprefix(f"{path}: ") for line in reader.skipped] == [
+        "line 4: not CSV: '\t' expected after '\"'",
+        "line 5: must be UTF-8, got byte 0xe9 at byte 6",
+        "line 6: must be UTF-8, got byte 0xe9 at byte 7",
+    ]
+    for line in ('2\t"a\n3\tb\n', '2\t"caf\xe9\n3\tb"\n', '2\t"a" "b\n'):
+        path.write_bytes(good.encode() + line.encode("latin-1"))
+        with pytest.raises(DataError, match="line 4: "):
+            list(CorpusReader(path, on_bad_record="skip"))
+
+
+def test_a_first_record_without_the_ids_of_the_others(tmp_path: Path) -> None:
+    """It would leave the others out: an error with "skip" as well."""
+    records = [{"text": "who?"}, {"id": "a", "text": "x?"}, {"id": "b", "text": "y?"}]
+    path = lines(tmp_path / "c.jsonl", *records)
+    rule = r"c.jsonl: 2 of 3 records have an id, while the first has none: give it to each, or to none"
+    for read in (CorpusReader, read_queries):
+        with pytest.raises(DataError, match=rule):
+            list(read(path, on_bad_record="skip"))
+    assert len(read_queries(lines(path, *records[:2], {"text": "z?"}), on_bad_record="skip")) == 2
+
+
 def test_long_texts_and_quoted_line_ends(tmp_path: Path) -> None:
     """CSV fields may be longer than Python's limit and hold line ends; the limit of the process stays what it was."""
     path = tmp_path / "c.csv"
