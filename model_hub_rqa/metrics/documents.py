@@ -93,9 +93,11 @@ def document_metrics(
         Fractions from 0 to 1. document_accuracy: the share of all retrieved passages that are gold;
         document_recall: the share of the questions whose gold documents are all among the retrieved passages;
         document_recall@1: the same for the first passage alone; ndcg: the mean over the questions, over all ranks, each
-        gold document counting once; contained_document_accuracy and contained_document_recall: accuracy and recall by
-        LocalRQA's rule (Yu et al. 2024, arXiv:2403.00982), see :func:`contained`; compared_by_id: the share of the gold
-        documents that were compared by id. Nothing where no question has a gold document.
+        gold document counting once; same_document_accuracy and same_document_recall: accuracy and recall by LocalRQA's
+        strict rule (Yu et al. 2024, arXiv:2403.00982): the same text, of the same source, by its id where ids are of
+        one list; contained_document_accuracy and contained_document_recall: the same by :func:`contained`;
+        compared_by_id: the share of the gold documents that were compared by id. Nothing where no question has a gold
+        document.
 
     Raises:
         ValueError: the two differ in length.
@@ -113,20 +115,27 @@ def document_metrics(
             return same_id(passage, document)
         return covers(passage, document, rules)
 
-    def is_contained(passage: Passage, document: Passage) -> bool:
-        return contained(passage.text, document.text, rules) or _title_alone(passage, document)
+    def is_same(passage: Passage, document: Passage) -> bool:
+        if by_id and document.id and not same_id(passage, document):
+            return False
+        return passage.text == document.text if document.text.strip() else _title_alone(passage, document)
 
     matches = [_match(*pair, is_gold) for pair in judged]
-    strict = [_match(*pair, is_contained) for pair in judged]
-    return {
+    scores = {
         "document_accuracy": _accuracy(matches),
         "document_recall": _recall(matches),
         "document_recall@1": _recall([match[:1] for match in matches]),
         "ndcg": _ndcg(matches, [len(own) for _, own in judged]),
-        "contained_document_accuracy": _accuracy(strict),
-        "contained_document_recall": _recall(strict),
         "compared_by_id": sum(by_id and bool(document.id) for document in documents) / len(documents),
     }
+    for name, rule in (("same", is_same), ("contained", functools.partial(_contained, rules=rules))):
+        matches = [_match(*pair, rule) for pair in judged]
+        scores |= {f"{name}_document_accuracy": _accuracy(matches), f"{name}_document_recall": _recall(matches)}
+    return scores
+
+
+def _contained(passage: Passage, document: Passage, rules: AnswerRules) -> bool:
+    return contained(passage.text, document.text, rules) or _title_alone(passage, document)
 
 
 def contained(passage: str, gold: str, rules: AnswerRules = SQUAD_RULES) -> bool:

@@ -31,6 +31,8 @@ _DOCUMENT_METRICS: dict[str, bool | None] = {
     "document_recall": True,
     "document_recall@1": True,
     "ndcg": True,
+    "same_document_accuracy": True,
+    "same_document_recall": True,
     "contained_document_accuracy": True,
     "contained_document_recall": True,
     "compared_by_id": None,

@@ -53,7 +53,7 @@ EMBARGO = "The oil embargo of 1973 began in October and ended in March 1974"
 
 
 @pytest.mark.parametrize(
-    ("passage", "gold", "found", "by_localrqa"),
+    ("passage", "gold", "found", "contains"),
     [
         ("oil embargo of 1973", EMBARGO, 0, 1),  # a fragment
         ("embargo", EMBARGO, 0, 1),
@@ -66,14 +66,13 @@ EMBARGO = "The oil embargo of 1973 began in October and ended in March 1974"
         ("", EMBARGO, 0, 0),
     ],
 )
-def test_a_fragment_of_the_gold_document_is_not_found(
-    passage: str, gold: str, found: float, by_localrqa: float
-) -> None:
-    """A passage is the gold document with more than 70 % of its words; LocalRQA's rule has its own name."""
+def test_a_fragment_of_the_gold_document_is_not_found(passage: str, gold: str, found: float, contains: float) -> None:
+    """A passage is the gold document with more than 70 % of its words; other rules have names of their own."""
     scores = document_metrics(texts([passage]), texts([gold]))
     names = ("document_accuracy", "document_recall", "document_recall@1", "ndcg")
     assert {scores[name] for name in names} == {found}
-    assert scores["contained_document_accuracy"] == scores["contained_document_recall"] == by_localrqa
+    assert scores["contained_document_accuracy"] == scores["contained_document_recall"] == contains
+    assert scores["same_document_accuracy"] == scores["same_document_recall"] == (passage == gold)
     assert scores["compared_by_id"] == 0
 
 
@@ -93,6 +92,25 @@ def test_a_gold_document_of_a_title_alone(passage: Passage, gold: Passage, found
     scores = document_metrics([[passage]], [[gold]])
     names = ("document_accuracy", "document_recall", "ndcg", "contained_document_recall")
     assert {scores[name] for name in names} == {found}
+
+
+@pytest.mark.parametrize(
+    ("passage", "gold", "recall"),
+    [
+        (Passage("river", "a river"), Passage("river", "a river"), 1),
+        (Passage("river#2", "a river"), Passage("river", "a river"), 1),
+        (Passage("river", "a river, long"), Passage("river", "a river"), 0),
+        (Passage("river", "A river"), Passage("river", "a river"), 0),
+        (Passage("basin", "a river"), Passage("river", "a river"), 0),  # from another source
+        (Passage("basin", "a river"), Passage("", "a river"), 1),
+        (Passage("river", "", "River"), Passage("river", "", "River"), 1),
+    ],
+)
+def test_localrqas_strict_rule(passage: Passage, gold: Passage, recall: float) -> None:
+    """The same source, by its id where ids are of one list, and the same text."""
+    scores = document_metrics([FIRST[0], [passage, WATER]], [FIRST[1], [gold]])
+    assert scores["same_document_recall"] == (1 + recall) / 2
+    assert scores["same_document_accuracy"] == (1 + recall) / 3
 
 
 def test_document_metrics_by_hand() -> None:
