@@ -6,6 +6,7 @@ duplicates). All errors of a file are raised together, each a line ``FILE: recor
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from model_hub_rqa.data.text_files import Location, read_text, short
 from model_hub_rqa.errors import DataError
 from model_hub_rqa.libraries import missing_libraries
 from model_hub_rqa.records import Passage, Turn
+
+logger = logging.getLogger(__name__)
 
 CORPUS_ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # each but the last also with .gz
 _TEXT = ("text", "contents")
@@ -168,7 +171,7 @@ def read_queries(
 
     Args:
         path: in any format that `formats.fid.read_fusion` takes, or BEIR's queries (_id, text).
-        on_bad_record: "error", or "skip" to leave bad questions out.
+        on_bad_record: "error", or "skip" to leave bad questions out, with a warning for each.
         require_ids: whether questions without ids, which are numbered, are an error.
         question_format: the format; None to look at the records.
 
@@ -186,6 +189,8 @@ def read_queries(
     )
     if require_ids and records.numbered:
         raise DataError(f"{path}: questions must have ids")
+    for line in records.skipped:
+        logger.warning("left out: %s", line)
     return [_query(row) for row in records.rows]
 
 

@@ -318,13 +318,14 @@ QUERY_FAULTS = [
 
 
 @pytest.mark.parametrize(("record", "error"), QUERY_FAULTS)
-def test_errors_of_a_query(tmp_path: Path, record: Any, error: str) -> None:
-    """A bad question is named with its place and the value found; it can be left out instead."""
+def test_errors_of_a_query(tmp_path: Path, record: Any, error: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A bad question is named with its place and the value found; it can be left out instead, which is told."""
     path = lines(tmp_path / "q.jsonl", {"id": "a", "question": "who?"}, record)
     found = errors(path, read_queries)
     assert len(found) == 1
     assert found[0].startswith(error)
     assert read_queries(path, on_bad_record="skip") == [Query("a", "who?")]
+    assert caplog.messages == [f"left out: {path}: {found[0]}"]
 
 
 def test_query_files_of_another_structure(tmp_path: Path) -> None:
