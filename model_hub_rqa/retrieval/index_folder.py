@@ -5,8 +5,10 @@ corpus file, and the files of its retriever: those of tantivy (in a folder of th
 """
 
 import contextlib
+import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +44,8 @@ from model_hub_rqa.retrieval.manifest import (
     versions,
     write_manifest,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -293,7 +297,7 @@ def partial_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"output: cannot write {partial}: {error.strerror}") from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(handle, partial, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
         raise ConfigError(f"output: another process is building {partial}") from error
@@ -303,6 +307,22 @@ def partial_folder(target: Path) -> Iterator[Path]:
         if partial.is_dir() and not (partial / PROGRESS).exists():
             shutil.rmtree(partial, ignore_errors=True)
         os.close(handle)
+
+
+def lock(handle: int, folder: Path, how: int) -> None:
+    """Locks an open file, or says that ``folder`` is not locked, as some file systems (NFS) have no locks.
+
+    Raises:
+        OSError: another process has locked it.
+    """
+    try:
+        fcntl.flock(handle, how)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise
+        logger.warning(
+            "%s: is not locked (%s): see to it that no other process builds it at the same time", folder, error.strerror
+        )
 
 
 def _clear(folder: Path, keep: Sequence[str]) -> None:

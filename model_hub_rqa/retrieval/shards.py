@@ -21,7 +21,7 @@ from model_hub_rqa.errors import CheckpointError, ConfigError
 from model_hub_rqa.records import Passage
 from model_hub_rqa.retrieval.base import PassageStore, Report, RetrieverSettings, no_report, write_passages
 from model_hub_rqa.retrieval.encoder import model_folder
-from model_hub_rqa.retrieval.index_folder import build_index, check_index, index_errors, partial_folder
+from model_hub_rqa.retrieval.index_folder import build_index, check_index, index_errors, lock, partial_folder
 from model_hub_rqa.retrieval.manifest import Manifest, file_sums, read_manifest, write_manifest
 
 BLOCK = 256  # passages that stand together in a shard
@@ -215,7 +215,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file.fileno(), folder, fcntl.LOCK_EX)
             if not _is_at(file.fileno(), path):
                 continue  # whoever held it has removed it: the next one locks a new file
             try:

@@ -1,6 +1,9 @@
 """Index folders: the same search as in memory, errors, and builds that were interrupted."""
 
+import errno
+import fcntl
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from readers_for_tests import LetterEncoder, encode_letters
 
 import model_hub_rqa
 from model_hub_rqa.errors import ConfigError, DataError
-from model_hub_rqa.retrieval import dense
+from model_hub_rqa.retrieval import dense, shards
 from model_hub_rqa.retrieval.bm25 import BM25Retriever, BM25Settings
 from model_hub_rqa.retrieval.dense import DenseRetriever, DenseSettings
 from model_hub_rqa.retrieval.index_folder import build_index, check_index, open_index
@@ -194,3 +197,25 @@ def test_one_process_builds_at_a_time(tmp_path: Path, corpus: Path) -> None:
 
     build_index(corpus, tmp_path / "index", BM25Settings(), report=report)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "index"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF], ids=errno.errorcode.get)
+def test_a_file_system_without_locks(
+    number: int, tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As NFS may be: an index is built there all the same, and one line says that its folder is not locked."""
+
+    def refuse(*args: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    build_index(corpus, tmp_path / "index", BM25Settings())
+    assert [hits[0].passage.id for hits in open_index(tmp_path / "index").search(["red"], 1)] == ["3"]
+    with shards._one_at_a_time(tmp_path / "index.shards"):
+        assert (tmp_path / "index.shards.lock").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "index"]
+    end = f"is not locked ({os.strerror(number)}): see to it that no other process builds it at the same time"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/index.partial: {end}",
+        f"{tmp_path}/index.shards: {end}",
+    ]
