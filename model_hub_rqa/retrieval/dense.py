@@ -43,7 +43,6 @@ from model_hub_rqa.retrieval.vectors import (
     MOST_ON_GPU,
     approximate_search,
     build_faiss,
-    check_rows,
     exact_search,
     faiss_errors,
     file_of_vectors_errors,
@@ -121,8 +120,9 @@ class DenseSettings(EncoderSettings):
         return [error.replace("embedding_model", field, 1) for field, error in found if error is not None]
 
     def write(self, passages: PassageStore, folder: Path, *, batch_size: int, report: Report) -> Written:
-        if self.embeddings:
-            check_rows(self.embeddings, len(passages))
+        if self.embeddings and (rows := len(np_load(Path(self.embeddings)))) != len(passages):
+            expected = f"{len(passages):,} rows, one for each passage"
+            raise ConfigError(f"embeddings: must have {expected}, got {rows:,} in {self.embeddings}")
         queries = self._query_encoder(self.query_model or self.embedding_model)
         encoder = self._query_encoder(self.embedding_model) if self.query_model and not self.embeddings else queries
         if errors := [*_two_models_errors(queries, encoder), *self._vectors_errors(queries, len(passages))]:

@@ -1,6 +1,7 @@
 """Vectors on disk, and the search for the most similar ones: exact, whatever their number, or by an index of faiss."""
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,6 +173,8 @@ def faiss_errors(
     if missing_libraries("faiss"):  # told by others
         return []
     faiss = require("faiss")
+    if errors := _refused(factory, search, similarity):
+        return errors
     try:
         index = faiss.index_factory(dimension or 768, factory, faiss_metric(similarity))
     except RuntimeError as error:
@@ -195,6 +198,26 @@ def faiss_errors(
     return errors
 
 
+def _refused(factory: str, search: str, similarity: str) -> list[str]:
+    """A line for each part of the two strings that faiss takes, and then ends the process, raises, or finds nothing."""
+    errors = []
+    if re.search(r"(?<!\d)0+(?!\d)|(HNSW|NSG)0*1(?!\d)", factory):
+        errors.append(f"faiss_index: numbers must be at least 1, and 2 after HNSW or NSG, got {factory!r}")
+    if "IDMap" in factory:
+        errors.append(f"faiss_index: must not have IDMap, as passages are numbered by their place, got {factory!r}")
+    if similarity == "manhattan" and (
+        part := re.search(r"[A-Za-z]*Q\d*|Refine|RFlat|_HNSW|Residual|ZnLattice", factory)
+    ):
+        errors.append(f"faiss_index: must not have {part[0]} with manhattan, got {factory!r}")
+    values = dict(part.split("=", 1) for part in search.split(",") if "=" in part)
+    errors += [
+        f"faiss_search: {name} must be at least 1, got {search!r}"
+        for name, value in values.items()
+        if name.endswith(("nprobe", "efSearch")) and re.fullmatch(r"\s*(-.*|0*(\.0*)?)\s*", value)
+    ]
+    return errors
+
+
 def _training_vectors(index: Any) -> int:
     """The vectors that a faiss index has to be trained on at least."""
     faiss = require("faiss")
@@ -215,22 +238,23 @@ def build_faiss(
         index finds, the mean over a sample of passages. A passage is among its own.
 
     Raises:
-        ConfigError: faiss cannot train it.
+        ConfigError: faiss cannot train it, or not search it by this similarity.
     """
     import numpy as np
 
     faiss = require("faiss")
     n = len(embeddings)
     index = faiss.index_factory(embeddings.shape[1], factory, faiss_metric(similarity))
-    if not index.is_trained:
-        rows = np.unique(np.linspace(0, n - 1, min(n, _TRAINED_ON)).astype(np.int64))
-        try:
+    try:
+        if not index.is_trained:
+            rows = np.unique(np.linspace(0, n - 1, min(n, _TRAINED_ON)).astype(np.int64))
             index.train(np.ascontiguousarray(embeddings[rows], dtype=np.float32))
-        except RuntimeError as error:
-            raise ConfigError(f"faiss_index: {factory} cannot be trained on {n:,} vectors: {error}") from error
-    for begin in range(0, n, _BLOCK):
-        index.add(np.ascontiguousarray(embeddings[begin : begin + _BLOCK], dtype=np.float32))
-        report("indexing", min(begin + _BLOCK, n), n)
+        for begin in range(0, n, _BLOCK):
+            index.add(np.ascontiguousarray(embeddings[begin : begin + _BLOCK], dtype=np.float32))
+            report("indexing", min(begin + _BLOCK, n), n)
+        index.search(np.ascontiguousarray(embeddings[:1], dtype=np.float32), 1)
+    except RuntimeError as error:
+        raise ConfigError(f"faiss_index: {factory} cannot be made of {n:,} vectors: {error}") from error
     faiss.write_index(index, str(path))
     index = open_faiss(path, search)
     k = min(10, n)
@@ -318,6 +342,11 @@ def stored(vectors: "np.ndarray", dtype: str, source: str) -> "np.ndarray":
         raise ConfigError(
             f"embeddings_dtype: must hold the vectors of {source}, got {dtype}, whose largest is too small"
         )
+    largest = np.abs(kept).max(axis=1)
+    if dtype != "float32" and ((largest < np.finfo(dtype).tiny) & (vectors != 0).any(axis=1)).any():
+        raise ConfigError(
+            f"embeddings_dtype: must hold the vectors of {source}, got {dtype}, whose smallest is too large"
+        )
     return kept
 
 
@@ -334,18 +363,11 @@ def file_of_vectors_errors(name: str) -> list[str]:
     return []
 
 
-def check_rows(name: str, n_passages: int) -> None:
-    """Raises ConfigError where a file of vectors has not one row for each passage."""
-    rows = len(np_load(Path(name)))
-    if rows != n_passages:
-        raise ConfigError(f"embeddings: must have {n_passages:,} rows, one for each passage, got {rows:,} in {name}")
-
-
 def import_vectors(name: str, target: Path, similarity: str, dtype: str) -> None:
     """Copies a file of vectors, a block at a time; for cosine, to length 1.
 
     Raises:
-        ConfigError: a number is not finite.
+        ConfigError: a number is not finite, or cosine has a row of zeros.
     """
     import numpy as np
 
@@ -357,6 +379,22 @@ def import_vectors(name: str, target: Path, similarity: str, dtype: str) -> None
             row = begin + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
             raise ConfigError(f"embeddings: must be finite, got another number in row {row} of {name}")
         if similarity == "cosine":
-            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+            rows = _normalised(rows, begin, name)
         copy[begin : begin + _BLOCK] = stored(rows, dtype, name)
     copy.flush()
+
+
+def _normalised(rows: "np.ndarray", begin: int, name: str) -> "np.ndarray":
+    """The rows of a file from ``begin`` on, to length 1."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if lengths.min() <= 1e-12 or lengths.max() == np.inf:  # squares may leave the range of float32
+        if not (largest := np.abs(rows).max(axis=1, keepdims=True)).all():
+            row = begin + int(np.flatnonzero(largest == 0)[0])
+            raise ConfigError(f"embeddings: must not be zero with cosine, got zeros in row {row} of {name}")
+        rows = rows / largest
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    normalised: np.ndarray = rows / lengths
+    return normalised

@@ -12,7 +12,15 @@ from model_hub_rqa.errors import ConfigError
 from model_hub_rqa.retrieval.dense import DenseSettings
 from model_hub_rqa.retrieval.encoder import Encoder
 from model_hub_rqa.retrieval.index_folder import build_index, open_index
-from model_hub_rqa.retrieval.vectors import approximate_search, build_faiss, exact_search, open_faiss, similarities
+from model_hub_rqa.retrieval.vectors import (
+    approximate_search,
+    build_faiss,
+    exact_search,
+    faiss_errors,
+    import_vectors,
+    open_faiss,
+    similarities,
+)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +139,16 @@ def test_fewer_than_k_are_found(tmp_path: Path) -> None:
         ("", "", "faiss_index: must be a string of faiss' index_factory, such as HNSW32, IVF100,Flat, got ''"),
         ("HNSW32", "nprobe=3", "faiss_search: HNSW32 has no such parameters, got 'nprobe=3'"),
         ("Flat", "nprobe=3", "faiss_search: needs faiss_index, got 'nprobe=3' without"),
+        ("HNSW0", "", "faiss_index: numbers must be at least 1, and 2 after HNSW or NSG, got 'HNSW0'"),
+        ("HNSW1", "", "faiss_index: numbers must be at least 1, and 2 after HNSW or NSG, got 'HNSW1'"),
+        ("IVF0,Flat", "", "faiss_index: numbers must be at least 1, and 2 after HNSW or NSG, got 'IVF0,Flat'"),
+        (
+            "IDMap,Flat",
+            "",
+            "faiss_index: must not have IDMap, as passages are numbered by their place, got 'IDMap,Flat'",
+        ),
+        ("HNSW8", "efSearch=0", "faiss_search: efSearch must be at least 1, got 'efSearch=0'"),
+        ("IVF4,Flat", "nprobe=-1", "faiss_search: nprobe must be at least 1, got 'nprobe=-1'"),
     ],
 )
 def test_strings_that_faiss_does_not_read(factory: str, search: str, said: str, tmp_path: Path) -> None:
@@ -319,3 +337,50 @@ def test_more_hits_than_a_gpu_finds(monkeypatch: pytest.MonkeyPatch, device: str
     retriever = dense.DenseRetriever([PASSAGES[0]] * 3000, vectors, encoder, "an index")  # type: ignore[arg-type]
     list(retriever.search_vectors(vectors[:1], k))
     assert asked == ["index" if by_index else device]
+
+
+@pytest.mark.parametrize(
+    ("factory", "part"),
+    [("SQ8", "SQ8"), ("IVF4,PQ4x4", "PQ4"), ("IVF4,Flat,RFlat", "RFlat"), ("IVF4_HNSW8,Flat", "_HNSW")],
+)
+def test_indexes_that_do_not_know_manhattan(factory: str, part: str) -> None:
+    """faiss makes them, and refuses to search them or ends the process."""
+    said = [f"faiss_index: must not have {part} with manhattan, got {factory!r}"]
+    assert faiss_errors(factory, "", 16, "manhattan") == said
+    assert faiss_errors(factory, "", 16, "euclidean") == faiss_errors("IVF10,Flat", "nprobe=10", 16, "manhattan") == []
+
+
+def test_an_index_that_faiss_cannot_make(tmp_path: Path) -> None:
+    """It is told with what faiss says, when it is made."""
+    vectors = np.random.default_rng(0).standard_normal((600, 16)).astype(np.float32)
+    with pytest.raises(ConfigError, match=r"faiss_index: PCA99,Flat cannot be made of 600 vectors: .*"):
+        build_faiss(vectors, tmp_path / "index", "PCA99,Flat", "", "euclidean", lambda *args: None)
+    assert not (tmp_path / "index").exists()
+
+
+def test_very_long_and_very_short_rows_are_normalised(tmp_path: Path) -> None:
+    """Where their squares leave the range of float32 as well; ordinary rows beside them keep their direction."""
+    rows = np.array([[3e30, 4e30], [3e-30, -4e-30], [0, 1e-42], [3, 4]], dtype=np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    import_vectors(str(tmp_path / "rows.npy"), tmp_path / "copy.npy", "cosine", "float32")
+    expected = [[0.6, 0.8], [0.6, -0.8], [0, 1], [0.6, 0.8]]
+    np.testing.assert_allclose(np.load(tmp_path / "copy.npy"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "similarity", "dtype", "said"),
+    [
+        ([[1, 2], [0, 0]], "cosine", "float32", "embeddings: must not be zero with cosine, got zeros in row 1 of .*"),
+        ([[1, 2], [1e-7, 0]], "dot", "float16", "embeddings_dtype: must hold .*, got float16, whose smallest is too l"),
+        ([[1, 2], [1e5, 0]], "dot", "float16", "embeddings_dtype: must hold .*, got float16, whose largest is too sm"),
+        ([[1, 2], [0, np.inf]], "dot", "float32", "embeddings: must be finite, got another number in row 1 of .*"),
+    ],
+    ids=["zeros", "small", "large", "infinite"],
+)
+def test_rows_that_cannot_be_kept(tmp_path: Path, rows: Any, similarity: str, dtype: str, said: str) -> None:
+    np.save(tmp_path / "rows.npy", np.array(rows, dtype=np.float32))
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        import_vectors(str(tmp_path / "rows.npy"), tmp_path / "copy.npy", similarity, dtype)
+    np.save(tmp_path / "rows.npy", np.array([rows[0], [0.5, 0]], dtype=np.float32))
+    import_vectors(str(tmp_path / "rows.npy"), tmp_path / "copy.npy", similarity, dtype)
+    assert np.load(tmp_path / "copy.npy").dtype == dtype
