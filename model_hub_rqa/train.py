@@ -222,9 +222,7 @@ def _fit_locally(
             reports.progress.close()
 
 
-def _roll_back(
-    trial: Any, folder: Path, resume_from: Path | None, changed_from: dict[str, Any]
-) -> tuple[Path | None, int]:
+def _roll_back(trial: Any, folder: Path, resume_from: Path | None, changed_from: Any) -> tuple[Path | None, int]:
     """Makes the run's checkpoints those up to the one that it goes on from.
 
     Returns:
@@ -237,8 +235,8 @@ def _roll_back(
     new_names = distributed.broadcast(local_run.count_in_steps(folder, accumulation) if chief else None)
     if resume_from is not None and resume_from.parent == (folder / "checkpoints").resolve():
         resume_from = resume_from.with_name(new_names.get(resume_from.name, resume_from.name))
-    batches = 0 if resume_from is None else steps_completed(resume_from)
-    batches = resuming.batches_of(batches, changed_from, accumulation)
+    done = 0 if resume_from is None else steps_completed(resume_from)
+    batches = resuming.batches_of(done, changed_from, accumulation)
     if chief:
         for line in local_run.roll_back(folder, batches // accumulation):
             _log(line)

@@ -96,14 +96,14 @@ def make_passage(names: Names, split: str, number: int) -> dict[str, Any]:
         asked.append(rng.choice(untold))
     rng.shuffle(asked)
     qas = []
-    for place, fact in enumerate(asked):
+    for index, fact in enumerate(asked):
         relation = fact if isinstance(fact, str) else fact.relation
         met = [each.sentence for each in (*facts, *others) if each.relation == relation]
         question = rng.choice(allowed_questions(split, *met))
         sentence = "none" if isinstance(fact, str) else f"s{fact.sentence}"
         qas.append(
             {
-                "id": f"{split}-{number:04d}{place}-{relation}-q{question}-{sentence}",
+                "id": f"{split}-{number:04d}{index}-{relation}-q{question}-{sentence}",
                 "question": RELATIONS[relation].questions[question].replace("{e}", entity),
                 "answers": [] if isinstance(fact, str) else [{"text": fact.value, "answer_start": starts[fact]}],
                 "is_impossible": isinstance(fact, str),

@@ -1,6 +1,6 @@
 """What can be said of the invented world: its kinds of entities, and the phrasings of each relation.
 
-A phrasing is known by its place in its list (``q0``..``q4`` for questions, ``s0``..``s4`` for sentences): the ids of
+A phrasing is known by its index in its list (``q0``..``q4`` for questions, ``s0``..``s4`` for sentences): the ids of
 the questions name them, and the rule that holds pairs of them out for validation works on them, so their order is part
 of the data.
 """

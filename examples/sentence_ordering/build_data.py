@@ -28,10 +28,10 @@ def sentences_of(paragraph: str) -> list[str]:
 
 
 def shuffled(sentences: list[str], name: str, rng: random.Random) -> dict[str, Any]:
-    """A row: the sentences in a drawn order, and the true place of each."""
+    """A row: the sentences in a drawn order, and the true position of each."""
     positions = list(range(len(sentences)))
     rng.shuffle(positions)
-    return {"id": name, "sentences": [sentences[place] for place in positions], "positions": positions}
+    return {"id": name, "sentences": [sentences[position] for position in positions], "positions": positions}
 
 
 def build(path: Path, *, train: int, validation: int, sentences: int, seed: int) -> DatasetDict:

@@ -25,7 +25,7 @@ class OrderingKwargs(Kwargs):
 
 
 class SentenceOrderingTrial(TaskTrial):
-    """Reads rows of ``sentences``, shuffled, and ``positions``, the true place of each, counted from 0."""
+    """Reads rows of ``sentences``, shuffled, and ``positions``, the true position of each, counted from 0."""
 
     default_model_mode = "token-classification"  # with num_labels: 1, a number at each token
     default_bf16 = True
@@ -58,14 +58,14 @@ class SentenceOrderingTrial(TaskTrial):
         pairs = [(np.argsort(np.argsort(-row)), truth) for row, truth in zip(scores, true, strict=True)]
         return {
             "kendall_tau": float(np.mean([kendall_tau(*pair) for pair in pairs])),
-            "accuracy": float(np.mean(np.concatenate([place == truth for place, truth in pairs]))),
+            "accuracy": float(np.mean(np.concatenate([rank == truth for rank, truth in pairs]))),
             "logits_mean": float(np.mean(np.concatenate(scores))),
             "logits_std": float(np.std(np.concatenate(scores))),
         }
 
 
 def encode_row(row: dict[str, Any], *, tokenizer: Any, max_length: int) -> dict[str, Any]:
-    """One input of all sentences, and the place of each one's first word, behind its [CLS]."""
+    """One input of all sentences, and the index of each one's first word, behind its [CLS]."""
     sentences = tokenizer(row["sentences"], truncation=True, max_length=max_length)["input_ids"]
     ids = [token for sentence in sentences for token in sentence]
     markers = (np.cumsum([0, *map(len, sentences[:-1])]) + 1).tolist()
@@ -87,7 +87,7 @@ def list_mle(scores: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """ListMLE (Xia et al. 2008): -log of the chance to draw the true order, each next item by softmax of the rest.
 
     Args:
-        scores: [B, S]. positions: the true places, [B, S], -1 where there is no item.
+        scores: [B, S]. positions: the true ones, [B, S], -1 where there is no item.
 
     Returns:
         The mean over all lists, each divided by its items.

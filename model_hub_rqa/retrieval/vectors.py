@@ -204,7 +204,7 @@ def _refused(factory: str, search: str, similarity: str) -> list[str]:
     if re.search(r"(?<!\d)0+(?!\d)|(HNSW|NSG)0*1(?!\d)", factory):
         errors.append(f"faiss_index: numbers must be at least 1, and 2 after HNSW or NSG, got {factory!r}")
     if "IDMap" in factory:
-        errors.append(f"faiss_index: must not have IDMap, as passages are numbered by their place, got {factory!r}")
+        errors.append(f"faiss_index: must not have IDMap, as passages are numbered by their row, got {factory!r}")
     if similarity == "manhattan" and (
         part := re.search(r"[A-Za-z]*Q\d*|Refine|RFlat|_HNSW|Residual|ZnLattice", factory)
     ):

@@ -145,7 +145,7 @@ def test_fewer_than_k_are_found(tmp_path: Path) -> None:
         (
             "IDMap,Flat",
             "",
-            "faiss_index: must not have IDMap, as passages are numbered by their place, got 'IDMap,Flat'",
+            "faiss_index: must not have IDMap, as passages are numbered by their row, got 'IDMap,Flat'",
         ),
         ("HNSW8", "efSearch=0", "faiss_search: efSearch must be at least 1, got 'efSearch=0'"),
         ("IVF4,Flat", "nprobe=-1", "faiss_search: nprobe must be at least 1, got 'nprobe=-1'"),
