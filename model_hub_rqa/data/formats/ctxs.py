@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model_hub_rqa.data.checks import wrong_type
-from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row, passages_of
+from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row, passages_of, plain_record
 from model_hub_rqa.data.text_files import Unreadable
 from model_hub_rqa.registry import FORMATS
 
@@ -23,7 +23,7 @@ class FiD(QuestionFormat):
 
     def read(self, record: Record) -> Row:
         if "ctxs" not in record:
-            return dict(record)
+            return plain_record(record)
         found = passages_of(record, "ctxs")
         gold_id = record.get("gold_id")
         for passage in found if gold_id is not None else ():

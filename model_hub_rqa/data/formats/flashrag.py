@@ -4,7 +4,7 @@ arXiv:2405.13576)."""
 from collections.abc import Mapping
 from typing import Any
 
-from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row, format_of, passages_of
+from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row, format_of, passages_of, plain_record
 from model_hub_rqa.registry import FORMATS
 
 
@@ -19,7 +19,7 @@ class FlashRAG(QuestionFormat):
         return "golden_answers" in record and any(isinstance(record.get(name), Mapping) for name in self.passages)
 
     def read(self, record: Record) -> Row:
-        common = {name: value for name, value in record.items() if name not in self.passages}
+        common = plain_record({name: value for name, value in record.items() if name not in self.passages})
         output = record.get("output")
         if isinstance(output, Mapping) and output.get("retrieval_result") is not None:
             found = passages_of(output, "retrieval_result")

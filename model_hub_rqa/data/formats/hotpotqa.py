@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from model_hub_rqa.data.checks import items_of
-from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row
+from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row, plain_record
 from model_hub_rqa.data.text_files import Unreadable, loads, short
 from model_hub_rqa.registry import FORMATS
 
@@ -26,7 +26,7 @@ class HotpotQA(QuestionFormat):
         return context is not None and not isinstance(context, str) and not named and "evidences" not in record
 
     def read(self, record: Record) -> Row:
-        return dict(record) if record.get("context") is None else {**record, "passages": self._passages(record)}
+        return plain_record(record) if record.get("context") is None else {**record, "passages": self._passages(record)}
 
     def _passages(self, record: Record) -> list[Any]:
         errors: list[str] = []

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from model_hub_rqa.data.checks import is_id_name
-from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row
+from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row, plain_record
 from model_hub_rqa.registry import FORMATS
 
 
@@ -21,7 +21,7 @@ class BeirQueries(QuestionFormat):
 
     def read(self, record: Record) -> Row:
         name = "query" if "query" in record and "text" not in record else "text"
-        return {**record, "question": record[name]} if name in record else dict(record)
+        return plain_record(record) | ({"question": record[name]} if name in record else {})
 
 
 @FORMATS.register("queries-tsv")

@@ -168,6 +168,11 @@ def passages_of(
     return made
 
 
+def plain_record(record: Record) -> Row:
+    """The common record of one that has its parts under their usual names, passages too."""
+    return {**record, "passages": passages_of(record, "passages")} if "passages" in record else dict(record)
+
+
 # ---- checks ----
 
 

@@ -14,7 +14,7 @@ from model_hub_rqa.data.formats.answers import (
     unknown_answers,
     whole_number,
 )
-from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row
+from model_hub_rqa.data.formats.questions import QuestionFormat, Record, Row, plain_record
 from model_hub_rqa.data.text_files import Unreadable, short
 from model_hub_rqa.registry import FORMATS
 
@@ -34,7 +34,7 @@ class SquadQuestions(QuestionFormat):
 
     def read(self, record: Record) -> Row:
         if "context" not in record:
-            return dict(record)
+            return plain_record(record)
         passage = {"location": "", "names": {"text": "context", "gold": "gold"}, "title": record.get("title")}
         passage |= {"text": record["context"], "gold": True, "optional": True}
         return {**record, "passages": [passage]}

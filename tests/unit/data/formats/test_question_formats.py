@@ -204,6 +204,8 @@ BAD: list[tuple[Any, str]] = [
     ({**WITH_ID, "answer": True}, "answer must be text, or a list of texts, got True"),
     ({**WITH_ID, "answer": " ", "ctxs": []}, "target or answers must be given, got ' '; ctxs must hold at least one"),
     ({**WITH_ID, "answers": ["", "A"]}, "answer 1 must not be blank, got ''"),
+    ({**WITH_ID, "answer": "A", "passages": ["x"]}, "passages 1: must be an object with title and text, got 'x'"),
+    ({**WITH_ID, "answer": "A", "passages": {"passage_text": ["x"]}}, "passages must be a list, got {'passage_text'"),
     ({**DPR, "positive_ctxs": []}, r"positive_ctxs must hold at least one passage, got \[\]"),
     ({**DPR, "hard_negative_ctxs": [{"title": "x"}]}, "hard_negative_ctxs 1: text is missing"),
 ]
@@ -217,6 +219,11 @@ def test_bad_records(record: dict[str, Any], error: str, tmp_path: Path) -> None
 
 
 RECORDS = [content[0] for _, _, content, *_ in CASES if isinstance(content, list)] + [TRIVIA, {"id": "1", **PUBMED}]
+OWN_PASSAGES = {"text": "x", "names": {"text": "t"}, "location": "a", "optional": True}
+RECORDS += [
+    {**WITH_ID, "answer": "A", "passages": [OWN_PASSAGES], **more}
+    for more in ({}, {"golden_answers": ["B"], "metadata": {}})
+]
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: "-".join(list(record)[:3]))
