@@ -109,6 +109,10 @@ class ErrorCollector:
         """Notes an error."""
         self._errors.append(error)
 
+    def __bool__(self) -> bool:
+        """Whether there is an error."""
+        return bool(self._errors)
+
     def raise_any(self) -> None:
         """Raises one error, of the first one's kind, with the lines of all."""
         if self._errors:

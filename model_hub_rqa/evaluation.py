@@ -19,9 +19,8 @@ from model_hub_rqa.metrics.text import (
     precision_score,
 )
 from model_hub_rqa.pipeline import Prediction, RQAPipeline
+from model_hub_rqa.readers import QUESTIONS_AT_A_TIME
 from model_hub_rqa.records import Passage
-
-DEFAULT_BATCH = 64
 
 Row = Mapping[str, Any]  # as formats.fid.FUSION_FEATURES describes it
 Write = Callable[[dict[str, Any]], None]
@@ -33,7 +32,7 @@ def evaluate(
     pipeline: RQAPipeline,
     rows: Sequence[Row],
     *,
-    batch_size: int = DEFAULT_BATCH,
+    batch_size: int = QUESTIONS_AT_A_TIME,
     rules: AnswerRules = SQUAD_RULES,
     write: Write = lambda line: None,
     report: Report = lambda what, done, total: None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model_hub_rqa.errors import ConfigError
-from model_hub_rqa.readers import Reader
+from model_hub_rqa.readers import Reader, answer_found
 from model_hub_rqa.records import Answer, Hit, Question
 from model_hub_rqa.retrieval.base import Retriever
 from model_hub_rqa.retrieval.queries import QueryBuilder
@@ -84,11 +84,10 @@ class RQAPipeline:
                 for question, hits in zip(asked, found, strict=True)
             ]
         retrieved = time.perf_counter()
-        unread = self.retriever is not None and self.reader.needs_passages  # questions without hits
-        readable = [question for question in asked if question.passages or not unread]
-        read = iter(self.reader.answer_questions(readable, scores=scores))
-        silent = Answer("", score=0.0, passage_scores=()) if scores else Answer("")
-        answers = [next(read) if question.passages or not unread else silent for question in asked]
+        if self.retriever is None:
+            answers = self.reader.answer_questions(asked, scores=scores)
+        else:
+            answers = answer_found(self.reader, asked, scores=scores)
         self.retrieval_seconds += retrieved - begun
         self.reading_seconds += time.perf_counter() - retrieved
         self.n_questions += len(asked)

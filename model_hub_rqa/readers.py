@@ -17,6 +17,8 @@ from model_hub_rqa.tasks.base import Task
 
 K = TypeVar("K", bound=Kwargs)
 
+QUESTIONS_AT_A_TIME = 64  # of many questions
+
 logger = logging.getLogger(__name__)
 
 
@@ -242,6 +244,33 @@ def built_task(name: str, settings: Any, model: Any, tokenizer: Any) -> Task:
     task.setup(model.config, tokenizer, model_limits(model))
     task.prepare_model(model)
     return task
+
+
+def check_reader(path: str | Path) -> None:
+    """Looks at all of a reader but its weights: `Reader.from_pretrained` loads them.
+
+    Raises:
+        CheckpointError: no such folder, a damaged one, or one of a task that answers no questions from passages.
+        ConfigError: its settings break a rule.
+    """
+    folder = pretrained_folder(Path(path))
+    kind = task_of(folder)
+    if not kind.takes_questions():
+        raise CheckpointError(f"{folder}: must answer questions from passages, got {kind.description}")
+    check_tokenizer(folder)
+    trained_settings(folder, kind.Settings, {})
+
+
+def answer_found(reader: Any, questions: Sequence[Question], *, scores: bool = False) -> list[Answer]:
+    """An answer for each question whose passages were searched for.
+
+    It is "" where none was found and the reader needs some.
+    """
+    is_read = [bool(question.passages) or not reader.needs_passages for question in questions]
+    readable = [question for question, one in zip(questions, is_read, strict=True) if one]
+    read = iter(reader.answer_questions(readable, scores=scores))
+    silent = Answer("", score=0.0, passage_scores=()) if scores else Answer("")
+    return [next(read) if one else silent for one in is_read]
 
 
 def _readers(kind: type[Reader]) -> list[type[Reader]]:

@@ -102,6 +102,7 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
                 first = {"hyperparameters__pretrained_model_name_or_path": "null"}
                 first["hyperparameters__init_checkpoint"] = str(path("retriever", number - 1))
             files = {"data__train_file": scores, "data__validation_file": args.dev, "data__corpus_file": args.corpus}
+            files |= {"data__reader": reader, "data__reader_top_k": args.top_k}
             depth = {"hyperparameters__num_hard_negatives": args.top_k - 1}
             yield train("retriever", number, args.retriever_config, **first, **files, **depth)
             kind = ["--retriever", "dense", "--embedding-model", str(path("retriever", number))]

@@ -53,7 +53,7 @@ def load_datasets(
     for split, entries in sets.items():
         for number, one in enumerate(entries):
             try:
-                own = _reader_of(one, reader, f"data.{split}[{number}]" if one.name else f"data.{split}")
+                own = reader_of(one, reader, f"data.{split}[{number}]" if one.name else f"data.{split}")
                 loaded[split][one.name] = load_dataset(
                     one, split, seed=seed, reader=own, version_2_with_negative=version_2_with_negative
                 )
@@ -70,7 +70,7 @@ def load_datasets(
     return loaded
 
 
-def _reader_of(one: NamedDatasetKwargs, reader: FileLoader | None, config_path: str) -> FileLoader | None:
+def reader_of(one: NamedDatasetKwargs, reader: FileLoader | None, config_path: str) -> FileLoader | None:
     """The reader for a data set's own format, where it has one."""
     given = [name for name in ("format", "fields") if getattr(one, name) is not None]
     if not given:

@@ -47,9 +47,9 @@ class Variant:
 class Task:
     """From a record to metrics. Override what differs; N is the examples of a data set, B the features of a batch.
 
-    ================  ==============================  =========================================================
+    ================  ==============================  ===========================================================
     member            takes                           gives
-    ================  ==============================  =========================================================
+    ================  ==============================  ===========================================================
     `Settings`                                        a dataclass: read from ``data``, overridden by hyperparameters
     `parse`           a record of a file              an example: a dict of plain values, or ValueError
     `prepare`         {split: examples}               the same, with what is read beside them (retrieved passages)
@@ -62,7 +62,8 @@ class Task:
     `files`           N results, N examples           {file name: content}
     `answers`         N results, N examples           a list of N `Answer`
     `references`      N examples                      a list of N lists of gold answers
-    ================  ==============================  =========================================================
+    `to_read`         N results, N examples           rows of questions with passages, for the reader of `reader_folder`
+    ================  ==============================  ===========================================================
 
     Attributes:
         name: as it is registered; ``package.module:Class`` names a task that is not.
@@ -189,6 +190,12 @@ class Task:
         """The examples that are encoded and scored, by split: "train" and "validation"."""
         return examples
 
+    def check_examples(self, examples: Mapping[str, Any]) -> None:
+        """Raises DataError with every error of what settings name beside the examples, and of the examples by split.
+
+        It is called once a step of the data has failed, so that one run shows every error. A split may be missing.
+        """
+
     @classmethod
     def takes_questions(cls) -> bool:
         """Whether an example is no more than a question with passages, so that ``rqa ask`` and a retriever can make
@@ -310,6 +317,18 @@ class Task:
     def references(self, examples: Any) -> list[list[str]]:
         """The gold answers of each example, for ``data.metrics``: by default its ``answers``, texts or SQuAD's."""
         return [list(row["text"] if isinstance(row, Mapping) else row) for row in examples["answers"]]
+
+    @property
+    def reader_folder(self) -> str | None:
+        """The reader that each validation asks, as `Reader.from_pretrained` takes it; None for none."""
+        return None
+
+    def to_read(self, results: Sequence[Any], examples: Any) -> list[dict[str, Any]]:
+        """What that reader is asked: rows as ``FUSION_FEATURES`` describes them, with the passages to be read.
+
+        A result may be an empty list, where nothing was ranked yet.
+        """
+        return []
 
     def files(self, results: Sequence[Any], examples: Any) -> dict[str, Any]:
         """What a validation or ``rqa predict`` writes, by file name: an object as JSON, a list a line each (.jsonl)."""

@@ -55,7 +55,7 @@ class RerankerTask(RelevanceTask):
 
     name, description = "reranker", "a model that scores passages"
     model_mode, Settings = "sequence-classification", RerankerKwargs
-    metric, higher_is_better = MEASURES[0], dict.fromkeys(MEASURES, True)
+    metric, measures = MEASURES[0], MEASURES
     passage_columns = ("input_ids", "attention_mask", "token_type_ids", "scores")
     scored = ("margin_mse",)
     instead = "rqa retrieve --rerank puts passages in its order"
@@ -197,6 +197,18 @@ class RerankerTask(RelevanceTask):
             passages = enumerate(passages_of(example))
             qrels[str(row)] = {str(number): 1 for number, passage in passages if passage["gold"]}
         return ranking_metrics(run, qrels, MEASURES)
+
+    def to_read(self, results: Sequence[Any], examples: Any) -> list[dict[str, Any]]:
+        names, top_k = ("id", "title", "text"), self.settings.reader_top_k
+        rows = []
+        for ranked, example in zip(results, examples, strict=True):
+            passages = passages_of(example)
+            read = [
+                {**{name: passages[number][name] for name in names}, "score": score} for number, score in ranked[:top_k]
+            ]
+            kept = {name: example[name] for name in ("id", "question", "answers", "chat_history")}
+            rows.append({**kept, "passages": read})
+        return rows
 
     def answers(self, results: Sequence[Any], examples: Any, questions: Any = None) -> list[Answer]:
         rows = zip(results, map(passages_of, examples), strict=True)

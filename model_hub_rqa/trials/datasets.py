@@ -1,11 +1,12 @@
 """The data of a `TaskTrial`: examples of files, then features, then batches."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from datasets import Dataset
@@ -19,9 +20,20 @@ from model_hub_rqa.data.shards import FileCounts, counting
 from model_hub_rqa.errors import ConfigError, DataError, ErrorCollector, RqaError
 from model_hub_rqa.models import build
 from model_hub_rqa.models.limits import Limits, read_limits
+from model_hub_rqa.readers import check_reader
 from model_hub_rqa.runtime import determined_fixes
 from model_hub_rqa.tasks.base import Task, Variant
 from model_hub_rqa.trials.settings import SettingsTrial
+
+
+@contextlib.contextmanager
+def named_reader() -> Iterator[None]:
+    """Errors of a reader name the setting that it is from."""
+    try:
+        yield
+    except RqaError as error:
+        raise ConfigError(f"data.reader: {line}" for line in error.errors) from error
+
 
 _LATER = ("context", "model", "optimizer", "lr_scheduler", "reference", "bf16", "scaler")
 """What a trial does not have until its model is built; ``rqa validate`` has no context either."""
@@ -55,12 +67,12 @@ class DatasetsTrial(SettingsTrial):
             self._build_config_and_tokenizer()
             return
         with counting() as self.file_counts:
-            loaded = self.take_settings(self._once_per_host(self.load_examples))
+            loaded = self.take_settings(self._once_per_host(self._load_examples))
         self.examples = self._join_datasets(loaded)
         self._build_config_and_tokenizer()
         self.check()
         self.read = self.examples
-        built = self._once_per_host(self.build_datasets)
+        built = self._once_per_host(self._build_datasets)
         self.datasets = complete_datasets(built, self.examples, f"{type(self).__name__}.build_datasets")
         for name in ("train", "validation"):
             if not len(self.datasets[name]):
@@ -81,6 +93,54 @@ class DatasetsTrial(SettingsTrial):
             "" if trainer.gradient_accumulation_steps == 1 else f" ({trainer.global_batch_size} a batch)",
             examples,
         )
+
+    def _load_examples(self) -> Mapping[str, Any]:
+        """`load_examples`; an error comes with all others of the data."""
+        errors = ErrorCollector()
+        errors.attempt(self._check_reader)
+        loaded: Any = errors.attempt(self.load_examples)
+        if errors and self.task is not None and type(self.task).check_examples is not Task.check_examples:
+            errors.attempt(self.task.check_examples, self._readable())
+        errors.raise_any()
+        return loaded  # type: ignore[no-any-return]
+
+    def _build_datasets(self) -> Mapping[str, Any]:
+        """`build_datasets`, likewise."""
+        errors = ErrorCollector()
+        built: Any = errors.attempt(self.build_datasets)
+        if errors and self.task is not None:
+            errors.attempt(self.task.check_examples, self.examples)
+        errors.raise_any()
+        return built  # type: ignore[no-any-return]
+
+    def _readable(self) -> dict[str, list[Any]]:
+        """By split, the records without errors of the files that can be read."""
+        from model_hub_rqa.data.loading import load_split
+        from model_hub_rqa.data.several import reader_of
+
+        found: dict[str, list[Any]] = {"train": [], "validation": []}
+        log = logging.getLogger("model_hub_rqa.data")
+        level = log.level
+        log.setLevel(logging.ERROR)  # what is left out here is in the error already
+        try:
+            for split, rows in found.items():
+                for one in self.named_datasets.get(split, (self.data,)):
+                    if getattr(one, "factory", None) is None:
+                        with contextlib.suppress(RqaError):
+                            lenient: Any = dataclasses.replace(cast("Any", one), on_bad_record="skip")
+                            reader = self.build_reader()
+                            if self.named_datasets:
+                                reader = reader_of(lenient, reader, f"data.{split}")
+                            rows += load_split(lenient, split, seed=self.seed, reader=reader)
+        finally:
+            log.setLevel(level)
+        return found
+
+    def _check_reader(self) -> None:
+        folder = None if self.task is None else self.task.reader_folder
+        if folder is not None:
+            with named_reader():
+                check_reader(folder)
 
     def load_examples(self) -> Mapping[str, Any]:
         """The raw "train" and "validation" examples; either may be a mapping of several sets by name."""

@@ -84,6 +84,7 @@ class TaskTrial(ValidationTrial):
         trainer, data, settings: the parsed settings; ``settings`` are the task's.
         hparams, data_config, searcher: sections of the experiment, references resolved.
         metrics: of ``data.metrics``, by name.
+        passage_reader: on the first rank, the reader that each validation asks (`Task.reader_folder`); else None.
         examples: {"train", "validation"} as loaded; datasets: the same as features.
         file_counts: what became of the records of each file that was read.
         sets: {"train", "validation"}: of each named data set of a split, in their order, the indices of its examples in
@@ -117,6 +118,7 @@ class TaskTrial(ValidationTrial):
             determined_cluster.refuse_length_of_cluster(context)
         if not determined_fixes.is_loading_only(context):
             self.check_course()
+            self.passage_reader = self.load_reader()
         torch.manual_seed(self.seed)
         model: Any = self.build_model()
         if self.task is not None:

@@ -3,17 +3,25 @@
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from determined import pytorch
 
+from model_hub_rqa.data.predictions import question_of
 from model_hub_rqa.data.shards import totals
+from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.metrics.generation import generation_metrics
 from model_hub_rqa.models.signature import unwrapped
+from model_hub_rqa.readers import QUESTIONS_AT_A_TIME, Reader, answer_found
+from model_hub_rqa.records import Answer
 from model_hub_rqa.runtime import metric_names
 from model_hub_rqa.tasks.base import Task, write_file
+from model_hub_rqa.trials.datasets import named_reader
 from model_hub_rqa.trials.loaders import LoadersTrial
 from model_hub_rqa.trials.reducers import ByIdReducer, Values
 
@@ -30,6 +38,7 @@ class ValidationTrial(LoadersTrial):
     validation_set = ""
     output_dir: Path | None
     metric_error: Exception | None = None
+    passage_reader: Reader | None = None
     reducer: Any
     compute_loss: Callable[..., torch.Tensor]
     model_inputs: Callable[..., dict[str, Any]]
@@ -109,10 +118,73 @@ class ValidationTrial(LoadersTrial):
             for name, content in task.files(results, examples).items():
                 write_file(self.prediction_path(name), content)
         metrics = task.metrics(results, examples)
+        if self.passage_reader is not None:
+            metrics |= self._reading_metrics(self.passage_reader, task, task.to_read(results, examples))
         if self.metrics:
             texts = [answer.text for answer in task.answers(results, examples)]
             metrics |= metric_names.added_metrics(self.metrics, texts, task.references(examples))
         return metrics
+
+    def _reading_metrics(self, reader: Reader, task: Task, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Exact match and F1 of the answers from the passages that were ranked, as ``rqa evaluate`` has them."""
+        answers = list[Answer]()
+        with self._kept_random_state():
+            for begin in range(0, len(rows), QUESTIONS_AT_A_TIME):
+                answers += answer_found(reader, [question_of(row) for row in rows[begin : begin + QUESTIONS_AT_A_TIME]])
+        texts, references = [answer.text for answer in answers], [row["answers"] for row in rows]
+        lines = [
+            {
+                **{name: row[name] for name in ("id", "question")},
+                "prediction": text,
+                "references": row["answers"],
+                "passages": row["passages"],
+            }
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        write_file(self.prediction_path("answers.jsonl"), lines)
+        names = ("exact_match", "f1")
+        if not rows:  # Determined's test mode evaluates one batch
+            return dict.fromkeys(names, 0.0)
+        scores = generation_metrics(texts, references, rules=task.answer_rules(references))
+        return {name: scores[name] for name in names}
+
+    def load_reader(self) -> Reader | None:
+        """The reader that each validation asks (`Task.reader_folder`), on the first rank; elsewhere None.
+
+        Raises:
+            ConfigError: on every rank: it cannot be loaded, or refuses a question.
+        """
+        task, distributed = self.task, self.context.distributed
+        if task is None or task.reader_folder is None:
+            return None
+        reader, error = None, None
+        if distributed.rank == 0:
+            try:
+                with named_reader(), self._kept_random_state():
+                    reader = Reader.from_pretrained(task.reader_folder)
+                    examples = self.read["validation"]
+                    rows = task.to_read([[]] * len(examples), examples)
+                    if refused := reader.task.question_errors([question_of(row) for row in rows]):
+                        raise DataError(refused.values())
+            except ConfigError as failure:
+                error = failure
+        if distributed.size > 1:
+            error = distributed.broadcast(error)
+        if error is not None:
+            raise error
+        return reader
+
+    @contextlib.contextmanager
+    def _kept_random_state(self) -> Iterator[None]:
+        """Leaves every generator as it was: training goes on as without a reader."""
+        states = random.getstate(), np.random.get_state()
+        device = self.context.device
+        try:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
     def validation_metrics(self, values: Values) -> dict[str, float]:
         """The metrics of a validation; where questions of its files were left out, ``n_skipped`` says how many."""

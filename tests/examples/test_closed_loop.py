@@ -65,6 +65,10 @@ def test_the_loop_goes_on_after_a_stop(tmp_path: Path, capsys: pytest.CaptureFix
     scores = [json.loads(line) for line in (whole / "scores-1.jsonl").read_text().splitlines()]
     assert all(len(one["ctxs"]) == 3 for one in scores)
 
+    reports = tiny.reports(whole / "retriever-1", "validation")
+    assert len(reports) > 1
+    assert all({"exact_match", "f1"} <= report.keys() for report in reports)
+
     loop.main(arguments(tmp_path, whole))
     assert "== rqa " not in capsys.readouterr().err
     for change, said in (

@@ -12,7 +12,7 @@ from model_hub_rqa.config import Kwargs, option
 from model_hub_rqa.config.fields import FieldError
 from model_hub_rqa.data.arrow_cache import FileLoader
 from model_hub_rqa.data.formats.fields import format_errors, parse_format
-from model_hub_rqa.errors import ConfigError, DataError
+from model_hub_rqa.errors import ConfigError, DataError, ErrorCollector
 from model_hub_rqa.libraries import check_libraries
 from model_hub_rqa.tasks.base import Task
 from model_hub_rqa.tasks.retriever.records import Row, negatives_of, passage_key, positives_of, relevance_reader
@@ -30,9 +30,15 @@ class RelevanceKwargs(Kwargs):
     fields: Mapping[str, Any] | None = option(
         None, help='where the parts of a record are, for other files: {question: q, passages: "docs[*].text"}'
     )
+    reader: str | None = option(
+        None, help="a run, checkpoint or folder of a reader, which answers from the passages that a validation ranks"
+    )
+    reader_top_k: int = option(5, ge=1, le=1000, help="with reader: the first passages of a ranking that it reads")
 
     def errors(self) -> Iterator[FieldError]:
-        return format_errors(self.format, self.fields)
+        yield from format_errors(self.format, self.fields)
+        if self.reader is None and self.reader_top_k != 5:
+            yield FieldError(("reader_top_k", "reader"), "is ignored without reader")
 
 
 class RelevanceTask(Task):
@@ -42,12 +48,24 @@ class RelevanceTask(Task):
         passage_columns: those of a batch that have a row for each passage.
         scored: the losses that learn the passages' scores; with the last one, positives need not be marked.
         instead: what a model of it is for, since it answers no questions.
+        measures: of a ranking; higher is better.
     """
 
     fixed_model, reads_hub = True, False
     passage_columns: ClassVar[tuple[str, ...]] = ()
     scored: ClassVar[tuple[str, ...]] = ()
     instead: ClassVar[str] = ""
+    measures: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool | None]:
+        read = () if self.settings.reader is None else ("exact_match", "f1")
+        return dict.fromkeys((*self.measures, *read), True)
+
+    @property
+    def reader_folder(self) -> str | None:
+        folder: str | None = self.settings.reader
+        return folder
 
     @classmethod
     def adapt_hyperparameters(cls, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -97,23 +115,40 @@ class RelevanceTask(Task):
         return None
 
     def check_judged(self, examples: Any) -> None:
-        """Raises DataError with each validation record without a positive passage."""
-        if bad := [record["id"] for record in examples if not positives_of(record)]:
-            raise DataError(f"data: validation record {id_}: must have a positive passage, got none" for id_ in bad)
+        """Raises DataError with each validation record without a positive passage, or without an answer to score."""
+        errors = []
+        for record in examples:
+            location = f"data: validation record {record['id']}"
+            if not positives_of(record):
+                errors.append(f"{location}: must have a positive passage, got none")
+            if self.settings.reader is not None and not record["answers"]:
+                errors.append(f"{location}: must have answers, since data.reader is to give them, got none")
+        if errors:
+            raise DataError(errors)
+
+    def check_examples(self, examples: Mapping[str, Any]) -> None:
+        errors = ErrorCollector()
+        if not self.variants:  # data sets with settings of their own
+            errors.attempt(self._unusable_rows, examples.get("train", ()))
+        errors.attempt(self.check_judged, examples.get("validation", ()))
+        errors.raise_any()
+
+    def _unusable_rows(self, examples: Any) -> dict[int, str]:
+        """What is wrong with training records, by row; DataError with all of it where they may not be left out."""
+        why = {row: text for row, record in enumerate(examples) if (text := self.unusable(record))}
+        named = {row: f"data: train record {examples[row]['id']}: {text}" for row, text in why.items()}
+        if named and (self.on_bad_record != "skip" or len(named) == len(examples)):
+            raise DataError(named.values())
+        return named
 
     def features(self, examples: Any, *, training: bool) -> Any:
         """As `Task.features`; training records that cannot be learned from are an error, or have no feature."""
-        if not training:
-            return super().features(examples, training=training)
-        why = [self.unusable(record) for record in examples]
-        named = [f"data: train record {examples[row]['id']}: {text}" for row, text in enumerate(why) if text]
-        if named and (self.on_bad_record != "skip" or len(named) == len(why)):
-            raise DataError(named)
+        bad = self._unusable_rows(examples) if training else {}
         features = super().features(examples, training=training)
-        if not named:
+        if not bad:
             return features
-        logger.warning("%d training records left out, the first: %s", len(named), named[0])
-        return features.select([row for row, text in enumerate(why) if not text])
+        logger.warning("%d training records left out, the first: %s", len(bad), next(iter(bad.values())))
+        return features.select([row for row in range(len(examples)) if row not in bad])
 
     def candidates(self, record: Mapping[str, Any]) -> tuple[list[Row], int]:
         """The passages of a training record from which an epoch draws, and how many of them, the first, are positives.

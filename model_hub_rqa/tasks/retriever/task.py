@@ -3,7 +3,8 @@
 The model is sentence-transformers' (Reimers and Gurevych 2019, arXiv:1908.10084), and so are the losses.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import collections
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 from model_hub_rqa.config import option
 from model_hub_rqa.config.fields import FieldError
 from model_hub_rqa.data.corpus import CorpusReader
-from model_hub_rqa.errors import ConfigError
+from model_hub_rqa.errors import ConfigError, ErrorCollector
+from model_hub_rqa.metrics.documents import HAS_ANSWER_AT, answer_rank, has_answer_metrics
 from model_hub_rqa.metrics.ranking import ranking_metrics
 from model_hub_rqa.models.init_source import save_weights
-from model_hub_rqa.records import Answer
+from model_hub_rqa.records import Answer, Passage
 from model_hub_rqa.registry import TASKS
-from model_hub_rqa.retrieval.base import passage_text as indexed_text
 from model_hub_rqa.retrieval.base import top_k
 from model_hub_rqa.tasks.retriever.encoder import build_encoder, encoding_errors, freeze_unused, own_prompts
 from model_hub_rqa.tasks.retriever.losses import DISTILLED, IN_BATCH, retriever_loss
@@ -66,16 +67,23 @@ class RetrieverTask(RelevanceTask):
 
     A record is one of `read_relevance`. In training one positive and ``num_hard_negatives`` negatives of a question are
     drawn in each epoch. A validation encodes its questions, their passages and those of ``corpus_file``, each text
-    once, and ranks all of these passages for each question: nDCG@10, MRR@10, Recall@1, Recall@5 and Recall@20.
-    rankings.jsonl has the first 20 of each question. A checkpoint is a folder that sentence-transformers loads.
+    once, and ranks all of these passages for each question: nDCG@10, MRR@10, Recall@1, Recall@5 and Recall@20; where
+    questions have answers, also `has_answer_metrics`. rankings.jsonl has the first 20 of each question. A checkpoint is
+    a folder that sentence-transformers loads.
     """
 
     name, description = "retriever", "an embedding model"
     model_mode, Settings = "base", RetrieverKwargs
-    metric, higher_is_better = MEASURES[0], dict.fromkeys(MEASURES, True)
+    metric, measures = MEASURES[0], MEASURES
     passage_columns = ("passage_input_ids", "passage_attention_mask", "scores", "passage_keys")
     scored = DISTILLED
     instead = "rqa index --embedding-model makes an index with it, rqa retrieve asks that"
+    has_answers = False  # the validation's questions, from `prepare` on
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool | None]:
+        found = dict.fromkeys((f"has_answer@{k}" for k in HAS_ANSWER_AT if k <= DEPTH), True)
+        return {**super().higher_is_better, **({**found, "n_with_answers": None} if self.has_answers else {})}
 
     @classmethod
     def adapt_hyperparameters(cls, hparams: Mapping[str, Any], data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -95,17 +103,29 @@ class RetrieverTask(RelevanceTask):
         rows: list[dict[str, Any]] = []
         passages: dict[int, dict[str, Any]] = {}
         for record in questions:
-            positives = keys_of(positives_of(record))
-            rows.append({"id": record["id"], "text": record["question"], "is_question": True, "positives": positives})
+            asked = {name: record[name] for name in ("id", "answers", "chat_history")}
+            asked |= {"title": "", "text": record["question"], "is_question": True}
+            rows.append({**asked, "positives": keys_of(positives_of(record))})
             for one in (*positives_of(record), *negatives_of(record)):
-                passages.setdefault(passage_key(one), {"id": one["id"], "text": passage_text(one)})
-        if self.settings.corpus_file is not None:
-            for document in CorpusReader(self.settings.corpus_file, on_bad_record=self.on_bad_record):
-                text = indexed_text(document)
-                passages.setdefault(text_key(text), {"id": document.id, "text": text})
-        rows += [{**one, "is_question": False, "positives": [key]} for key, one in passages.items()]
+                passages.setdefault(passage_key(one), {name: one[name] for name in ("id", "title", "text")})
+        for document in self._corpus():
+            one = {"id": document.id, "title": document.title, "text": document.text}
+            passages.setdefault(passage_key(one), one)
+        nothing: dict[str, Any] = {"is_question": False, "answers": [], "chat_history": []}
+        rows += [{**one, **nothing, "positives": [key]} for key, one in passages.items()]
         self.notes["passages ranked in a validation"] = len(passages)
+        self.has_answers = any(questions["answers"][:])
         return {"train": examples["train"], "validation": Dataset.from_list(rows)}
+
+    def _corpus(self) -> Iterable[Passage]:
+        path = self.settings.corpus_file
+        return () if path is None else CorpusReader(path, on_bad_record=self.on_bad_record)
+
+    def check_examples(self, examples: Mapping[str, Any]) -> None:
+        errors = ErrorCollector()
+        errors.attempt(super().check_examples, examples)
+        errors.attempt(collections.deque, self._corpus(), 0)  # reads all of it, keeps nothing
+        errors.raise_any()
 
     @property
     def prompts(self) -> tuple[str, str]:
@@ -129,7 +149,7 @@ class RetrieverTask(RelevanceTask):
         """Of a text, its input_ids. Of a training record: ``question``, tokens; ``passages``, a list of tokens each,
         the ``n_positives`` first; their ``scores``; ``passage_keys`` and ``positive_keys``; ``question_key``."""
         if "text" in example:
-            return {"input_ids": self._tokens(example["text"], is_question=example["is_question"])}
+            return {"input_ids": self._tokens(_whole_text(example), is_question=example["is_question"])}
         passages, n_positives = self.candidates(example)
         question = self._tokens(example["question"], is_question=True)
         tokens = [self._tokens(passage_text(one), is_question=False) for one in passages]
@@ -216,38 +236,64 @@ class RetrieverTask(RelevanceTask):
         asked = examples["is_question"][:]
         questions, passages = ([row for row, is_one in enumerate(asked) if is_one == kind] for kind in (True, False))
         results: list[dict[int, float]] = [{} for _ in asked]
+        depth = DEPTH if self.settings.reader is None else max(DEPTH, self.settings.reader_top_k)
         if passages:
             vectors = np.stack([predictions[row] for row in passages])
             for row in questions:
                 scores = vectors @ predictions[row]
-                results[row] = {passages[index]: float(scores[index]) for index in top_k(scores, DEPTH).tolist()}
+                results[row] = {passages[index]: float(scores[index]) for index in top_k(scores, depth).tolist()}
         return results
 
     def metrics(self, results: Sequence[Any], examples: Any) -> dict[str, float]:
         positives, asked = examples["positives"][:], examples["is_question"][:]
         questions = [row for row, is_one in enumerate(asked) if is_one]
         if not questions:  # Determined's test mode evaluates one batch
-            return dict.fromkeys(MEASURES, 0.0)
+            return {name: 0.0 for name, higher in self.higher_is_better.items() if higher}
         run = {str(row): [str(positives[passage][0]) for passage in results[row]] for row in questions}
         qrels = {str(row): {str(key): 1 for key in positives[row]} for row in questions}
-        return ranking_metrics(run, qrels, MEASURES)
+        texts, answers = examples["text"][:], examples["answers"][:]
+        ranks = (answer_rank((texts[one] for one in results[row]), answers[row]) for row in questions)
+        return {**ranking_metrics(run, qrels, MEASURES), **has_answer_metrics(ranks, DEPTH)}
+
+    def to_read(self, results: Sequence[Any], examples: Any) -> list[dict[str, Any]]:
+        rows, top_k = examples[:], self.settings.reader_top_k
+        return [
+            {
+                "question": rows["text"][row],
+                **{name: rows[name][row] for name in ("id", "answers", "chat_history")},
+                "passages": [
+                    {**{name: rows[name][one] for name in ("id", "title", "text")}, "score": score}
+                    for one, score in list(dict(result).items())[:top_k]
+                ],
+            }
+            for row, result in enumerate(results)
+            if rows["is_question"][row]
+        ]
 
     def answers(self, results: Sequence[Any], examples: Any, questions: Any = None) -> list[Answer]:
-        texts = examples["text"][:]
+        texts = list(map(_whole_text, examples))
         return [Answer(texts[next(iter(result))] if result else "") for result in results]
 
     def files(self, results: Sequence[Any], examples: Any) -> dict[str, Any]:
-        ids, texts, asked = (examples[name][:] for name in ("id", "text", "is_question"))
+        ids, asked, texts = examples["id"][:], examples["is_question"][:], list(map(_whole_text, examples))
         lines = [
             {
                 "id": ids[row],
                 "question": texts[row],
-                "passages": [{"id": ids[one], "text": texts[one], "score": score} for one, score in result.items()],
+                "passages": [
+                    {"id": ids[one], "text": texts[one], "score": score} for one, score in list(result.items())[:DEPTH]
+                ],
             }
             for row, result in enumerate(results)
             if asked[row]
         ]
         return {"rankings.jsonl": lines}
+
+
+def _whole_text(row: Mapping[str, Any]) -> str:
+    """What is encoded of a row of a validation."""
+    text: str = row["text"] if row["is_question"] else passage_text(row)
+    return text
 
 
 def _trimmed(ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -43,6 +43,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "length_penalty": {"num_beams": 2},
     "early_stopping": {"num_beams": 2},
     "corpus_file": {"embedding_model": "m"},
+    "reader_top_k": {"reader": "r"},
     **{key: {"index": "i"} for key in ("rerank", "query_template", "query_rewriter")},
     "rerank_depth": {"index": "i", "rerank": "m"},
     "system_prompt": {"apply_chat_template": True},

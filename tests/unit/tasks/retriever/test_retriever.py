@@ -318,7 +318,7 @@ def test_rankings_by_hand() -> None:
     ]
     vectors: Any = [[1, 0], [0, 1], [0.5, 0.5], [0, 1], [0.9, 0.1]]
     predictions = {row: np.asarray(vector, np.float32) for row, vector in enumerate(vectors)}
-    examples = Dataset.from_list(rows)
+    examples = Dataset.from_list([{"title": "", "answers": [], **row} for row in rows])
     results = task.decode(predictions, examples)
     assert [list(result) for result in results] == [[4, 2, 3], [3, 2, 4], [], [], []]
     gain = 1 / math.log2(3)
@@ -334,6 +334,14 @@ def test_rankings_by_hand() -> None:
     lines = task.files(results, examples)["rankings.jsonl"]
     assert [line["id"] for line in lines] == ["q0", "q1"]
     assert json.loads(json.dumps(lines[0]["passages"][0])) == {"id": "p2", "text": "e", "score": pytest.approx(0.9)}
+    answers = [["c", "zebra"], ["d"], [], [], []]  # at ranks 2 and 1
+    answered = [{**row, "answers": texts} for row, texts in zip(examples, answers, strict=True)]
+    found = task.metrics(results, Dataset.from_list(answered))
+    assert found == pytest.approx(
+        {**expected, "has_answer@1": 0.5, "has_answer@5": 1.0, "has_answer@20": 1.0, "n_with_answers": 2}
+    )
+    task.has_answers = True
+    assert task.higher_is_better == {**dict.fromkeys(found, True), "n_with_answers": None}
     nothing = examples.select([0, 1])
     assert set(task.metrics(task.decode(predictions, nothing), nothing).values()) == {0.0}
     only = examples.select([2, 3])
