@@ -112,7 +112,9 @@ class RetrieverTask(RelevanceTask):
             one = {"id": document.id, "title": document.title, "text": document.text}
             passages.setdefault(passage_key(one), one)
         nothing: dict[str, Any] = {"is_question": False, "answers": [], "chat_history": []}
-        rows += [{**one, **nothing, "positives": [key]} for key, one in passages.items()]
+        # passages of like length make a batch, so that little is padded
+        by_length = sorted(passages.items(), key=lambda item: -len(item[1]["title"]) - len(item[1]["text"]))
+        rows += [{**one, **nothing, "positives": [key]} for key, one in by_length]
         self.notes["passages ranked in a validation"] = len(passages)
         self.has_answers = any(questions["answers"][:])
         return {"train": examples["train"], "validation": Dataset.from_list(rows)}

@@ -101,6 +101,22 @@ def test_what_an_epoch_draws(encoder: str, tmp_path: Path) -> None:
     assert task.draw(4, 0, 0, 9) == [0, 1, 2]  # kl
 
 
+def test_a_validation_ranks_long_passages_first(encoder: str, tmp_path: Path) -> None:
+    """So that passages of like length make a batch; the questions stay before them, as the file has them."""
+    task, _ = task_of(encoder)
+    lengths = [3, 40, 1, 17]
+    records = [
+        tiny_retrieval.record(number) | {"hard_negative_ctxs": [{"title": "", "text": f"oil{number} " * length}]}
+        for number, length in enumerate(lengths)
+    ]
+    examples = task.load(str(tiny_retrieval.write_lines(tmp_path / "dev.jsonl", records)))
+    rows = task.prepare({"train": examples, "validation": examples})["validation"]
+    assert rows["id"][:4] == ["q0", "q1", "q2", "q3"]
+    sizes = [len(text) for text in rows["text"][4:]]
+    assert len(sizes) > 4
+    assert sizes == sorted(sizes, reverse=True)
+
+
 def test_texts_are_tokenised_as_sentence_transformers_does(encoder: str, tmp_path: Path) -> None:
     """Prompt and title included, and cut to the same length."""
     long = {"title": "Oil", "text": "oil price " * 60}
