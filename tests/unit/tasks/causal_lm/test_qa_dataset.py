@@ -102,7 +102,7 @@ def test_bad_records(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         load(tmp_path, rows)
     assert [line.partition(";")[0] for line in caught.value.errors] == [
         "data.datasets.TOFU: record 3: question must not be blank, got ' '",
-        "data.datasets.TOFU: record 4: answer 1 must not be blank, got ''",
+        "data.datasets.TOFU: record 4: target or answers must be given, got ''",
         "data.datasets.TOFU: record 5: target or answers must be given",
     ]
     with caplog.at_level(logging.WARNING):
