@@ -81,7 +81,7 @@ def model_limits(model: torch.nn.Module) -> Limits:
 def _half(model: Any, name: str) -> Any:
     try:
         half = getattr(model, f"get_{name}")()
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError):  # of a model without halves, or that does not say where they are
         half = None
     return model if half is None else half
 

@@ -94,7 +94,7 @@ def _has_fused_adamw(device: torch.device, dtype: torch.dtype) -> bool:
     parameter.grad = torch.zeros_like(parameter)
     try:
         torch.optim.AdamW([parameter], fused=True).step()
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # torch's, of a device or dtype that has none
         return False
     return True
 
